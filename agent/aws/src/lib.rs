@@ -1,0 +1,1 @@
+//! AWS collectors; nothing else depends on the AWS SDK.

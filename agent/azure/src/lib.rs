@@ -1,0 +1,1 @@
+//! Azure collectors, through Resource Graph.

@@ -1,0 +1,1 @@
+//! Google Cloud collectors, through Cloud Asset Inventory.

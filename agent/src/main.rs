@@ -1,0 +1,3 @@
+//! The agent: collects with credentials that stay on its host and streams facts to the hub.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The hub: stores every organisation apart, judges, answers the API.
+
+fn main() {}
