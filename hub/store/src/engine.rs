@@ -1,0 +1,253 @@
+//! The seam: what a storage engine does for one owner (an organisation or the appliance).
+//!
+//! An engine sees tables, keys and sealed values, nothing else. It applies write sets atomically
+//! and durably, each under its own conditions; it reads from snapshots; it numbers the write sets
+//! it has accepted, and every row remembers the number that last wrote it. There is no join and no
+//! transaction over two owners, so that an engine on a PostgreSQL protocol fits behind it.
+//!
+//! Every engine must pass the suite in [`conformance`].
+
+#[cfg(test)]
+pub(crate) mod conformance;
+#[cfg(test)]
+pub(crate) mod memory;
+pub(crate) mod redb;
+
+use crate::error::EngineError;
+use crate::tables::Table;
+
+/// A row key, built in [`crate::keys`].
+pub(crate) type Key = Vec<u8>;
+
+/// A stored value with the number of the write set that wrote it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) version: u64,
+    pub(crate) value: Vec<u8>,
+}
+
+/// A row with its key, as a scan returns it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) key: Key,
+    pub(crate) row: Row,
+}
+
+/// Keys from `from` (inclusive) to `to` (exclusive; `None` for the table's end).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Range {
+    pub(crate) from: Key,
+    pub(crate) to: Option<Key>,
+}
+
+impl Range {
+    /// The whole table.
+    pub(crate) fn all() -> Self {
+        Self::default()
+    }
+
+    /// Every key that begins with `prefix`.
+    pub(crate) fn prefix(prefix: &[u8]) -> Self {
+        let mut to = prefix.to_vec();
+        while let Some(last) = to.pop() {
+            if let Some(next) = last.checked_add(1) {
+                to.push(next);
+                return Self { from: prefix.to_vec(), to: Some(to) };
+            }
+        }
+        Self { from: prefix.to_vec(), to: None }
+    }
+
+    /// Narrows the range to the keys after `key`.
+    pub(crate) fn after(mut self, key: &[u8]) -> Self {
+        let mut next = key.to_vec();
+        next.push(0);
+        self.from = self.from.max(next);
+        self
+    }
+
+    /// Narrows the range to the keys before `key`.
+    pub(crate) fn before(mut self, key: &[u8]) -> Self {
+        self.to = Some(match self.to {
+            Some(to) => to.min(key.to_vec()),
+            None => key.to_vec(),
+        });
+        self
+    }
+
+    /// Says whether no key can lie in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.to.as_ref().is_some_and(|to| *to <= self.from)
+    }
+}
+
+/// Which end of a range a scan begins at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Forward,
+    Backward,
+}
+
+/// Bounds of one page of a scan: it ends at whichever is reached first, after at least one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PageSize {
+    pub(crate) rows: usize,
+    pub(crate) bytes: usize,
+}
+
+impl PageSize {
+    /// Enough rows to hide the cost of a call, few enough bytes to hold many pages at once.
+    pub(crate) const USUAL: Self = Self { rows: 512, bytes: 4 << 20 };
+
+    /// Pages of at most `rows` rows.
+    pub(crate) fn rows(rows: usize) -> Self {
+        Self { rows, ..Self::USUAL }
+    }
+}
+
+/// What must hold for a write set to be applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Condition {
+    /// The row does not exist.
+    Absent { table: Table, key: Key },
+    /// The row was last written by this write set.
+    Version { table: Table, key: Key, version: u64 },
+    /// The mark has this value; one that was never set has 0.
+    Mark { key: Key, value: u64 },
+}
+
+/// One change of a write set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Write {
+    Put { table: Table, key: Key, value: Vec<u8> },
+    Delete { table: Table, key: Key },
+    DeleteRange { table: Table, range: Range },
+}
+
+/// Changes that happen together or not at all, if every condition holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct WriteSet {
+    pub(crate) conditions: Vec<Condition>,
+    /// Applied in order.
+    pub(crate) writes: Vec<Write>,
+    /// Numbers in the clear that a condition can ask for: high-water marks.
+    pub(crate) marks: Vec<(Key, u64)>,
+    /// Rows to be named in the feed of changes under this write set's number.
+    pub(crate) notes: Vec<(Table, Key)>,
+    /// Forgets the feed up to and with this number.
+    pub(crate) forget_notes: Option<u64>,
+}
+
+impl WriteSet {
+    pub(crate) fn put(&mut self, table: Table, key: Key, value: Vec<u8>) {
+        self.writes.push(Write::Put { table, key, value });
+    }
+
+    pub(crate) fn delete(&mut self, table: Table, key: Key) {
+        self.writes.push(Write::Delete { table, key });
+    }
+}
+
+/// Which condition did not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// A row exists, or has another version.
+    Row { table: Table },
+    /// A mark has this value.
+    Mark { current: u64 },
+}
+
+/// One entry of the feed of changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Note {
+    /// The write set that wrote it.
+    pub(crate) commit: u64,
+    pub(crate) table: Table,
+    pub(crate) key: Key,
+}
+
+/// Reads, all of one moment.
+pub(crate) trait Read {
+    /// Returns a row.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Row>, EngineError>;
+
+    /// Returns the next rows of a range, in key order from the end that `direction` names. Fewer
+    /// than a page only at the range's end; the caller continues behind the last key.
+    fn scan(
+        &self,
+        table: Table,
+        range: &Range,
+        direction: Direction,
+        page: PageSize,
+    ) -> Result<Vec<Entry>, EngineError>;
+
+    /// Returns a mark; 0 if it was never set.
+    fn mark(&self, key: &[u8]) -> Result<u64, EngineError>;
+
+    /// Returns the feed after write set `since`, oldest first, at most `limit` entries.
+    fn notes(&self, since: u64, limit: usize) -> Result<Vec<Note>, EngineError>;
+
+    /// Returns the number of the last accepted write set; 0 before the first.
+    fn last_commit(&self) -> Result<u64, EngineError>;
+}
+
+/// Write sets that share one durable commit. Reads see what was applied before.
+pub(crate) trait Group: Read {
+    /// Applies a write set if its conditions hold, and returns its number; a refused one changes
+    /// nothing and takes no number.
+    ///
+    /// An error of the engine ends the whole group: nothing of it will be stored.
+    fn apply(&mut self, set: &WriteSet) -> Result<Result<u64, Refused>, EngineError>;
+}
+
+/// The work of a group. May be called again by an engine that has to retry.
+pub(crate) type Work<'w> = dyn FnMut(&mut dyn Group) -> Result<(), EngineError> + 'w;
+
+/// A storage engine for one owner.
+pub(crate) trait Engine: Send + Sync + 'static {
+    /// Runs `work` and makes everything it applied durable, at once, before it returns. When it
+    /// returns an error, nothing of the group is stored, unless the error is
+    /// [`EngineError::Fatal`]: then that is unknown, and the process must end.
+    fn group(&self, work: &mut Work<'_>) -> Result<(), EngineError>;
+
+    /// Returns a view of the last commit that later ones do not change.
+    fn snapshot(&self) -> Result<Box<dyn Read>, EngineError>;
+
+    /// Closes the file. Later calls fail; snapshots that are held keep it open to their end.
+    fn close(&self);
+
+    /// Applies one write set, durably.
+    fn apply(&self, set: &WriteSet) -> Result<Result<u64, Refused>, EngineError> {
+        let mut outcome = Ok(0);
+        self.group(&mut |group| {
+            outcome = group.apply(set)?;
+            Ok(())
+        })?;
+        Ok(outcome)
+    }
+}
+
+/// Calls `visit` with every row of a range until it returns `Break`, page by page.
+pub(crate) fn each<B, E: From<EngineError>>(
+    read: &dyn Read,
+    table: Table,
+    range: &Range,
+    direction: Direction,
+    mut visit: impl FnMut(Entry) -> Result<std::ops::ControlFlow<B>, E>,
+) -> Result<Option<B>, E> {
+    let mut rest = range.clone();
+    while !rest.is_empty() {
+        let page = read.scan(table, &rest, direction, PageSize::USUAL)?;
+        let Some(last) = page.last() else { break };
+        rest = match direction {
+            Direction::Forward => rest.after(&last.key),
+            Direction::Backward => rest.before(&last.key),
+        };
+        for entry in page {
+            if let std::ops::ControlFlow::Break(value) = visit(entry)? {
+                return Ok(Some(value));
+            }
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,221 @@
+//! The default engine: one redb file per owner. The only module that names redb.
+//!
+//! ```text
+//! table    key                      value
+//! (named)  row key                  version u64 LE ‖ sealed value
+//! #marks   mark key                 u64
+//! #notes   commit u64 BE ‖ n u32 BE table u8 ‖ row key
+//! #engine  "format" | "commit"      u64
+//! ```
+//! Every commit is `Durability::Immediate` with `quick_repair`, so a file opens in milliseconds
+//! after a kill. redb can panic on a disk that lies: opening and writing are guarded, and a panic
+//! becomes an error. A file is made under another name and renamed when it is whole.
+
+mod disk;
+mod group;
+mod opening;
+#[cfg(test)]
+mod power;
+mod snapshot;
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use redb::{Database, Durability, ReadableDatabase, TableDefinition};
+
+use self::disk::{Health, Medium, Trouble};
+use self::group::RedbGroup;
+use self::opening::{Make, Opened, io_error, open_file, open_medium, words};
+use self::snapshot::RedbSnapshot;
+use super::{Engine, Read, Work, WriteSet};
+use crate::error::{EngineError, OpenError};
+use crate::tables::Table;
+
+/// Opens the medium of an engine, again after an error has latched the handle.
+type Opener = Box<dyn Fn(Make) -> Result<Arc<dyn Medium>, OpenError> + Send + Sync>;
+
+/// The newest file format that this program reads and the one that it writes.
+pub(crate) const FORMAT: u32 = 1;
+
+const ENGINE: TableDefinition<'_, &str, u64> = TableDefinition::new("#engine");
+const MARKS: TableDefinition<'_, &[u8], u64> = TableDefinition::new("#marks");
+const NOTES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("#notes");
+const KEY_FORMAT: &str = "format";
+const KEY_COMMIT: &str = "commit";
+
+fn rows(table: Table) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
+    TableDefinition::new(table.name())
+}
+
+/// One owner's file.
+pub(crate) struct RedbEngine {
+    path: PathBuf,
+    tables: &'static [Table],
+    cache_bytes: usize,
+    opener: Opener,
+    /// A full disk latches a redb handle even after space returns, so the handle can be replaced.
+    slot: RwLock<Slot>,
+}
+
+enum Slot {
+    Open(Opened),
+    /// An error has latched the handle, and it could not be opened again yet.
+    Lost(EngineError),
+    Closed,
+}
+
+fn closed() -> EngineError {
+    EngineError::Io("the store is closed".into())
+}
+
+impl RedbEngine {
+    /// Makes a file with its first rows and opens it. `path` must not exist; after a crash it
+    /// either does not, or is whole.
+    pub(crate) fn create(
+        path: &Path,
+        tables: &'static [Table],
+        cache_bytes: usize,
+        first: &WriteSet,
+    ) -> Result<Self, OpenError> {
+        if path.exists() {
+            let path = path.to_owned();
+            return Err(OpenError::Exists { path });
+        }
+        let unfinished = path.with_extension("redb.new");
+        opening::remove_if_present(&unfinished)?;
+        let made = Self::on(&unfinished, tables, cache_bytes, file_opener(&unfinished), Make::New)?;
+        if *first != WriteSet::default() {
+            let refused = || OpenError::Start {
+                reason: "a new file refused its first rows".into(),
+            };
+            let failed = |error: EngineError| match error {
+                EngineError::Full => io_error(path, std::io::ErrorKind::StorageFull.into()),
+                EngineError::Fatal(_) | EngineError::Damaged(_) | EngineError::Io(_) => {
+                    OpenError::Start { reason: error.to_string() }
+                }
+            };
+            made.apply(first).map_err(failed)?.map_err(|_| refused())?;
+        }
+        drop(made);
+        fs::rename(&unfinished, path).map_err(|source| io_error(path, source))?;
+        opening::sync_parent(path)?;
+        Self::open(path, tables, cache_bytes)
+    }
+
+    /// Opens a file.
+    pub(crate) fn open(
+        path: &Path,
+        tables: &'static [Table],
+        cache_bytes: usize,
+    ) -> Result<Self, OpenError> {
+        Self::on(path, tables, cache_bytes, file_opener(path), Make::Existing)
+    }
+
+    fn on(
+        path: &Path,
+        tables: &'static [Table],
+        cache_bytes: usize,
+        opener: Opener,
+        make: Make,
+    ) -> Result<Self, OpenError> {
+        let open = open_medium(opener(make)?, path, tables, cache_bytes, make)?;
+        Ok(Self {
+            path: path.to_owned(),
+            tables,
+            cache_bytes,
+            opener,
+            slot: RwLock::new(Slot::Open(open)),
+        })
+    }
+
+    fn current(&self) -> Result<(Arc<Database>, Arc<Health>), EngineError> {
+        {
+            let slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
+            match &*slot {
+                Slot::Open(open) if !open.health.is_latched() => return Ok(open.parts()),
+                Slot::Closed => return Err(closed()),
+                Slot::Open(_) | Slot::Lost(_) => {}
+            }
+        }
+        self.reopen()
+    }
+
+    /// Replaces a handle that an error has latched. Only after a full disk or a passing error: a
+    /// failed sync is never retried.
+    fn reopen(&self) -> Result<(Arc<Database>, Arc<Health>), EngineError> {
+        let mut slot = self.slot.write().unwrap_or_else(PoisonError::into_inner);
+        let cause = match &*slot {
+            Slot::Closed => return Err(closed()),
+            Slot::Lost(cause) => cause.clone(),
+            Slot::Open(open) => match open.health.trouble() {
+                Some(Trouble::Sync(reason)) => return Err(EngineError::Fatal(reason)),
+                None => return Ok(open.parts()),
+                Some(Trouble::Full) => EngineError::Full,
+                Some(Trouble::Other(reason)) => EngineError::Io(reason),
+            },
+        };
+        // The old handle goes first: it holds the file's lock.
+        *slot = Slot::Lost(cause.clone());
+        let opened = (self.opener)(Make::Existing).and_then(|medium| {
+            open_medium(medium, &self.path, self.tables, self.cache_bytes, Make::Existing)
+        });
+        match opened {
+            Ok(open) => {
+                let found = open.parts();
+                *slot = Slot::Open(open);
+                Ok(found)
+            }
+            // Readers of the old handle keep its lock until they end.
+            Err(OpenError::InUse { .. }) => Err(cause),
+            Err(OpenError::Io { source, .. }) if disk::is_full(&source) => Err(EngineError::Full),
+            Err(OpenError::Io { source, .. }) => Err(EngineError::Io(source.to_string())),
+            Err(error) => Err(EngineError::Damaged(error.to_string())),
+        }
+    }
+}
+
+fn file_opener(path: &Path) -> Opener {
+    let path = path.to_owned();
+    Box::new(move |make| open_file(&path, make))
+}
+
+impl Engine for RedbEngine {
+    fn group(&self, work: &mut Work<'_>) -> Result<(), EngineError> {
+        let (database, health) = self.current()?;
+        let run = || -> Result<(), EngineError> {
+            let mut txn = database.begin_write().map_err(|e| health.explain(&e))?;
+            txn.set_durability(Durability::Immediate).map_err(|e| health.explain(&e))?;
+            txn.set_quick_repair(true);
+            let has_writes = {
+                let mut group = RedbGroup::begin(&txn, &health)?;
+                work(&mut group)?;
+                group.finish()?
+            };
+            if has_writes {
+                txn.commit().map_err(|e| health.explain(&e))
+            } else {
+                txn.abort().map_err(|e| health.explain(&e))
+            }
+        };
+        match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(result) => result,
+            Err(panic) => {
+                let reason = format!("panic while writing: {}", words(&*panic));
+                Err(EngineError::Fatal(reason))
+            }
+        }
+    }
+
+    fn close(&self) {
+        let mut slot = self.slot.write().unwrap_or_else(PoisonError::into_inner);
+        *slot = Slot::Closed;
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn Read>, EngineError> {
+        let (database, health) = self.current()?;
+        let txn = database.begin_read().map_err(|e| health.explain(&e))?;
+        Ok(Box::new(RedbSnapshot::new(txn, database, health)))
+    }
+}

@@ -1,0 +1,392 @@
+//! What can go wrong, one enum per operation that a caller can react to.
+
+use std::path::PathBuf;
+
+use protocol::ids::OrgId;
+
+use crate::writer::WriteFailure;
+
+/// Why the store, or one organisation's part of it, could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The master key file could not be used.
+    #[error("the master key cannot be used")]
+    MasterKey(#[from] MasterKeyError),
+    /// The data were sealed under another master key.
+    #[error(
+        "{} was sealed under master key {wanted}, but {} holds {given}", store.display(), key_file.display()
+    )]
+    WrongMasterKey {
+        /// The store's file.
+        store: PathBuf,
+        /// The key file.
+        key_file: PathBuf,
+        /// Fingerprint of the key that the store wants.
+        wanted: String,
+        /// Fingerprint of the key that was given.
+        given: String,
+    },
+    /// There is no store there.
+    #[error("there is no store in {}", path.display())]
+    Missing {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// There is a store there already.
+    #[error("there is a store in {} already", path.display())]
+    Exists {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// A newer program wrote it (exit code 65).
+    #[error(
+        "{} has format {found}; this program reads up to format {supported}", path.display()
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The newest format that this program reads.
+        supported: u32,
+    },
+    /// It is not a store, or it is damaged (exit code 65).
+    #[error("{} is damaged: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+    /// The file belongs to another organisation or another hub.
+    #[error("{} does not belong to {org}", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Whom it should belong to.
+        org: OrgId,
+    },
+    /// Another process has it open.
+    #[error("{} is in use by another process", path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file system failed.
+    #[error("could not open {}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A thread could not be started or an engine call failed for another reason.
+    #[error("could not start the store: {reason}")]
+    Start {
+        /// What failed.
+        reason: String,
+    },
+}
+
+impl OpenError {
+    /// Says whether exit code 65 is due: data newer than this program, or unreadable.
+    pub fn is_data_error(&self) -> bool {
+        matches!(
+            self,
+            Self::Newer { .. } | Self::Damaged { .. } | Self::Foreign { .. }
+        )
+    }
+}
+
+/// Why a master key file was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MasterKeyError {
+    /// It lies inside the data directory, so whoever takes the data takes the key.
+    #[error("{} lies inside the data directory {}", path.display(), data_dir.display())]
+    InsideData {
+        /// The key file, links resolved.
+        path: PathBuf,
+        /// The data directory, links resolved.
+        data_dir: PathBuf,
+    },
+    /// Others than its owner may read it.
+    #[error("{} has mode {mode:04o}; it must be 0600", path.display())]
+    Mode {
+        /// The key file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// It is not 64 hexadecimal characters.
+    #[error("{} is not 64 hexadecimal characters", path.display())]
+    Content {
+        /// The key file.
+        path: PathBuf,
+    },
+    /// It is not a regular file.
+    #[error("{} is not a regular file", path.display())]
+    Kind {
+        /// The key file.
+        path: PathBuf,
+    },
+    /// The file system failed.
+    #[error("could not read or write {}", path.display())]
+    Io {
+        /// The key file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Why a read failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// A row does not open under its own key and place: it was changed or moved on disk.
+    #[error("a row of table {table} is damaged or does not belong where it is")]
+    Seal {
+        /// The table.
+        table: &'static str,
+    },
+    /// A row has a newer format (exit code 65 where it stops a program).
+    #[error("a row of table {table} has format {found}; this program reads up to {supported}")]
+    Newer {
+        /// The table.
+        table: &'static str,
+        /// Its format.
+        found: u8,
+        /// The newest that this program reads.
+        supported: u8,
+    },
+    /// A row opened but does not decode.
+    #[error("a row of table {table} does not decode: {reason}")]
+    Decode {
+        /// The table.
+        table: &'static str,
+        /// What the decoder says.
+        reason: String,
+    },
+    /// The engine failed.
+    #[error("the storage engine failed")]
+    Engine(#[from] EngineError),
+    /// A cursor is not one that this list gave.
+    #[error("not a cursor of this list and sort order")]
+    Cursor,
+    /// Another part of the store could not be opened.
+    #[error("could not open an organisation's store")]
+    Open(#[source] std::sync::Arc<OpenError>),
+    /// The store is closing.
+    #[error("the store is closing")]
+    Closed,
+}
+
+/// Why an engine call failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// No space left. Nothing was written; later attempts may succeed.
+    #[error("no space left on the disk")]
+    Full,
+    /// Durability can no longer be promised; the process must end.
+    #[error("durability is lost: {0}")]
+    Fatal(String),
+    /// The file contradicts itself.
+    #[error("the file is damaged: {0}")]
+    Damaged(String),
+    /// Another input/output error.
+    #[error("input/output failed: {0}")]
+    Io(String),
+}
+
+/// Durability can no longer be promised; the process must end, since what the kernel dropped
+/// after a failed sync cannot be known. The hub turns it into an exit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("durability is lost: {reason}")]
+pub struct Fatal {
+    /// What failed.
+    pub reason: String,
+}
+
+/// Why a write to an organisation did not happen. None of it happened then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// The batch does not follow what was stored: the sender must send from `expected`.
+    #[error("expected sequence number {expected}")]
+    Gap {
+        /// The next sequence number that fits.
+        expected: u64,
+    },
+    /// The batch was stored before; acknowledge it.
+    #[error("stored before, up to sequence number {high_water}")]
+    Repeat {
+        /// The last sequence number stored.
+        high_water: u64,
+    },
+    /// A row was changed by somebody else, or exists already; read again and retry.
+    #[error("a row of table {table} was changed meanwhile")]
+    Conflict {
+        /// The table.
+        table: &'static str,
+    },
+    /// The write names something that does not exist.
+    #[error("{what} does not exist")]
+    Missing {
+        /// What.
+        what: &'static str,
+    },
+    /// The write is larger than one commit may be.
+    #[error("{what} exceeds its bound of {bound}")]
+    TooLarge {
+        /// What.
+        what: &'static str,
+        /// The bound.
+        bound: usize,
+    },
+    /// No space left on the disk. Later attempts may succeed.
+    #[error("no space left on the disk")]
+    Full,
+    /// Durability is lost; the process must end.
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+    /// A row that the write builds on could not be read.
+    #[error("could not read what the write builds on")]
+    Read(#[source] ReadError),
+    /// The store is closing.
+    #[error("the store is closing")]
+    Closed,
+}
+
+/// Why an agent was not admitted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdmitAgentError {
+    /// It is not on the positive list of that organisation.
+    #[error("this agent is not enrolled")]
+    Unknown,
+    /// It was revoked.
+    #[error("this agent is revoked")]
+    Revoked,
+    /// It is suspended: it should come back later.
+    #[error("this agent is suspended")]
+    Suspended,
+    /// Its identity is used by two machines.
+    #[error("this agent's identity was cloned; an operator must decide")]
+    Quarantined,
+    /// Its certificate is not one that is in force.
+    #[error("this certificate is not the agent's current one")]
+    WrongSerial,
+    /// The positive list or the organisation's store could not be read.
+    #[error("could not read the positive list")]
+    Read(#[from] ReadError),
+    /// The organisation's store could not be opened.
+    #[error("could not open the organisation's store")]
+    Open(#[source] std::sync::Arc<OpenError>),
+}
+
+/// Why a user was not admitted to an organisation.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdmitUserError {
+    /// No such organisation, or no role in it: the caller cannot tell which, and must not say.
+    #[error("no such organisation")]
+    NoMembership,
+    /// The membership could not be read.
+    #[error("could not read the membership")]
+    Read(#[from] ReadError),
+    /// The organisation's store could not be opened.
+    #[error("could not open the organisation's store")]
+    Open(#[source] std::sync::Arc<OpenError>),
+}
+
+/// Why a change to the appliance's rows did not happen.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApplianceError {
+    /// The name is taken (organisation).
+    #[error("the name is taken")]
+    NameTaken,
+    /// The e-mail address is taken.
+    #[error("the e-mail address is taken")]
+    EmailTaken,
+    /// There is no such row.
+    #[error("{what} does not exist")]
+    Missing {
+        /// What.
+        what: &'static str,
+    },
+    /// The row was changed by somebody else; read again and retry.
+    #[error("{what} was changed meanwhile")]
+    Conflict {
+        /// What.
+        what: &'static str,
+    },
+    /// An enrolment token cannot be used.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The write is larger than its bound.
+    #[error("{what} exceeds its bound of {bound}")]
+    TooLarge {
+        /// What.
+        what: &'static str,
+        /// The bound.
+        bound: usize,
+    },
+    /// No space left on the disk.
+    #[error("no space left on the disk")]
+    Full,
+    /// Durability is lost; the process must end.
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+    /// A row that the write builds on could not be read.
+    #[error("could not read what the write builds on")]
+    Read(#[from] ReadError),
+    /// The organisation's store could not be made.
+    #[error("could not open the organisation's store")]
+    Open(#[source] std::sync::Arc<OpenError>),
+    /// The store is closing.
+    #[error("the store is closing")]
+    Closed,
+}
+
+/// Why an enrolment token cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenError {
+    /// There is none of that id.
+    #[error("no such enrolment token")]
+    Unknown,
+    /// Its time is over.
+    #[error("this enrolment token has expired")]
+    Expired,
+    /// Every use of it is spent.
+    #[error("this enrolment token has been used")]
+    Used,
+}
+
+impl From<WriteFailure> for CommitError {
+    fn from(failure: WriteFailure) -> Self {
+        match failure {
+            WriteFailure::Fatal(fatal) => Self::Fatal(fatal),
+            WriteFailure::Engine(EngineError::Full) => Self::Full,
+            WriteFailure::Engine(error) => Self::Read(ReadError::Engine(error)),
+            WriteFailure::Closed => Self::Closed,
+        }
+    }
+}
+
+impl From<WriteFailure> for ApplianceError {
+    fn from(failure: WriteFailure) -> Self {
+        match failure {
+            WriteFailure::Fatal(fatal) => Self::Fatal(fatal),
+            WriteFailure::Engine(EngineError::Full) => Self::Full,
+            WriteFailure::Engine(error) => Self::Read(ReadError::Engine(error)),
+            WriteFailure::Closed => Self::Closed,
+        }
+    }
+}
