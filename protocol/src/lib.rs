@@ -1,1 +1,23 @@
-//! Messages, ids, limits, resource types and the agent-hub session as a state machine: no I/O, no clock.
+//! What the agent, the hub and the console agree on: ids, limits, resource types, documents,
+//! the wire and the agent–hub session as a state machine.
+//!
+//! This crate performs no I/O and reads no clock: time, seeds and bytes are arguments. Everything
+//! that could be decided without a socket is decided here, so that it can be tested without one.
+#![warn(missing_docs)]
+
+pub mod api;
+pub mod batch;
+pub mod declare;
+pub mod document;
+pub mod enroll;
+pub mod event;
+pub mod filter;
+pub mod frame;
+pub mod ids;
+pub mod limits;
+pub mod session;
+pub mod urn;
+pub mod wire;
+
+pub use document::Document;
+pub use urn::{Scope, Urn};

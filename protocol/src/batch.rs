@@ -1,0 +1,493 @@
+//! Signed batches: items, their Merkle root, the agent's signature, and bounded decompression.
+
+use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::frame::{Frame, Lane};
+use crate::ids::SourceId;
+use crate::limits;
+use crate::wire::v1::{BatchHeader, CODEC_BATCH, Epoch, SCHEMA, kind};
+
+const SIGNED: &[u8] = b"zero-x batch 1";
+const SIGNATURE_BYTES: usize = 64;
+
+/// Compression level: level 3 makes the wire no smaller and costs a third more CPU.
+const ZSTD_LEVEL: i32 = 1;
+
+/// Signs with the key of an agent's certificate.
+pub trait Signer {
+    /// Returns the ECDSA P-256 SHA-256 signature of `message`, r ‖ s.
+    ///
+    /// # Errors
+    ///
+    /// When the key cannot sign.
+    fn sign(&self, message: &[u8]) -> Result<[u8; SIGNATURE_BYTES], BatchError>;
+}
+
+/// Says why bytes are not a batch, or a batch could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BatchError {
+    /// The layout is broken.
+    #[error("the batch is malformed: {0}")]
+    Malformed(&'static str),
+    /// The header is not what its version says.
+    #[error("the batch header cannot be read")]
+    Header(#[source] postcard::Error),
+    /// The signature is not by the agent's key.
+    #[error("the batch is not signed by this agent's key")]
+    Signature,
+    /// The items do not have the signed Merkle root.
+    #[error("the items do not match the signed root")]
+    Root,
+    /// The payload would exceed a bound when decompressed.
+    #[error("{bytes} compressed bytes would become {announced}: over the limit")]
+    Bomb {
+        /// Compressed size.
+        bytes: usize,
+        /// Announced size.
+        announced: u32,
+    },
+    /// The payload is not zstd.
+    #[error("the payload cannot be decompressed")]
+    Zstd(#[source] std::io::Error),
+    /// The agent's key could not sign.
+    #[error("the agent's key cannot sign")]
+    Sign,
+    /// More items or bytes than a batch may hold.
+    #[error("a batch of {items} items and {bytes} bytes is too large")]
+    TooLarge {
+        /// Items.
+        items: usize,
+        /// Bytes before compression.
+        bytes: usize,
+    },
+}
+
+/// A batch with its signature, not yet checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedBatch {
+    /// What the agent signed.
+    pub header: BatchHeader,
+    /// The header's bytes as they were signed.
+    pub header_bytes: Vec<u8>,
+    /// ECDSA P-256, r ‖ s.
+    pub signature: [u8; SIGNATURE_BYTES],
+    /// zstd of the items.
+    pub payload: Vec<u8>,
+}
+
+/// A batch whose signature and root have been checked, with its items cut apart.
+#[derive(Debug, Clone)]
+pub struct VerifiedBatch {
+    sealed: SealedBatch,
+    items: Items,
+}
+
+/// Items of a batch, cut apart but not decoded.
+#[derive(Debug, Clone)]
+pub struct Items {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Items {
+    /// Iterates over the bytes of each item.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        let cut = self.ends.iter().zip(starts);
+        cut.map(|(&end, start)| self.bytes.get(start + 4..end).unwrap_or_default())
+    }
+
+    /// Returns the number of items.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Returns whether there is no item.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+}
+
+/// Collects items until a batch is full.
+#[derive(Debug, Default)]
+pub struct BatchBuilder {
+    bytes: Vec<u8>,
+    leaves: Vec<[u8; 32]>,
+}
+
+/// Where a batch belongs: everything that its builder does not know.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Lane.
+    pub lane: Lane,
+    /// Spool epoch.
+    pub epoch: Epoch,
+    /// Sequence of the first item.
+    pub first_seq: u64,
+    /// The source of all items.
+    pub source: SourceId,
+    /// The agent's clock, milliseconds since 1970 UTC.
+    pub made_at_ms: i64,
+}
+
+impl BatchBuilder {
+    /// Appends an item, postcard-encoded.
+    ///
+    /// # Errors
+    ///
+    /// [`BatchError::TooLarge`] when the batch, with this item, would exceed a bound; the item
+    /// was not added.
+    pub fn push<T: Serialize>(&mut self, item: &T) -> Result<(), BatchError> {
+        let encoded = postcard::to_stdvec(item).map_err(BatchError::Header)?;
+        self.push_bytes(&encoded)
+    }
+
+    /// Appends an item that is already encoded.
+    ///
+    /// # Errors
+    ///
+    /// As [`BatchBuilder::push`].
+    pub fn push_bytes(&mut self, encoded: &[u8]) -> Result<(), BatchError> {
+        let bytes = self.bytes.len() + 4 + encoded.len();
+        if self.leaves.len() >= limits::BATCH_ITEMS || bytes > limits::PAYLOAD_BYTES {
+            return Err(BatchError::TooLarge { items: self.leaves.len() + 1, bytes });
+        }
+        let length = u32::try_from(encoded.len()).expect("bounded by PAYLOAD_BYTES above");
+        self.bytes.extend_from_slice(&length.to_le_bytes());
+        self.bytes.extend_from_slice(encoded);
+        self.leaves.push(leaf(encoded));
+        Ok(())
+    }
+
+    /// Returns the number of items.
+    pub fn len(&self) -> usize {
+        self.leaves.len()
+    }
+
+    /// Returns whether no item was added.
+    pub fn is_empty(&self) -> bool {
+        self.leaves.is_empty()
+    }
+
+    /// Returns whether the batch should be closed before the next item.
+    pub fn is_full(&self) -> bool {
+        self.bytes.len() >= limits::BATCH_TARGET_BYTES || self.leaves.len() >= limits::BATCH_ITEMS
+    }
+
+    /// Compresses and signs the batch and returns it as a frame, ready for spool and wire.
+    ///
+    /// # Errors
+    ///
+    /// When there is no item, the key cannot sign, or the compressed batch exceeds a frame (the
+    /// caller then splits it).
+    pub fn seal(self, place: &Place, signer: &dyn Signer) -> Result<(BatchHeader, Vec<u8>), BatchError> {
+        if self.is_empty() {
+            return Err(BatchError::Malformed("no items"));
+        }
+        let too_large = BatchError::TooLarge { items: self.leaves.len(), bytes: self.bytes.len() };
+        let header = BatchHeader {
+            lane: place.lane.number(),
+            epoch: place.epoch,
+            first_seq: place.first_seq,
+            count: u32::try_from(self.leaves.len()).expect("bounded by BATCH_ITEMS"),
+            root: merkle_root(&self.leaves),
+            payload_bytes: u32::try_from(self.bytes.len()).expect("bounded by PAYLOAD_BYTES"),
+            source: place.source,
+            made_at_ms: place.made_at_ms,
+        };
+        let compressed = zstd::bulk::compress(&self.bytes, ZSTD_LEVEL).map_err(BatchError::Zstd)?;
+        let header_bytes = postcard::to_stdvec(&header).map_err(BatchError::Header)?;
+        let signature = signer.sign(&signed_message(&header_bytes))?;
+        let length = u16::try_from(header_bytes.len()).expect("a header takes some hundred bytes");
+        let mut payload =
+            Vec::with_capacity(2 + header_bytes.len() + SIGNATURE_BYTES + compressed.len());
+        payload.extend_from_slice(&length.to_le_bytes());
+        payload.extend_from_slice(&header_bytes);
+        payload.extend_from_slice(&signature);
+        payload.extend_from_slice(&compressed);
+        if payload.len() > limits::FRAME_BYTES {
+            return Err(too_large);
+        }
+        let frame =
+            Frame { schema: SCHEMA, lane: place.lane, kind: kind::BATCH, codec: CODEC_BATCH, payload };
+        Ok((header, frame.encode()))
+    }
+}
+
+fn signed_message(header_bytes: &[u8]) -> Vec<u8> {
+    [SIGNED, header_bytes].concat()
+}
+
+fn leaf(item: &[u8]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&[0]);
+    hasher.update(item);
+    *hasher.finalize().as_bytes()
+}
+
+/// Returns the root of a binary Merkle tree over BLAKE3: leaves are `H(0 ‖ item)`, nodes
+/// `H(1 ‖ left ‖ right)`, and an odd last node moves up unchanged.
+pub fn merkle_root(leaves: &[[u8; 32]]) -> [u8; 32] {
+    let mut level = leaves.to_vec();
+    while level.len() > 1 {
+        level = level
+            .chunks(2)
+            .map(|pair| match pair {
+                [left, right] => {
+                    let mut hasher = blake3::Hasher::new();
+                    hasher.update(&[1]).update(left).update(right);
+                    *hasher.finalize().as_bytes()
+                }
+                [single] => *single,
+                _ => unreachable!("chunks of two"),
+            })
+            .collect();
+    }
+    level.first().copied().unwrap_or_default()
+}
+
+/// Cuts a compressed payload of `payload_bytes` into its items, within every bound.
+///
+/// # Errors
+///
+/// When the payload is a bomb, is not zstd, or is not a run of length-prefixed items.
+pub fn open_payload(payload: &[u8], payload_bytes: u32) -> Result<Items, BatchError> {
+    let size = usize::try_from(payload_bytes).unwrap_or(usize::MAX);
+    let ratio_bound = payload.len().saturating_mul(limits::PAYLOAD_RATIO);
+    let is_bomb = size > limits::PAYLOAD_BYTES
+        || (size > limits::RATIO_FREE_BYTES && size > ratio_bound);
+    if is_bomb {
+        return Err(BatchError::Bomb { bytes: payload.len(), announced: payload_bytes });
+    }
+    let bytes = zstd::bulk::decompress(payload, size).map_err(BatchError::Zstd)?;
+    if bytes.len() != size {
+        return Err(BatchError::Malformed("the payload has another size than announced"));
+    }
+    let mut ends = Vec::new();
+    let mut at = 0usize;
+    while at < bytes.len() {
+        let rest = bytes.get(at..).unwrap_or_default();
+        let Some((length, rest)) = rest.split_first_chunk::<4>() else {
+            return Err(BatchError::Malformed("an item's length is cut off"));
+        };
+        let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
+        if length > rest.len() {
+            return Err(BatchError::Malformed("an item is cut off"));
+        }
+        if ends.len() >= limits::BATCH_ITEMS {
+            return Err(BatchError::TooLarge { items: ends.len() + 1, bytes: bytes.len() });
+        }
+        at += 4 + length;
+        ends.push(at);
+    }
+    Ok(Items { bytes, ends })
+}
+
+impl SealedBatch {
+    /// Takes a batch frame apart, without checking signature or items.
+    ///
+    /// # Errors
+    ///
+    /// When the layout is broken or the header contradicts the frame.
+    pub fn parse(frame: &Frame) -> Result<Self, BatchError> {
+        if frame.codec != CODEC_BATCH {
+            return Err(BatchError::Malformed("a batch has codec 1"));
+        }
+        let cut = || BatchError::Malformed("the batch is cut off");
+        let (length, rest) = frame.payload.split_first_chunk::<2>().ok_or_else(cut)?;
+        let length = usize::from(u16::from_le_bytes(*length));
+        let (header_bytes, rest) = rest.split_at_checked(length).ok_or_else(cut)?;
+        let (signature, payload) = rest.split_first_chunk::<SIGNATURE_BYTES>().ok_or_else(cut)?;
+        let header: BatchHeader = match postcard::take_from_bytes(header_bytes) {
+            Ok((header, [])) => header,
+            Ok(_) => return Err(BatchError::Malformed("bytes behind the header")),
+            Err(source) => return Err(BatchError::Header(source)),
+        };
+        if header.lane != frame.lane.number() {
+            return Err(BatchError::Malformed("the header names another lane"));
+        }
+        if header.count == 0 || header.first_seq == 0 || header.last_seq() < header.first_seq {
+            return Err(BatchError::Malformed("sequences start at 1 and a batch has items"));
+        }
+        Ok(Self {
+            header,
+            header_bytes: header_bytes.to_vec(),
+            signature: *signature,
+            payload: payload.to_vec(),
+        })
+    }
+
+    /// Checks the signature with the agent's public key (uncompressed P-256 point, 65 bytes),
+    /// decompresses, and checks the root.
+    ///
+    /// # Errors
+    ///
+    /// When any of that fails.
+    pub fn verify(self, public_key: &[u8]) -> Result<VerifiedBatch, BatchError> {
+        let message = signed_message(&self.header_bytes);
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, public_key)
+            .verify(&message, &self.signature)
+            .map_err(|_| BatchError::Signature)?;
+        let items = open_payload(&self.payload, self.header.payload_bytes)?;
+        let leaves: Vec<[u8; 32]> = items.iter().map(leaf).collect();
+        let count = usize::try_from(self.header.count).unwrap_or(usize::MAX);
+        if leaves.len() != count || merkle_root(&leaves) != self.header.root {
+            return Err(BatchError::Root);
+        }
+        Ok(VerifiedBatch { sealed: self, items })
+    }
+}
+
+impl VerifiedBatch {
+    /// Returns what the agent signed.
+    pub fn header(&self) -> &BatchHeader {
+        &self.sealed.header
+    }
+
+    /// Returns the signed header's bytes and the signature: the evidence that the hub keeps.
+    pub fn proof(&self) -> (&[u8], &[u8; SIGNATURE_BYTES]) {
+        (&self.sealed.header_bytes, &self.sealed.signature)
+    }
+
+    /// Returns the payload as the agent compressed it.
+    pub fn payload(&self) -> &[u8] {
+        &self.sealed.payload
+    }
+
+    /// Returns the items, cut apart.
+    pub fn items(&self) -> &Items {
+        &self.items
+    }
+
+    /// Decodes every item on its own: one that cannot be read does not spoil the others.
+    pub fn decode<T: DeserializeOwned>(&self) -> impl Iterator<Item = Result<T, postcard::Error>> {
+        self.items.iter().map(decode_item)
+    }
+}
+
+/// Decodes one item, which must use all of its bytes.
+///
+/// # Errors
+///
+/// When the bytes are not the type's.
+pub fn decode_item<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, postcard::Error> {
+    match postcard::take_from_bytes(bytes)? {
+        (item, []) => Ok(item),
+        (_, _) => Err(postcard::Error::DeserializeBadEncoding),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::frame::Decoder;
+    use proptest::prelude::*;
+    use ring::rand::SystemRandom;
+    use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+
+    pub(crate) struct TestKey(EcdsaKeyPair);
+
+    impl TestKey {
+        pub(crate) fn new() -> Self {
+            let rng = SystemRandom::new();
+            let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &rng);
+            let pkcs8 = pkcs8.unwrap();
+            let alg = &ECDSA_P256_SHA256_FIXED_SIGNING;
+            Self(EcdsaKeyPair::from_pkcs8(alg, pkcs8.as_ref(), &rng).unwrap())
+        }
+        pub(crate) fn public(&self) -> Vec<u8> {
+            self.0.public_key().as_ref().to_vec()
+        }
+    }
+
+    impl Signer for TestKey {
+        fn sign(&self, message: &[u8]) -> Result<[u8; 64], BatchError> {
+            let signature = self.0.sign(&SystemRandom::new(), message).unwrap();
+            Ok(signature.as_ref().try_into().unwrap())
+        }
+    }
+
+    pub(crate) fn place(lane: Lane, first_seq: u64) -> Place {
+        Place {
+            lane,
+            epoch: [9; 16],
+            first_seq,
+            source: SourceId::from_bytes([3; 16]),
+            made_at_ms: 1_700_000_000_000,
+        }
+    }
+
+    pub(crate) fn sealed(key: &TestKey, place: &Place, items: &[String]) -> (BatchHeader, Vec<u8>) {
+        let mut builder = BatchBuilder::default();
+        for item in items {
+            builder.push(item).unwrap();
+        }
+        builder.seal(place, key).unwrap()
+    }
+
+    fn frame_of(lane: Lane, bytes: &[u8]) -> Frame {
+        let mut decoder = Decoder::new(lane);
+        decoder.push(bytes);
+        decoder.pop().unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_batch_comes_out_as_it_went_in_and_only_with_its_own_key() {
+        let key = TestKey::new();
+        let items: Vec<String> = (0..5).map(|n| format!("item {n}")).collect();
+        let (header, bytes) = sealed(&key, &place(Lane::Events, 7), &items);
+        assert_eq!((header.first_seq, header.last_seq()), (7, 11));
+        let batch = SealedBatch::parse(&frame_of(Lane::Events, &bytes)).unwrap();
+        let verified = batch.clone().verify(&key.public()).unwrap();
+        let read: Vec<String> = verified.decode().map(Result::unwrap).collect();
+        assert_eq!(read, items);
+        let stranger = TestKey::new().public();
+        assert!(matches!(batch.verify(&stranger), Err(BatchError::Signature)));
+    }
+
+    #[test]
+    fn swapped_items_do_not_match_the_signed_root() {
+        let key = TestKey::new();
+        let place = place(Lane::Events, 1);
+        let (_, bytes) = sealed(&key, &place, &["a".into(), "b".into()]);
+        let (_, other) = sealed(&key, &place, &["b".into(), "a".into()]);
+        let mut batch = SealedBatch::parse(&frame_of(Lane::Events, &bytes)).unwrap();
+        batch.payload = SealedBatch::parse(&frame_of(Lane::Events, &other)).unwrap().payload;
+        assert!(matches!(batch.verify(&key.public()), Err(BatchError::Root)));
+    }
+
+    #[test]
+    fn a_bomb_is_refused_before_it_is_decompressed() {
+        let zeros = zstd::bulk::compress(&vec![0u8; 4 << 20], 1).unwrap();
+        assert!(zeros.len() * limits::PAYLOAD_RATIO < 4 << 20);
+        assert!(matches!(open_payload(&zeros, 4 << 20), Err(BatchError::Bomb { .. })));
+        assert!(matches!(open_payload(&zeros, 64 << 20), Err(BatchError::Bomb { .. })));
+        assert!(matches!(open_payload(&zeros, 1000), Err(BatchError::Zstd(_))));
+    }
+
+    #[test]
+    fn an_honest_batch_of_equal_items_is_not_taken_for_a_bomb() {
+        let key = TestKey::new();
+        let mut builder = BatchBuilder::default();
+        while !builder.is_full() {
+            builder.push(&"x".repeat(1000)).unwrap();
+        }
+        let (_, bytes) = builder.seal(&place(Lane::Events, 1), &key).unwrap();
+        let batch = SealedBatch::parse(&frame_of(Lane::Events, &bytes)).unwrap();
+        assert!(batch.verify(&key.public()).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_payloads_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let frame = Frame {
+                schema: SCHEMA, lane: Lane::Events, kind: kind::BATCH, codec: CODEC_BATCH,
+                payload: bytes.clone(),
+            };
+            let _ = SealedBatch::parse(&frame);
+            let _ = open_payload(&bytes, 300);
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Every bound that two parts of Zero-X must agree on, with its reason.
+//!
+//! A bound that only one module knows stands beside that module's code.
+
+use std::time::Duration;
+
+/// Largest frame on the wire, compressed, in bytes.
+///
+/// Large enough for a full batch, small enough that a hostile peer cannot make the hub hold more
+/// than this per lane before anything has been checked.
+pub const FRAME_BYTES: usize = 1 << 20;
+
+/// Largest payload after decompression, in bytes.
+pub const PAYLOAD_BYTES: usize = 8 << 20;
+
+/// Largest allowed ratio of decompressed to compressed bytes; beyond it a payload is a bomb.
+///
+/// Payloads below [`RATIO_FREE_BYTES`] are exempt: a short run of equal documents compresses
+/// better than this without any malice.
+pub const PAYLOAD_RATIO: usize = 64;
+
+/// Decompressed size up to which [`PAYLOAD_RATIO`] is not applied, in bytes. Twice the size at
+/// which an agent closes a batch, so that no honest batch is taken for a bomb.
+pub const RATIO_FREE_BYTES: usize = 2 << 20;
+
+/// Largest number of items in one batch.
+pub const BATCH_ITEMS: usize = 10_000;
+
+/// Size at which the agent closes a batch, uncompressed, in bytes.
+pub const BATCH_TARGET_BYTES: usize = 256 << 10;
+
+/// Largest single resource document, as JSON, in bytes. A larger one is quarantined.
+pub const DOCUMENT_BYTES: usize = 1 << 20;
+
+/// Largest raw text of one event, in bytes. A larger one is quarantined.
+pub const EVENT_RAW_BYTES: usize = 256 << 10;
+
+/// Longest URN, in bytes, percent-encoding included. S3 keys are the longest native ids (1,024
+/// bytes, three times that when every byte is encoded).
+pub const URN_BYTES: usize = 4096;
+
+/// Deepest nesting in a document's configuration.
+pub const DOCUMENT_DEPTH: usize = 64;
+
+/// Credit that the hub grants per lane, in bytes of frames not yet acknowledged.
+pub const LANE_CREDIT_BYTES: u64 = 4 << 20;
+
+/// Time between two heartbeats on an idle session.
+pub const HEARTBEAT: Duration = Duration::from_secs(20);
+
+/// Silence after which a session is considered dead. Three heartbeats may be lost.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(70);
+
+/// First pause before a lost session is dialled again; doubles up to [`RECONNECT_MAX`], with
+/// full jitter.
+pub const RECONNECT_MIN: Duration = Duration::from_millis(500);
+
+/// Longest pause between two attempts to reach the hub.
+pub const RECONNECT_MAX: Duration = Duration::from_secs(60);
+
+/// Share of a scope above which an `end` that would retire that many resources is held for
+/// confirmation: one tenth (DESIGN 4).
+pub const RETIRE_SHARE: u64 = 10;
+
+/// Number of resources up to which an `end` may retire any share of its scope.
+pub const RETIRE_FREE: u64 = 20;
+
+/// Largest page of a list in the API.
+pub const PAGE_ITEMS: usize = 1000;
+
+/// Longest filter text, in bytes.
+pub const FILTER_BYTES: usize = 4096;
+
+/// Most terms in one filter.
+pub const FILTER_TERMS: usize = 64;

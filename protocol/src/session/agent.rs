@@ -1,0 +1,452 @@
+//! The agent's half: dials, greets, sends batches within the hub's credit, releases what was
+//! acknowledged, and comes back with full jitter.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::frame::{Decoder, Lane};
+use crate::limits;
+use crate::session::{CloseCode, Now, SessionError};
+use crate::wire::v1::{self, Epoch, Heartbeat, Hello, Message};
+
+/// What an agent's session is made of.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Program version, for display at the hub.
+    pub agent_version: String,
+    /// Epoch of the spool.
+    pub epoch: Epoch,
+    /// The hub epoch that the spool last saw; `None` before the first contact.
+    pub hub_epoch: Option<Epoch>,
+    /// Seed of the jitter.
+    pub seed: u64,
+}
+
+/// A batch as the spool holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredBatch {
+    /// Sequence of its first item.
+    pub first_seq: u64,
+    /// Sequence of its last item.
+    pub last_seq: u64,
+    /// The frame, ready to be sent.
+    pub frame: Vec<u8>,
+}
+
+/// What waits in the spool, for the heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Waiting {
+    /// Bytes not yet acknowledged.
+    pub bytes: u64,
+    /// When the oldest was made, milliseconds since 1970 UTC; 0 when nothing waits.
+    pub oldest_ms: i64,
+}
+
+/// What the driver has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Connect to the hub and report [`Session::handle_connected`] or
+    /// [`Session::handle_disconnected`].
+    Dial,
+    /// Write bytes to the stream of a lane.
+    Send {
+        /// The lane.
+        lane: Lane,
+        /// Whole frames.
+        bytes: Vec<u8>,
+    },
+    /// Load the first stored batch whose items come after `after_seq` and hand it to
+    /// [`Session::handle_batch`], or `None` when there is none.
+    Fetch {
+        /// The lane.
+        lane: Lane,
+        /// Sequence of the last item already sent.
+        after_seq: u64,
+    },
+    /// The hub has durably stored everything up to `through_seq`: the spool may let it go.
+    Release {
+        /// The lane.
+        lane: Lane,
+        /// Sequence of the last stored item.
+        through_seq: u64,
+    },
+    /// Remember the hub's epoch durably.
+    RememberHub(Epoch),
+    /// Forget what the hub is known to hold: of one scope, or of all (empty text).
+    ForgetScope(String),
+    /// Close the connection; a `handle_disconnected` follows.
+    Close {
+        /// Code.
+        code: CloseCode,
+        /// Words.
+        reason: String,
+    },
+    /// Give up: the identity is refused for good.
+    Stop {
+        /// Code.
+        code: CloseCode,
+        /// The hub's words.
+        reason: String,
+    },
+}
+
+/// Why a connection ended, or could not be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// The hub closed it with a code and words.
+    ByHub {
+        /// The code, when it is a known one.
+        code: Option<CloseCode>,
+        /// The hub's words.
+        reason: String,
+    },
+    /// Network, TLS or time.
+    Lost {
+        /// The transport's words.
+        reason: String,
+    },
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting { until: Instant },
+    Dialling,
+    Greeting,
+    Open,
+    Stopped,
+}
+
+#[derive(Debug, Default)]
+struct LaneState {
+    acked: u64,
+    sent: u64,
+    in_flight: VecDeque<(u64, u64)>,
+    in_flight_bytes: u64,
+    fetching: bool,
+    drained: bool,
+    refusals: u32,
+}
+
+/// How often a lane may be refused in a row without progress before the connection is given up.
+const REFUSALS: u32 = 3;
+
+/// The agent's half of a session, over all its connections.
+#[derive(Debug)]
+pub struct Session {
+    config: Config,
+    state: State,
+    attempts: u32,
+    jitter: u64,
+    lanes: BTreeMap<Lane, LaneState>,
+    decoders: BTreeMap<Lane, Decoder>,
+    credit_bytes: u64,
+    heard_at: Option<Instant>,
+    beat_at: Option<Instant>,
+    retry_after: Option<Duration>,
+    waiting: Waiting,
+    outputs: VecDeque<Output>,
+}
+
+impl Session {
+    /// Makes a session that dials at once.
+    pub fn new(config: Config, now: Now) -> Self {
+        let jitter = config.seed | 1;
+        Self {
+            config,
+            state: State::Waiting { until: now.at },
+            attempts: 0,
+            jitter,
+            lanes: BTreeMap::new(),
+            decoders: BTreeMap::new(),
+            credit_bytes: 0,
+            heard_at: None,
+            beat_at: None,
+            retry_after: None,
+            waiting: Waiting::default(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Returns whether batches can flow.
+    pub fn is_open(&self) -> bool {
+        matches!(self.state, State::Open)
+    }
+
+    /// Returns the last acknowledged sequence of a lane, 0 when none is known.
+    pub fn acknowledged(&self, lane: Lane) -> u64 {
+        self.lanes.get(&lane).map_or(0, |lane| lane.acked)
+    }
+
+    /// Takes note of what waits in the spool, for heartbeats.
+    pub fn set_waiting(&mut self, waiting: Waiting) {
+        self.waiting = waiting;
+    }
+
+    /// Takes note that a connection stands.
+    pub fn handle_connected(&mut self, now: Now) {
+        self.decoders = Lane::ALL.into_iter().map(|lane| (lane, Decoder::new(lane))).collect();
+        self.lanes = Lane::DATA.into_iter().map(|lane| (lane, LaneState::default())).collect();
+        self.state = State::Greeting;
+        self.heard_at = Some(now.at);
+        self.beat_at = Some(now.at + limits::HEARTBEAT);
+        let hello = Hello {
+            versions: (v1::SCHEMA, v1::SCHEMA),
+            agent_version: self.config.agent_version.clone(),
+            epoch: self.config.epoch,
+            wall_ms: now.wall_ms,
+        };
+        self.send(&Message::Hello(hello));
+    }
+
+    /// Takes note that the connection ended, or could not be made.
+    pub fn handle_disconnected(&mut self, ended: Ended, now: Now) {
+        if matches!(self.state, State::Stopped) {
+            return;
+        }
+        self.heard_at = None;
+        self.beat_at = None;
+        self.outputs.retain(|output| {
+            matches!(
+                output,
+                Output::Release { .. }
+                    | Output::RememberHub(_)
+                    | Output::ForgetScope(_)
+                    | Output::Stop { .. }
+            )
+        });
+        if let Ended::ByHub { code: Some(code), reason } = ended
+            && code.is_final()
+        {
+            self.state = State::Stopped;
+            self.outputs.push_back(Output::Stop { code, reason });
+            return;
+        }
+        let pause = self.retry_after.take().unwrap_or_else(|| self.backoff());
+        self.attempts = self.attempts.saturating_add(1);
+        self.state = State::Waiting { until: now.at + pause };
+    }
+
+    /// Reads bytes that arrived on a lane.
+    ///
+    /// # Errors
+    ///
+    /// When the hub broke the protocol: close with [`SessionError::close_code`].
+    pub fn handle_bytes(&mut self, lane: Lane, bytes: &[u8], now: Now) -> Result<(), SessionError> {
+        let Some(decoder) = self.decoders.get_mut(&lane) else {
+            return Err(SessionError::Unexpected("bytes arrived without a connection"));
+        };
+        decoder.push(bytes);
+        self.heard_at = Some(now.at);
+        loop {
+            let decoder = self.decoders.get_mut(&lane).expect("looked up above");
+            let frame = decoder.pop().map_err(|source| SessionError::Frame { lane, source })?;
+            let Some(frame) = frame else { return Ok(()) };
+            let message = Message::decode(&frame)
+                .map_err(|source| SessionError::Message { kind: frame.kind, source })?;
+            if let Some(message) = message {
+                self.handle_message(message)?;
+            }
+        }
+    }
+
+    fn handle_message(&mut self, message: Message) -> Result<(), SessionError> {
+        match (&self.state, message) {
+            (State::Greeting, Message::Welcome(welcome)) => {
+                self.open(welcome);
+                Ok(())
+            }
+            (State::Open, Message::Ack(ack)) => {
+                let lane = lane_of(ack.lane)?;
+                self.acknowledge(lane, ack.seq);
+                self.fill(lane);
+                Ok(())
+            }
+            (State::Open, Message::Refused(refused)) => {
+                self.rewind(lane_of(refused.lane)?, refused.expected_seq);
+                Ok(())
+            }
+            (State::Open, Message::Heartbeat(_)) => Ok(()),
+            (State::Open, Message::Resync(resync)) => {
+                self.outputs.push_back(Output::ForgetScope(resync.scope));
+                Ok(())
+            }
+            (State::Open | State::Greeting, Message::GoAway(away)) => {
+                self.retry_after = Some(Duration::from_millis(away.retry_after_ms).min(limits::RECONNECT_MAX * 10));
+                let code = CloseCode::from_number(u64::from(away.code)).unwrap_or(CloseCode::Done);
+                self.outputs.push_back(Output::Close { code, reason: away.reason });
+                Ok(())
+            }
+            (State::Greeting, _) => Err(SessionError::Unexpected("the hub did not greet first")),
+            (_, _) => Err(SessionError::Unexpected("the hub sent an agent's message")),
+        }
+    }
+
+    fn open(&mut self, welcome: v1::Welcome) {
+        self.state = State::Open;
+        self.attempts = 0;
+        self.credit_bytes = welcome.credit_bytes;
+        if self.config.hub_epoch != Some(welcome.hub_epoch) {
+            if self.config.hub_epoch.is_some() {
+                self.outputs.push_back(Output::ForgetScope(String::new()));
+            }
+            self.config.hub_epoch = Some(welcome.hub_epoch);
+            self.outputs.push_back(Output::RememberHub(welcome.hub_epoch));
+        }
+        for lane in Lane::DATA {
+            let stored = welcome.high_water.iter().find(|high_water| {
+                high_water.lane == lane.number() && high_water.epoch == self.config.epoch
+            });
+            let seq = stored.map_or(0, |high_water| high_water.seq);
+            let state = LaneState { acked: seq, sent: seq, ..LaneState::default() };
+            self.lanes.insert(lane, state);
+            if seq > 0 {
+                self.outputs.push_back(Output::Release { lane, through_seq: seq });
+            }
+            self.fill(lane);
+        }
+    }
+
+    fn acknowledge(&mut self, lane: Lane, seq: u64) {
+        let Some(state) = self.lanes.get_mut(&lane) else { return };
+        if seq <= state.acked {
+            return;
+        }
+        state.acked = seq;
+        state.sent = state.sent.max(seq);
+        state.refusals = 0;
+        while let Some(&(last, bytes)) = state.in_flight.front()
+            && last <= seq
+        {
+            state.in_flight.pop_front();
+            state.in_flight_bytes = state.in_flight_bytes.saturating_sub(bytes);
+        }
+        self.outputs.push_back(Output::Release { lane, through_seq: seq });
+    }
+
+    fn rewind(&mut self, lane: Lane, expected_seq: u64) {
+        let Some(state) = self.lanes.get_mut(&lane) else { return };
+        state.refusals += 1;
+        state.sent = expected_seq.saturating_sub(1);
+        state.in_flight.clear();
+        state.in_flight_bytes = 0;
+        state.drained = false;
+        if state.refusals > REFUSALS {
+            let reason = format!("lane {lane:?} is refused again and again at {expected_seq}");
+            self.outputs.push_back(Output::Close { code: CloseCode::Protocol, reason });
+            return;
+        }
+        self.fill(lane);
+    }
+
+    /// Takes note that the spool has a new batch on a lane.
+    pub fn handle_spooled(&mut self, lane: Lane) {
+        if let Some(state) = self.lanes.get_mut(&lane) {
+            state.drained = false;
+        }
+        self.fill(lane);
+    }
+
+    fn fill(&mut self, lane: Lane) {
+        if !self.is_open() {
+            return;
+        }
+        let Some(state) = self.lanes.get_mut(&lane) else { return };
+        if state.fetching || state.drained || state.in_flight_bytes >= self.credit_bytes {
+            return;
+        }
+        state.fetching = true;
+        self.outputs.push_back(Output::Fetch { lane, after_seq: state.sent });
+    }
+
+    /// Takes what [`Output::Fetch`] asked for.
+    pub fn handle_batch(&mut self, lane: Lane, batch: Option<StoredBatch>) {
+        let is_open = self.is_open();
+        let Some(state) = self.lanes.get_mut(&lane) else { return };
+        state.fetching = false;
+        if !is_open {
+            return;
+        }
+        let Some(batch) = batch else {
+            state.drained = true;
+            return;
+        };
+        if batch.first_seq != state.sent + 1 {
+            // The lane was rewound or acknowledged while the batch was being loaded.
+            self.fill(lane);
+            return;
+        }
+        let bytes = u64::try_from(batch.frame.len()).unwrap_or(u64::MAX);
+        state.sent = batch.last_seq;
+        state.in_flight.push_back((batch.last_seq, bytes));
+        state.in_flight_bytes += bytes;
+        self.outputs.push_back(Output::Send { lane, bytes: batch.frame });
+        self.fill(lane);
+    }
+
+    /// Returns when [`Session::handle_timeout`] should be called next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match self.state {
+            State::Waiting { until } => Some(until),
+            State::Greeting | State::Open => {
+                let silent = self.heard_at.map(|at| at + limits::IDLE_TIMEOUT);
+                [silent, self.beat_at].into_iter().flatten().min()
+            }
+            State::Dialling | State::Stopped => None,
+        }
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Now) {
+        match self.state {
+            State::Waiting { until } if until <= now.at => {
+                self.state = State::Dialling;
+                self.outputs.push_back(Output::Dial);
+            }
+            State::Greeting | State::Open => {
+                if self.heard_at.is_some_and(|at| at + limits::IDLE_TIMEOUT <= now.at) {
+                    let reason = SessionError::Silent.to_string();
+                    self.outputs.push_back(Output::Close { code: CloseCode::Silent, reason });
+                    self.heard_at = None;
+                    self.beat_at = None;
+                    return;
+                }
+                if self.beat_at.is_some_and(|at| at <= now.at) {
+                    self.beat_at = Some(now.at + limits::HEARTBEAT);
+                    if self.is_open() {
+                        let Waiting { bytes, oldest_ms } = self.waiting;
+                        let beat = Heartbeat { wall_ms: now.wall_ms, spool_bytes: bytes, oldest_ms };
+                        self.send(&Message::Heartbeat(beat));
+                    }
+                }
+            }
+            State::Waiting { .. } | State::Dialling | State::Stopped => {}
+        }
+    }
+
+    /// Returns the next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn send(&mut self, message: &Message) {
+        self.outputs.push_back(Output::Send { lane: Lane::Control, bytes: message.encode() });
+    }
+
+    /// Full jitter: anywhere between zero and the doubled bound, so that ten thousand agents do
+    /// not come back together.
+    fn backoff(&mut self) -> Duration {
+        let doubled = limits::RECONNECT_MIN.saturating_mul(1u32 << self.attempts.min(16));
+        let bound_ms = u64::try_from(doubled.min(limits::RECONNECT_MAX).as_millis()).unwrap_or(60_000);
+        // xorshift64: any sequence that differs between agents will do.
+        self.jitter ^= self.jitter << 13;
+        self.jitter ^= self.jitter >> 7;
+        self.jitter ^= self.jitter << 17;
+        Duration::from_millis(self.jitter % (bound_ms + 1))
+    }
+}
+
+fn lane_of(number: u8) -> Result<Lane, SessionError> {
+    Lane::from_number(number)
+        .filter(|lane| *lane != Lane::Control)
+        .ok_or(SessionError::Unexpected("a message names a lane that carries no batches"))
+}

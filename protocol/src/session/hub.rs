@@ -1,0 +1,243 @@
+//! The hub's half: greets, checks order, credit, signature and root, hands batches over for one
+//! durable commit, and acknowledges after it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
+
+use crate::batch::{SealedBatch, VerifiedBatch};
+use crate::frame::{Decoder, Frame, Lane};
+use crate::limits;
+use crate::session::{Now, SessionError};
+use crate::wire::v1::{
+    self, Ack, Epoch, GoAway, Heartbeat, Hello, HighWater, Message, Refused, Resync, Welcome,
+};
+
+/// What a hub knows of an agent when it connects.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Epoch of the hub's store.
+    pub hub_epoch: Epoch,
+    /// What is durably stored of this agent, all epochs.
+    pub high_water: Vec<HighWater>,
+    /// Public key of the agent's certificate: uncompressed P-256 point, 65 bytes.
+    pub public_key: Vec<u8>,
+}
+
+/// What the driver has to do.
+#[derive(Debug)]
+pub enum Output {
+    /// Write bytes to the stream of a lane.
+    Send {
+        /// The lane.
+        lane: Lane,
+        /// Whole frames.
+        bytes: Vec<u8>,
+    },
+    /// The agent has introduced itself.
+    Greeted(Hello),
+    /// Commit a batch and report [`Session::handle_committed`] or [`Session::handle_refused`].
+    /// Batches of one lane come in order.
+    Admit(Box<VerifiedBatch>),
+    /// The agent is alive and says what waits in its spool.
+    Beat(Heartbeat),
+}
+
+#[derive(Debug, Default)]
+struct LaneState {
+    committed: u64,
+    received: u64,
+    pending: VecDeque<(u64, u64)>,
+    pending_bytes: u64,
+}
+
+/// The hub's half of one connection's session.
+#[derive(Debug)]
+pub struct Session {
+    config: Config,
+    epoch: Option<Epoch>,
+    lanes: BTreeMap<Lane, LaneState>,
+    decoders: BTreeMap<Lane, Decoder>,
+    heard_at: Instant,
+    outputs: VecDeque<Output>,
+}
+
+impl Session {
+    /// Makes the session of a connection whose certificate has been admitted.
+    pub fn new(config: Config, now: Now) -> Self {
+        Self {
+            config,
+            epoch: None,
+            lanes: BTreeMap::new(),
+            decoders: Lane::ALL.into_iter().map(|lane| (lane, Decoder::new(lane))).collect(),
+            heard_at: now.at,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Reads bytes that arrived on a lane.
+    ///
+    /// # Errors
+    ///
+    /// When the agent broke the protocol: close with [`SessionError::close_code`]; nothing of the
+    /// offending frame has been admitted.
+    pub fn handle_bytes(&mut self, lane: Lane, bytes: &[u8], now: Now) -> Result<(), SessionError> {
+        self.heard_at = now.at;
+        let Some(decoder) = self.decoders.get_mut(&lane) else {
+            return Err(SessionError::Unexpected("bytes of a lane that does not exist"));
+        };
+        decoder.push(bytes);
+        loop {
+            let Some(decoder) = self.decoders.get_mut(&lane) else { return Ok(()) };
+            let frame = decoder.pop().map_err(|source| SessionError::Frame { lane, source })?;
+            let Some(frame) = frame else { return Ok(()) };
+            self.handle_frame(&frame, now)?;
+        }
+    }
+
+    fn handle_frame(&mut self, frame: &Frame, now: Now) -> Result<(), SessionError> {
+        if frame.kind == v1::kind::BATCH {
+            return self.handle_batch(frame);
+        }
+        let message = Message::decode(frame)
+            .map_err(|source| SessionError::Message { kind: frame.kind, source })?;
+        match message {
+            Some(Message::Hello(hello)) if self.epoch.is_none() => self.greet(hello, now),
+            Some(Message::Heartbeat(beat)) if self.epoch.is_some() => {
+                let reply = Heartbeat { wall_ms: now.wall_ms, spool_bytes: 0, oldest_ms: 0 };
+                self.send(&Message::Heartbeat(reply));
+                self.outputs.push_back(Output::Beat(beat));
+                Ok(())
+            }
+            None if self.epoch.is_some() => Ok(()),
+            Some(_) if self.epoch.is_some() => {
+                Err(SessionError::Unexpected("the agent sent a hub's message, or greeted twice"))
+            }
+            _ => Err(SessionError::Unexpected("the agent did not greet first")),
+        }
+    }
+
+    fn greet(&mut self, hello: Hello, now: Now) -> Result<(), SessionError> {
+        let (agent_min, agent_max) = hello.versions;
+        if !(agent_min..=agent_max).contains(&v1::SCHEMA) {
+            return Err(SessionError::Version { agent_min, agent_max, hub: v1::SCHEMA });
+        }
+        self.epoch = Some(hello.epoch);
+        let ours = |high_water: &&HighWater| high_water.epoch == hello.epoch;
+        let high_water: Vec<HighWater> = self.config.high_water.iter().filter(ours).copied().collect();
+        for lane in Lane::DATA {
+            let stored = high_water.iter().find(|high_water| high_water.lane == lane.number());
+            let seq = stored.map_or(0, |high_water| high_water.seq);
+            self.lanes.insert(lane, LaneState { committed: seq, received: seq, ..LaneState::default() });
+        }
+        let welcome = Welcome {
+            version: v1::SCHEMA,
+            hub_epoch: self.config.hub_epoch,
+            high_water,
+            credit_bytes: limits::LANE_CREDIT_BYTES,
+            wall_ms: now.wall_ms,
+        };
+        self.send(&Message::Welcome(welcome));
+        self.outputs.push_back(Output::Greeted(hello));
+        Ok(())
+    }
+
+    fn handle_batch(&mut self, frame: &Frame) -> Result<(), SessionError> {
+        let lane = frame.lane;
+        let broken = |source| SessionError::Batch { lane, source };
+        let Some(epoch) = self.epoch else {
+            return Err(SessionError::Unexpected("the agent did not greet first"));
+        };
+        let Some(state) = self.lanes.get_mut(&lane) else {
+            return Err(SessionError::Unexpected("a batch on a lane that carries none"));
+        };
+        let batch = SealedBatch::parse(frame).map_err(broken)?;
+        if batch.header.epoch != epoch {
+            return Err(SessionError::Unexpected("a batch of another epoch than the greeting's"));
+        }
+        let last_seq = batch.header.last_seq();
+        if last_seq <= state.committed {
+            let seq = state.committed;
+            self.acknowledge(lane, seq, 0, [0; 32]);
+            return Ok(());
+        }
+        if last_seq <= state.received {
+            return Ok(());
+        }
+        if batch.header.first_seq != state.received + 1 {
+            let expected_seq = state.received + 1;
+            self.send(&Message::Refused(Refused { lane: lane.number(), expected_seq }));
+            return Ok(());
+        }
+        let bytes = u64::try_from(frame.payload.len()).unwrap_or(u64::MAX);
+        let credit_bytes = limits::LANE_CREDIT_BYTES;
+        if state.pending_bytes > credit_bytes {
+            return Err(SessionError::Credit { lane, credit_bytes });
+        }
+        let verified = batch.verify(&self.config.public_key).map_err(broken)?;
+        state.received = last_seq;
+        state.pending.push_back((last_seq, bytes));
+        state.pending_bytes += bytes;
+        self.outputs.push_back(Output::Admit(Box::new(verified)));
+        Ok(())
+    }
+
+    /// Takes note that everything of a lane up to `seq` is durably stored.
+    pub fn handle_committed(&mut self, lane: Lane, seq: u64, commit: u64, audit_head: [u8; 32]) {
+        let Some(state) = self.lanes.get_mut(&lane) else { return };
+        state.committed = state.committed.max(seq);
+        while let Some(&(last, bytes)) = state.pending.front()
+            && last <= seq
+        {
+            state.pending.pop_front();
+            state.pending_bytes = state.pending_bytes.saturating_sub(bytes);
+        }
+        self.acknowledge(lane, seq, commit, audit_head);
+    }
+
+    /// Takes note that the store expects another sequence: what was received is forgotten.
+    pub fn handle_refused(&mut self, lane: Lane, expected_seq: u64) {
+        let Some(state) = self.lanes.get_mut(&lane) else { return };
+        state.received = expected_seq.saturating_sub(1);
+        state.committed = state.received;
+        state.pending.clear();
+        state.pending_bytes = 0;
+        self.send(&Message::Refused(Refused { lane: lane.number(), expected_seq }));
+    }
+
+    /// Asks the agent to send a scope whole at its next sweep; all scopes for empty text.
+    pub fn ask_resync(&mut self, scope: &str) {
+        self.send(&Message::Resync(Resync { scope: scope.to_owned() }));
+    }
+
+    /// Asks the agent to leave and come back.
+    pub fn ask_to_leave(&mut self, away: GoAway) {
+        self.send(&Message::GoAway(away));
+    }
+
+    /// Returns when [`Session::handle_timeout`] should be called.
+    pub fn poll_timeout(&self) -> Instant {
+        self.heard_at + limits::IDLE_TIMEOUT
+    }
+
+    /// Checks that the agent is alive.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::Silent`] when it is not.
+    pub fn handle_timeout(&self, now: Now) -> Result<(), SessionError> {
+        if self.poll_timeout() <= now.at { Err(SessionError::Silent) } else { Ok(()) }
+    }
+
+    /// Returns the next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn acknowledge(&mut self, lane: Lane, seq: u64, commit: u64, audit_head: [u8; 32]) {
+        self.send(&Message::Ack(Ack { lane: lane.number(), seq, commit, audit_head }));
+    }
+
+    fn send(&mut self, message: &Message) {
+        self.outputs.push_back(Output::Send { lane: Lane::Control, bytes: message.encode() });
+    }
+}

@@ -1,0 +1,300 @@
+//! Wire version 1: the messages of an agent–hub session.
+//!
+//! Every message but the batch is postcard. A batch frame (codec 1) is laid out so that its
+//! payload is neither copied nor re-encoded between spool, wire and store:
+//!
+//! ```text
+//! offset  size  field
+//!      0     2  length h of the header, little-endian
+//!      2     h  BatchHeader, postcard
+//!    2+h    64  ECDSA P-256 signature (r ‖ s) over "zero-x batch 1" ‖ header bytes
+//!   66+h     n  zstd of the items, each as u32 length, little-endian, and its bytes
+//! ```
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::document::SetHash;
+use crate::frame::{Frame, Lane};
+use crate::ids::SourceId;
+
+/// Number of this wire version, the `schema` of its frames.
+pub const SCHEMA: u8 = 1;
+
+/// ALPN protocol name of a session.
+pub const ALPN: &[u8] = b"zx/1";
+
+/// Codec number of postcard messages.
+pub const CODEC_POSTCARD: u8 = 0;
+
+/// Codec number of signed batches.
+pub const CODEC_BATCH: u8 = 1;
+
+/// A random number that names one life of a spool or of a hub's store.
+pub type Epoch = [u8; 16];
+
+/// Message numbers.
+pub mod kind {
+    /// [`super::Hello`].
+    pub const HELLO: u8 = 1;
+    /// [`super::Welcome`].
+    pub const WELCOME: u8 = 2;
+    /// A signed batch ([`crate::batch`]).
+    pub const BATCH: u8 = 3;
+    /// [`super::Ack`].
+    pub const ACK: u8 = 4;
+    /// [`super::Refused`].
+    pub const REFUSED: u8 = 5;
+    /// [`super::Heartbeat`].
+    pub const HEARTBEAT: u8 = 6;
+    /// [`super::GoAway`].
+    pub const GO_AWAY: u8 = 7;
+    /// [`super::Resync`].
+    pub const RESYNC: u8 = 8;
+}
+
+/// First message of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Lowest and highest wire version that the agent speaks.
+    pub versions: (u8, u8),
+    /// The agent's program version, for display.
+    pub agent_version: String,
+    /// Epoch of the agent's spool: sequences of another epoch are another history.
+    pub epoch: Epoch,
+    /// The agent's clock, milliseconds since 1970 UTC.
+    pub wall_ms: i64,
+}
+
+/// The hub's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The version that both speak from here on.
+    pub version: u8,
+    /// Epoch of the hub's store. A change means that the hub may have lost what it acknowledged.
+    pub hub_epoch: Epoch,
+    /// What is durably stored for the agent's epoch, per lane.
+    pub high_water: Vec<HighWater>,
+    /// Bytes of frames that may be under way per lane.
+    pub credit_bytes: u64,
+    /// The hub's clock, milliseconds since 1970 UTC.
+    pub wall_ms: i64,
+}
+
+/// The last item of a lane that is durably stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HighWater {
+    /// Lane number.
+    pub lane: u8,
+    /// Spool epoch.
+    pub epoch: Epoch,
+    /// Sequence of the last stored item; 0 before the first.
+    pub seq: u64,
+}
+
+/// What an agent signs of a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchHeader {
+    /// Lane number.
+    pub lane: u8,
+    /// Spool epoch.
+    pub epoch: Epoch,
+    /// Sequence of the first item; sequences count items from 1.
+    pub first_seq: u64,
+    /// Number of items, at least 1.
+    pub count: u32,
+    /// Merkle root of the items ([`crate::batch::merkle_root`]).
+    pub root: [u8; 32],
+    /// Size of the items before compression, in bytes.
+    pub payload_bytes: u32,
+    /// The source that all items come from.
+    pub source: SourceId,
+    /// The agent's clock when it closed the batch, milliseconds since 1970 UTC.
+    pub made_at_ms: i64,
+}
+
+impl BatchHeader {
+    /// Returns the sequence of the last item.
+    pub fn last_seq(&self) -> u64 {
+        self.first_seq.saturating_add(u64::from(self.count)).saturating_sub(1)
+    }
+}
+
+/// The hub has durably stored everything up to `seq`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ack {
+    /// Lane number.
+    pub lane: u8,
+    /// Sequence of the last stored item.
+    pub seq: u64,
+    /// The commit of the organisation's store that holds it.
+    pub commit: u64,
+    /// Head of the organisation's audit chain at that commit.
+    pub audit_head: [u8; 32],
+}
+
+/// The hub refused a batch because items before it are missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Lane number.
+    pub lane: u8,
+    /// The sequence that the hub expects next.
+    pub expected_seq: u64,
+}
+
+/// Sent by the agent when it has been silent, and answered by the hub in kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// The sender's clock, milliseconds since 1970 UTC.
+    pub wall_ms: i64,
+    /// Bytes that wait in the agent's spool; 0 from the hub.
+    pub spool_bytes: u64,
+    /// When the oldest waiting batch was made; 0 when none waits, and from the hub.
+    pub oldest_ms: i64,
+}
+
+/// The hub asks the agent to leave and come back later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoAway {
+    /// A [`crate::session::CloseCode`] number.
+    pub code: u32,
+    /// Words for the operator.
+    pub reason: String,
+    /// Pause before the next attempt, in milliseconds.
+    pub retry_after_ms: u64,
+}
+
+/// The hub asks for a scope to be sent whole at its next sweep: the agent forgets what it knows
+/// the hub to have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resync {
+    /// The scope's text; empty for all scopes.
+    pub scope: String,
+}
+
+/// One step of a sweep, an item of lane [`Lane::Inventory`] (DESIGN 4).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SweepItem {
+    /// A sweep starts.
+    Begin {
+        /// Text of the [`crate::Scope`].
+        scope: String,
+        /// Rises by one with every sweep of the scope.
+        generation: u64,
+    },
+    /// A document is new or has changed.
+    Changed {
+        /// JSON of the [`crate::Document`].
+        document: String,
+    },
+    /// A resource of the previous sweep was not seen. Applied at `End`.
+    Gone {
+        /// Text of the [`crate::Urn`].
+        urn: String,
+    },
+    /// The sweep was complete and free of errors; the scope holds exactly this set.
+    End {
+        /// Text of the scope.
+        scope: String,
+        /// The sweep's generation.
+        generation: u64,
+        /// All resources of the scope, unchanged ones included.
+        set: SetHash,
+    },
+    /// The list could not be read whole: nothing may be retired.
+    Failed {
+        /// Text of the scope.
+        scope: String,
+        /// The sweep's generation.
+        generation: u64,
+        /// Service and operation.
+        call: String,
+        /// The provider's error code.
+        error: String,
+    },
+}
+
+/// What an agent reports about its sources, an item of lane [`Lane::Results`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReportItem {
+    /// A sync has finished, or could not run.
+    Source(SourceReport),
+    /// A record was kept apart because it could not be read.
+    Quarantined {
+        /// File and offset.
+        place: String,
+        /// Why.
+        reason: String,
+        /// Length of the record.
+        bytes: u64,
+    },
+}
+
+/// How one sync of one source went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceReport {
+    /// The operator's name for the source.
+    pub name: String,
+    /// `aws`, `gcp`, `azure`, `host`, `wazuh`.
+    pub kind: String,
+    /// Start, milliseconds since 1970 UTC.
+    pub started_ms: i64,
+    /// End, milliseconds since 1970 UTC.
+    pub finished_ms: i64,
+    /// Calls made.
+    pub calls: u64,
+    /// Documents read, unchanged ones included.
+    pub documents: u64,
+    /// Calls that failed for good: call and code.
+    pub faults: Vec<(String, String)>,
+    /// Why the whole sync could not run; empty when it could.
+    pub error: String,
+}
+
+macro_rules! messages {
+    ($($name:ident => $kind:expr;)*) => {
+        /// A control message of this version.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        #[expect(missing_docs, reason = "each variant holds the message of its name")]
+        pub enum Message { $($name($name),)* }
+
+        impl Message {
+            /// Reads the message of a frame of [`SCHEMA`]; `None` for a kind that this version
+            /// does not know, which is to be skipped.
+            ///
+            /// # Errors
+            ///
+            /// When the payload is not the message that its kind names, or has bytes left over.
+            pub fn decode(frame: &Frame) -> Result<Option<Self>, postcard::Error> {
+                fn read<T: DeserializeOwned>(payload: &[u8]) -> Result<T, postcard::Error> {
+                    match postcard::take_from_bytes(payload)? {
+                        (message, []) => Ok(message),
+                        (_, _) => Err(postcard::Error::DeserializeBadEncoding),
+                    }
+                }
+                match frame.kind {
+                    $(kind if kind == $kind => read(&frame.payload).map(|m| Some(Self::$name(m))),)*
+                    _ => Ok(None),
+                }
+            }
+
+            /// Writes the message as a frame of lane [`Lane::Control`].
+            pub fn encode(&self) -> Vec<u8> {
+                let (kind, payload) = match self {
+                    $(Self::$name(message) => ($kind, postcard::to_stdvec(message)),)*
+                };
+                let payload = payload.expect("plain structs always serialise");
+                Frame { schema: SCHEMA, lane: Lane::Control, kind, codec: CODEC_POSTCARD, payload }
+                    .encode()
+            }
+        }
+    };
+}
+messages! {
+    Hello => kind::HELLO;
+    Welcome => kind::WELCOME;
+    Ack => kind::ACK;
+    Refused => kind::REFUSED;
+    Heartbeat => kind::HEARTBEAT;
+    GoAway => kind::GO_AWAY;
+    Resync => kind::RESYNC;
+}
