@@ -1,3 +1,82 @@
-//! The one door to the repository's chores.
+//! `cargo xtask`: the one door to the repository's chores.
 
-fn main() {}
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command's output"
+)]
+
+mod chores;
+mod demo;
+mod figures;
+mod sources;
+mod summary;
+mod units;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The repository's chores")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Build, start a hub and an agent, read a cloud account and show what is wrong in it
+    Demo {
+        /// Print a summary and end, also on a terminal
+        #[arg(long)]
+        plain: bool,
+    },
+    /// Set up what the tests need and run all of them
+    Test {
+        /// Passed on to `cargo test --workspace`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        more: Vec<String>,
+    },
+    /// Formatting, lints, rule sources, units and scripts
+    Lint,
+    /// What continuous integration runs: `lint` and `test`
+    Ci,
+    /// List rules that do not name their source
+    Sources,
+    /// Measure the figures of the README on this machine, with a release build
+    Figures {
+        /// Measure the development build, to try the command
+        #[arg(long)]
+        dev: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let chore = Arguments::parse().chore;
+    match run(chore) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("  caused by: {cause}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(chore: Chore) -> Result<()> {
+    match chore {
+        Chore::Demo { plain } => demo::run(plain),
+        Chore::Test { more } => chores::test(&more),
+        Chore::Lint => chores::lint(),
+        Chore::Ci => {
+            chores::lint()?;
+            chores::test(&[])
+        }
+        Chore::Sources => sources::run(),
+        Chore::Figures { dev } => figures::run(dev),
+    }
+}

@@ -1,0 +1,19 @@
+//! The promises of the first slice, held by the real programs on loopback.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "tests"
+)]
+
+mod bad_input;
+mod canaries;
+mod crash;
+mod demo;
+mod enrolment;
+mod init;
+mod organisations;
+mod restricted;
+mod sync;
+mod verdicts;
