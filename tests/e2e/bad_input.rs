@@ -35,7 +35,7 @@ fn a_bad_configuration_names_file_line_key_and_the_nearest_known_one() -> Result
         check(program, "not toml at all\n", &["settings.toml", "1"])?;
     }
     check(&programs.hub, "data_dri = \"/x\"\n", &["data_dir"])?;
-    check(&programs.agent, "log_levl = \"info\"\n", &["log_level"])?;
+    check(&programs.agent, "log_levl = \"info\"\n", &["log.level"])?;
     Ok(())
 }
 
