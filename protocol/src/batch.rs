@@ -152,7 +152,10 @@ impl BatchBuilder {
     pub fn push_bytes(&mut self, encoded: &[u8]) -> Result<(), BatchError> {
         let bytes = self.bytes.len() + 4 + encoded.len();
         if self.leaves.len() >= limits::BATCH_ITEMS || bytes > limits::PAYLOAD_BYTES {
-            return Err(BatchError::TooLarge { items: self.leaves.len() + 1, bytes });
+            return Err(BatchError::TooLarge {
+                items: self.leaves.len() + 1,
+                bytes,
+            });
         }
         let length = u32::try_from(encoded.len()).expect("bounded by PAYLOAD_BYTES above");
         self.bytes.extend_from_slice(&length.to_le_bytes());
@@ -182,11 +185,18 @@ impl BatchBuilder {
     ///
     /// When there is no item, the key cannot sign, or the compressed batch exceeds a frame (the
     /// caller then splits it).
-    pub fn seal(self, place: &Place, signer: &dyn Signer) -> Result<(BatchHeader, Vec<u8>), BatchError> {
+    pub fn seal(
+        self,
+        place: &Place,
+        signer: &dyn Signer,
+    ) -> Result<(BatchHeader, Vec<u8>), BatchError> {
         if self.is_empty() {
             return Err(BatchError::Malformed("no items"));
         }
-        let too_large = BatchError::TooLarge { items: self.leaves.len(), bytes: self.bytes.len() };
+        let too_large = BatchError::TooLarge {
+            items: self.leaves.len(),
+            bytes: self.bytes.len(),
+        };
         let header = BatchHeader {
             lane: place.lane.number(),
             epoch: place.epoch,
@@ -210,8 +220,13 @@ impl BatchBuilder {
         if payload.len() > limits::FRAME_BYTES {
             return Err(too_large);
         }
-        let frame =
-            Frame { schema: SCHEMA, lane: place.lane, kind: kind::BATCH, codec: CODEC_BATCH, payload };
+        let frame = Frame {
+            schema: SCHEMA,
+            lane: place.lane,
+            kind: kind::BATCH,
+            codec: CODEC_BATCH,
+            payload,
+        };
         Ok((header, frame.encode()))
     }
 }
@@ -256,14 +271,19 @@ pub fn merkle_root(leaves: &[[u8; 32]]) -> [u8; 32] {
 pub fn open_payload(payload: &[u8], payload_bytes: u32) -> Result<Items, BatchError> {
     let size = usize::try_from(payload_bytes).unwrap_or(usize::MAX);
     let ratio_bound = payload.len().saturating_mul(limits::PAYLOAD_RATIO);
-    let is_bomb = size > limits::PAYLOAD_BYTES
-        || (size > limits::RATIO_FREE_BYTES && size > ratio_bound);
+    let is_bomb =
+        size > limits::PAYLOAD_BYTES || (size > limits::RATIO_FREE_BYTES && size > ratio_bound);
     if is_bomb {
-        return Err(BatchError::Bomb { bytes: payload.len(), announced: payload_bytes });
+        return Err(BatchError::Bomb {
+            bytes: payload.len(),
+            announced: payload_bytes,
+        });
     }
     let bytes = zstd::bulk::decompress(payload, size).map_err(BatchError::Zstd)?;
     if bytes.len() != size {
-        return Err(BatchError::Malformed("the payload has another size than announced"));
+        return Err(BatchError::Malformed(
+            "the payload has another size than announced",
+        ));
     }
     let mut ends = Vec::new();
     let mut at = 0usize;
@@ -277,7 +297,10 @@ pub fn open_payload(payload: &[u8], payload_bytes: u32) -> Result<Items, BatchEr
             return Err(BatchError::Malformed("an item is cut off"));
         }
         if ends.len() >= limits::BATCH_ITEMS {
-            return Err(BatchError::TooLarge { items: ends.len() + 1, bytes: bytes.len() });
+            return Err(BatchError::TooLarge {
+                items: ends.len() + 1,
+                bytes: bytes.len(),
+            });
         }
         at += 4 + length;
         ends.push(at);
@@ -299,7 +322,9 @@ impl SealedBatch {
         let (length, rest) = frame.payload.split_first_chunk::<2>().ok_or_else(cut)?;
         let length = usize::from(u16::from_le_bytes(*length));
         let (header_bytes, rest) = rest.split_at_checked(length).ok_or_else(cut)?;
-        let (signature, payload) = rest.split_first_chunk::<SIGNATURE_BYTES>().ok_or_else(cut)?;
+        let (signature, payload) = rest
+            .split_first_chunk::<SIGNATURE_BYTES>()
+            .ok_or_else(cut)?;
         let header: BatchHeader = match postcard::take_from_bytes(header_bytes) {
             Ok((header, [])) => header,
             Ok(_) => return Err(BatchError::Malformed("bytes behind the header")),
@@ -309,7 +334,9 @@ impl SealedBatch {
             return Err(BatchError::Malformed("the header names another lane"));
         }
         if header.count == 0 || header.first_seq == 0 || header.last_seq() < header.first_seq {
-            return Err(BatchError::Malformed("sequences start at 1 and a batch has items"));
+            return Err(BatchError::Malformed(
+                "sequences start at 1 and a batch has items",
+            ));
         }
         Ok(Self {
             header,
@@ -336,7 +363,10 @@ impl SealedBatch {
         if leaves.len() != count || merkle_root(&leaves) != self.header.root {
             return Err(BatchError::Root);
         }
-        Ok(VerifiedBatch { sealed: self, items })
+        Ok(VerifiedBatch {
+            sealed: self,
+            items,
+        })
     }
 }
 
@@ -444,7 +474,10 @@ pub(crate) mod tests {
         let read: Vec<String> = verified.decode().map(Result::unwrap).collect();
         assert_eq!(read, items);
         let stranger = TestKey::new().public();
-        assert!(matches!(batch.verify(&stranger), Err(BatchError::Signature)));
+        assert!(matches!(
+            batch.verify(&stranger),
+            Err(BatchError::Signature)
+        ));
     }
 
     #[test]
@@ -454,7 +487,9 @@ pub(crate) mod tests {
         let (_, bytes) = sealed(&key, &place, &["a".into(), "b".into()]);
         let (_, other) = sealed(&key, &place, &["b".into(), "a".into()]);
         let mut batch = SealedBatch::parse(&frame_of(Lane::Events, &bytes)).unwrap();
-        batch.payload = SealedBatch::parse(&frame_of(Lane::Events, &other)).unwrap().payload;
+        batch.payload = SealedBatch::parse(&frame_of(Lane::Events, &other))
+            .unwrap()
+            .payload;
         assert!(matches!(batch.verify(&key.public()), Err(BatchError::Root)));
     }
 
@@ -462,9 +497,18 @@ pub(crate) mod tests {
     fn a_bomb_is_refused_before_it_is_decompressed() {
         let zeros = zstd::bulk::compress(&vec![0u8; 4 << 20], 1).unwrap();
         assert!(zeros.len() * limits::PAYLOAD_RATIO < 4 << 20);
-        assert!(matches!(open_payload(&zeros, 4 << 20), Err(BatchError::Bomb { .. })));
-        assert!(matches!(open_payload(&zeros, 64 << 20), Err(BatchError::Bomb { .. })));
-        assert!(matches!(open_payload(&zeros, 1000), Err(BatchError::Zstd(_))));
+        assert!(matches!(
+            open_payload(&zeros, 4 << 20),
+            Err(BatchError::Bomb { .. })
+        ));
+        assert!(matches!(
+            open_payload(&zeros, 64 << 20),
+            Err(BatchError::Bomb { .. })
+        ));
+        assert!(matches!(
+            open_payload(&zeros, 1000),
+            Err(BatchError::Zstd(_))
+        ));
     }
 
     #[test]

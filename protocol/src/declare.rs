@@ -103,9 +103,18 @@ impl Kind {
             meaning: meaning.to_owned(),
         };
         Kind::List(Box::new(Kind::Record(BTreeMap::from([
-            ("kind".to_owned(), text("What the detector found, such as aws-secret-access-key.")),
-            ("place".to_owned(), text("Where in the value: line number or variable name.")),
-            ("fingerprint".to_owned(), text("Keyed hash of the secret; equal for equal secrets.")),
+            (
+                "kind".to_owned(),
+                text("What the detector found, such as aws-secret-access-key."),
+            ),
+            (
+                "place".to_owned(),
+                text("Where in the value: line number or variable name."),
+            ),
+            (
+                "fingerprint".to_owned(),
+                text("Keyed hash of the secret; equal for equal secrets."),
+            ),
         ]))))
     }
 }
@@ -229,16 +238,29 @@ fn read_field(raw: RawField, call: &str, permission: &str, path: &str) -> Result
         "list<int>" => Kind::List(Box::new(Kind::Int)),
         "record" if has_fields => Kind::Record(below.clone()),
         "list" if has_fields => Kind::List(Box::new(Kind::Record(below.clone()))),
-        "record" | "list" => return Err(format!("{path}: a {} needs its fields under `of`", raw.kind)),
+        "record" | "list" => {
+            return Err(format!(
+                "{path}: a {} needs its fields under `of`",
+                raw.kind
+            ));
+        }
         other => return Err(format!("{path}: unknown type {other:?}; one of {KINDS}")),
     };
     if has_fields && !matches!(kind, Kind::Record(_) | Kind::List(_)) {
-        return Err(format!("{path}: only a record or a list has fields under `of`"));
+        return Err(format!(
+            "{path}: only a record or a list has fields under `of`"
+        ));
     }
     if raw.meaning.is_empty() && !path.contains('.') {
         return Err(format!("{path}: say what the field means"));
     }
-    Ok(Field { kind, required: raw.required, call, permission, meaning: raw.meaning })
+    Ok(Field {
+        kind,
+        required: raw.required,
+        call,
+        permission,
+        meaning: raw.meaning,
+    })
 }
 
 /// All declared resource types, by name.
@@ -271,7 +293,11 @@ impl Declarations {
             }
         }
         files.sort();
-        Self::parse(files.iter().map(|(name, text)| (name.as_str(), text.as_str())))
+        Self::parse(
+            files
+                .iter()
+                .map(|(name, text)| (name.as_str(), text.as_str())),
+        )
     }
 
     /// Reads declarations from `(file name, YAML text)` pairs.
@@ -286,8 +312,11 @@ impl Declarations {
         let mut types = BTreeMap::new();
         let mut relations = Vec::new();
         for (file, text) in files {
-            let raw: RawFile = yaml_serde::from_str(text)
-                .map_err(|source| DeclareError::Shape { file: file.to_owned(), source })?;
+            let raw: RawFile =
+                yaml_serde::from_str(text).map_err(|source| DeclareError::Shape {
+                    file: file.to_owned(),
+                    source,
+                })?;
             let prefix = format!("{}.{}", raw.provider, raw.service);
             for (name, raw) in raw.types {
                 let broken = |reason: String| DeclareError::Rule {
@@ -305,7 +334,12 @@ impl Declarations {
                     fields.insert(field, read);
                 }
                 for (relation, body) in &raw.links {
-                    relations.push((file.to_owned(), name.clone(), relation.clone(), body.to.clone()));
+                    relations.push((
+                        file.to_owned(),
+                        name.clone(),
+                        relation.clone(),
+                        body.to.clone(),
+                    ));
                 }
                 let read = ResourceType {
                     name: name.clone(),
@@ -324,7 +358,11 @@ impl Declarations {
         for (file, type_name, relation, to) in relations {
             if !types.contains_key(&to) {
                 let reason = format!("the link {relation} leads to {to}, which no file declares");
-                return Err(DeclareError::Rule { file, type_name, reason });
+                return Err(DeclareError::Rule {
+                    file,
+                    type_name,
+                    reason,
+                });
             }
         }
         Ok(Self { types })
@@ -370,7 +408,9 @@ impl ResourceType {
             }
         }
         let mut calls = BTreeMap::from([(self.call.clone(), self.call.clone())]);
-        self.fields.values().for_each(|field| walk(field, &mut calls));
+        self.fields
+            .values()
+            .for_each(|field| walk(field, &mut calls));
         calls
     }
 }
@@ -503,7 +543,10 @@ types:
     #[test]
     fn undeclared_fields_are_dropped_and_absent_ones_become_null_inside_lists_too() {
         let rules = &thing().fields["Rules"].kind;
-        let kept = rules.keep(json!([{"Port": 22, "Secret": "x"}, {"Cidrs": ["a"]}]), "Rules");
+        let kept = rules.keep(
+            json!([{"Port": 22, "Secret": "x"}, {"Cidrs": ["a"]}]),
+            "Rules",
+        );
         assert_eq!(
             kept.unwrap(),
             json!([{"Port": 22, "Cidrs": null}, {"Port": null, "Cidrs": ["a"]}])
@@ -513,7 +556,9 @@ types:
     #[test]
     fn a_value_of_another_type_is_named_without_its_content() {
         let rules = &thing().fields["Rules"].kind;
-        let misfit = rules.keep(json!([{"Port": "hunter2"}]), "Rules").unwrap_err();
+        let misfit = rules
+            .keep(json!([{"Port": "hunter2"}]), "Rules")
+            .unwrap_err();
         assert_eq!(
             misfit.to_string(),
             "Rules[0].Port should be a whole number of 64 bits, but is text"
@@ -523,9 +568,17 @@ types:
     #[test]
     fn secret_text_cannot_pass_as_a_field() {
         let user_data = &thing().fields["UserData"];
-        assert!(user_data.kind.keep(json!("export PASSWORD=hunter2"), "UserData").is_err());
+        assert!(
+            user_data
+                .kind
+                .keep(json!("export PASSWORD=hunter2"), "UserData")
+                .is_err()
+        );
         let found = json!([{"kind": "password", "place": "line 1", "fingerprint": "ab"}]);
-        assert_eq!(user_data.kind.keep(found.clone(), "UserData").unwrap(), found);
+        assert_eq!(
+            user_data.kind.keep(found.clone(), "UserData").unwrap(),
+            found
+        );
         assert_eq!(user_data.call, "ec2:DescribeThingAttribute");
     }
 
@@ -539,8 +592,13 @@ types:
                 DeclareError::Rule { .. } => error.to_string(),
             }
         };
-        assert!(refused("type: int", "type: integer").contains("Rules.Port: unknown type \"integer\"; one of string"));
-        assert!(refused("to: aws.ec2.thing", "to: aws.ec2.other").contains("which no file declares"));
+        assert!(
+            refused("type: int", "type: integer")
+                .contains("Rules.Port: unknown type \"integer\"; one of string")
+        );
+        assert!(
+            refused("to: aws.ec2.thing", "to: aws.ec2.other").contains("which no file declares")
+        );
         assert!(refused("scope: region", "scope: planet").contains("line"));
         assert!(refused("meaning: Its id.", "meening: Its id.").contains("unknown field"));
     }

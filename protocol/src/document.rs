@@ -193,7 +193,10 @@ mod tests {
     fn losing_the_right_to_read_a_field_is_a_change() {
         let first = document();
         let mut second = first.clone();
-        let gap = Gap { call: "ec2:DescribeVpcs".into(), error: "AccessDenied".into() };
+        let gap = Gap {
+            call: "ec2:DescribeVpcs".into(),
+            error: "AccessDenied".into(),
+        };
         second.gaps.insert("config.CidrBlock".into(), gap);
         assert_ne!(first.content_hash(), second.content_hash());
     }

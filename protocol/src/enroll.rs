@@ -50,8 +50,10 @@ impl FromStr for Pin {
     fn from_str(text: &str) -> Result<Self, TokenError> {
         let hex = text.strip_prefix("sha256:").ok_or(TokenError::Pin)?;
         let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(hex.as_bytes());
-        let bytes: [u8; 32] =
-            bytes.ok().and_then(|b| b.try_into().ok()).ok_or(TokenError::Pin)?;
+        let bytes: [u8; 32] = bytes
+            .ok()
+            .and_then(|b| b.try_into().ok())
+            .ok_or(TokenError::Pin)?;
         Ok(Self(bytes))
     }
 }
@@ -68,7 +70,12 @@ impl Pin {
             .map_err(|_| TokenError::Certificate)?;
         let spki = certificate.public_key().raw;
         let digest = ring::digest::digest(&ring::digest::SHA256, spki);
-        Ok(Self(digest.as_ref().try_into().map_err(|_| TokenError::Certificate)?))
+        Ok(Self(
+            digest
+                .as_ref()
+                .try_into()
+                .map_err(|_| TokenError::Certificate)?,
+        ))
     }
 }
 
@@ -129,7 +136,9 @@ impl Token {
     /// When the text is no token, or was damaged on its way.
     pub fn parse(text: &str) -> Result<Self, TokenError> {
         let body = text.trim().strip_prefix(PREFIX).ok_or(TokenError::Prefix)?;
-        let bytes = BASE64URL_NOPAD.decode(body.as_bytes()).map_err(|_| TokenError::Damaged)?;
+        let bytes = BASE64URL_NOPAD
+            .decode(body.as_bytes())
+            .map_err(|_| TokenError::Damaged)?;
         let (bytes, check) = bytes.split_last_chunk::<4>().ok_or(TokenError::Damaged)?;
         if blake3::hash(bytes).as_bytes().first_chunk::<4>() != Some(check) {
             return Err(TokenError::Damaged);
@@ -203,7 +212,10 @@ mod tests {
         assert_eq!(Token::parse(&format!(" {text}\n")).unwrap(), token);
         assert_eq!(Token::parse("hello"), Err(TokenError::Prefix));
         for cut in PREFIX.len()..text.len() {
-            assert_eq!(Token::parse(text.get(..cut).unwrap()), Err(TokenError::Damaged));
+            assert_eq!(
+                Token::parse(text.get(..cut).unwrap()),
+                Err(TokenError::Damaged)
+            );
         }
         assert!(!format!("{token:?}").contains("seed"));
     }

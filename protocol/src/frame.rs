@@ -35,8 +35,13 @@ pub enum Lane {
 
 impl Lane {
     /// All lanes, most urgent first.
-    pub const ALL: [Lane; 5] =
-        [Lane::Control, Lane::Events, Lane::Inventory, Lane::Cost, Lane::Results];
+    pub const ALL: [Lane; 5] = [
+        Lane::Control,
+        Lane::Events,
+        Lane::Inventory,
+        Lane::Cost,
+        Lane::Results,
+    ];
 
     /// The lanes that carry batches, most urgent first.
     pub const DATA: [Lane; 4] = [Lane::Events, Lane::Inventory, Lane::Cost, Lane::Results];
@@ -72,7 +77,10 @@ pub struct Frame {
 #[non_exhaustive]
 pub enum FrameError {
     /// The length exceeds [`limits::FRAME_BYTES`].
-    #[error("a frame of {bytes} bytes exceeds the limit of {}", limits::FRAME_BYTES)]
+    #[error(
+        "a frame of {bytes} bytes exceeds the limit of {}",
+        limits::FRAME_BYTES
+    )]
     TooLong {
         /// The announced length.
         bytes: u32,
@@ -110,7 +118,11 @@ impl Frame {
     ///
     /// If the payload exceeds [`limits::FRAME_BYTES`]; writers close batches long before that.
     pub fn encode(&self) -> Vec<u8> {
-        assert!(self.payload.len() <= limits::FRAME_BYTES, "a frame of {}", self.payload.len());
+        assert!(
+            self.payload.len() <= limits::FRAME_BYTES,
+            "a frame of {}",
+            self.payload.len()
+        );
         let length = u32::try_from(self.payload.len()).expect("a frame's length fits 32 bits");
         let mut bytes = Vec::with_capacity(HEADER_BYTES + self.payload.len());
         bytes.extend_from_slice(&length.to_le_bytes());
@@ -135,7 +147,11 @@ pub struct Decoder {
 impl Decoder {
     /// Makes a decoder for the stream of `lane`.
     pub fn new(lane: Lane) -> Self {
-        Self { lane, pending: Vec::new(), read: 0 }
+        Self {
+            lane,
+            pending: Vec::new(),
+            read: 0,
+        }
     }
 
     /// Appends bytes that arrived.
@@ -154,7 +170,9 @@ impl Decoder {
     /// When the bytes are not a frame of this lane; the decoder must not be used any more.
     pub fn pop(&mut self) -> Result<Option<Frame>, FrameError> {
         let bytes = self.pending.get(self.read..).unwrap_or_default();
-        let Some((&head, rest)) = bytes.split_first_chunk::<8>() else { return Ok(None) };
+        let Some((&head, rest)) = bytes.split_first_chunk::<8>() else {
+            return Ok(None);
+        };
         let [l0, l1, l2, l3, schema, lane, kind, codec] = head;
         let length = u32::from_le_bytes([l0, l1, l2, l3]);
         let payload_bytes = usize::try_from(length).unwrap_or(usize::MAX);
@@ -163,14 +181,27 @@ impl Decoder {
         }
         let lane = Lane::from_number(lane).ok_or(FrameError::Lane { lane })?;
         if lane != self.lane {
-            return Err(FrameError::WrongStream { stream: self.lane, found: lane });
+            return Err(FrameError::WrongStream {
+                stream: self.lane,
+                found: lane,
+            });
         }
-        let Some((&crc, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
-        let Some(payload) = rest.get(..payload_bytes) else { return Ok(None) };
+        let Some((&crc, rest)) = rest.split_first_chunk::<4>() else {
+            return Ok(None);
+        };
+        let Some(payload) = rest.get(..payload_bytes) else {
+            return Ok(None);
+        };
         if checksum(&head, payload) != u32::from_le_bytes(crc) {
             return Err(FrameError::Checksum);
         }
-        let frame = Frame { schema, lane, kind, codec, payload: payload.to_vec() };
+        let frame = Frame {
+            schema,
+            lane,
+            kind,
+            codec,
+            payload: payload.to_vec(),
+        };
         self.read += HEADER_BYTES + payload_bytes;
         if self.read >= limits::FRAME_BYTES {
             self.pending.drain(..self.read);
@@ -186,7 +217,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn frame(payload: Vec<u8>) -> Frame {
-        Frame { schema: 1, lane: Lane::Events, kind: 3, codec: 1, payload }
+        Frame {
+            schema: 1,
+            lane: Lane::Events,
+            kind: 3,
+            codec: 1,
+            payload,
+        }
     }
 
     #[test]

@@ -31,7 +31,8 @@ pub enum IdError {
 fn alphabet() -> Encoding {
     let mut spec = Specification::new();
     spec.symbols.push_str("abcdefghijklmnopqrstuvwxyz234567");
-    spec.encoding().expect("the alphabet has 32 distinct symbols")
+    spec.encoding()
+        .expect("the alphabet has 32 distinct symbols")
 }
 
 macro_rules! ids {
@@ -142,14 +143,20 @@ mod tests {
         let text = id.to_string();
         assert_eq!(text.len(), "org_".len() + 26);
         assert_eq!(text.parse::<OrgId>().unwrap(), id);
-        assert_eq!(text.parse::<AgentId>(), Err(IdError::Prefix { expected: "agt" }));
+        assert_eq!(
+            text.parse::<AgentId>(),
+            Err(IdError::Prefix { expected: "agt" })
+        );
         assert!(text.to_uppercase().parse::<OrgId>().is_err());
         assert!(text[..text.len() - 1].parse::<OrgId>().is_err());
     }
 
     #[test]
     fn parts_cannot_be_shifted_between_each_other() {
-        assert_ne!(FindingId::derived(&[b"ab", b"c"]), FindingId::derived(&[b"a", b"bc"]));
+        assert_ne!(
+            FindingId::derived(&[b"ab", b"c"]),
+            FindingId::derived(&[b"a", b"bc"])
+        );
     }
 
     #[test]

@@ -79,7 +79,9 @@ impl CloseCode {
 
     /// Returns the code of a number, if it is known.
     pub fn from_number(number: u64) -> Option<Self> {
-        Self::ALL.into_iter().find(|code| u64::from(code.number()) == number)
+        Self::ALL
+            .into_iter()
+            .find(|code| u64::from(code.number()) == number)
     }
 
     /// Returns whether trying again with the same identity is pointless.

@@ -16,8 +16,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::limits;
 
 /// What is encoded inside a part: separators, the escape itself, white space and controls.
-const PART: &AsciiSet =
-    &CONTROLS.add(b'/').add(b'%').add(b' ').add(b'"').add(b'<').add(b'>').add(b'`').add(b'?').add(b'#');
+const PART: &AsciiSet = &CONTROLS
+    .add(b'/')
+    .add(b'%')
+    .add(b' ')
+    .add(b'"')
+    .add(b'<')
+    .add(b'>')
+    .add(b'`')
+    .add(b'?')
+    .add(b'#');
 
 /// Says why a text is neither a URN nor a scope.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -83,7 +91,10 @@ impl Scope {
 
     /// Returns the URN of a resource of this scope.
     pub fn urn(&self, id: &str) -> Urn {
-        Urn { scope: self.clone(), id: id.to_owned() }
+        Urn {
+            scope: self.clone(),
+            id: id.to_owned(),
+        }
     }
 }
 
@@ -204,7 +215,10 @@ mod tests {
     #[test]
     fn a_slash_inside_an_id_is_not_a_separator() {
         let urn = Scope::of_type("aws.iam.role", "123456789012", "global").urn("path/to role");
-        assert_eq!(urn.to_string(), "aws/123456789012/global/iam.role/path%2Fto%20role");
+        assert_eq!(
+            urn.to_string(),
+            "aws/123456789012/global/iam.role/path%2Fto%20role"
+        );
         assert_eq!(urn.to_string().parse::<Urn>().unwrap(), urn);
     }
 
@@ -213,11 +227,17 @@ mod tests {
         let check = |text: &str, want: &str| {
             assert_eq!(text.parse::<Urn>().unwrap_err().to_string(), want);
         };
-        check("aws/1/r/t", "expected provider/account/region/type/id, separated by slashes; found 4 parts");
+        check(
+            "aws/1/r/t",
+            "expected provider/account/region/type/id, separated by slashes; found 4 parts",
+        );
         check("aws//r/t/i", "the part account is empty");
         check("AWS/1/r/t/i", "the provider must be lower-case letters");
         check("aws/1/r/t/%ff", "the part id is not percent-encoded UTF-8");
-        check(&format!("aws/1/r/t/{}", "a".repeat(5000)), "longer than 4096 bytes");
+        check(
+            &format!("aws/1/r/t/{}", "a".repeat(5000)),
+            "longer than 4096 bytes",
+        );
     }
 
     proptest! {

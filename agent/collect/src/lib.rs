@@ -1,1 +1,18 @@
-//! The collector's seam: scopes, documents kept and gapped by their type, budgets, secret detectors.
+//! The seam between a source and the rest of the agent.
+//!
+//! A collector turns a provider's answers into [`Fact`]s and sends them through an [`Output`].
+//! It never sees the spool, the session or the hub, and it cannot build a document by hand:
+//! [`Draft`] keeps the declared fields, fills in null for what was read and is absent, and writes
+//! a gap for everything that was not read. Called by the agent's scheduler; implemented by the
+//! crates `aws`, `gcp`, `azure` and by the agent's own `host` and `wazuh` sources.
+#![warn(missing_docs)]
+
+pub mod budget;
+pub mod draft;
+pub mod output;
+pub mod source;
+
+pub use budget::Budget;
+pub use draft::Draft;
+pub use output::{Fact, Output, Quarantined};
+pub use source::{CollectError, Fault, Inventory, Probe, Summary, Tail, Until};

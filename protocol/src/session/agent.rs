@@ -184,8 +184,14 @@ impl Session {
 
     /// Takes note that a connection stands.
     pub fn handle_connected(&mut self, now: Now) {
-        self.decoders = Lane::ALL.into_iter().map(|lane| (lane, Decoder::new(lane))).collect();
-        self.lanes = Lane::DATA.into_iter().map(|lane| (lane, LaneState::default())).collect();
+        self.decoders = Lane::ALL
+            .into_iter()
+            .map(|lane| (lane, Decoder::new(lane)))
+            .collect();
+        self.lanes = Lane::DATA
+            .into_iter()
+            .map(|lane| (lane, LaneState::default()))
+            .collect();
         self.state = State::Greeting;
         self.heard_at = Some(now.at);
         self.beat_at = Some(now.at + limits::HEARTBEAT);
@@ -214,7 +220,10 @@ impl Session {
                     | Output::Stop { .. }
             )
         });
-        if let Ended::ByHub { code: Some(code), reason } = ended
+        if let Ended::ByHub {
+            code: Some(code),
+            reason,
+        } = ended
             && code.is_final()
         {
             self.state = State::Stopped;
@@ -223,7 +232,9 @@ impl Session {
         }
         let pause = self.retry_after.take().unwrap_or_else(|| self.backoff());
         self.attempts = self.attempts.saturating_add(1);
-        self.state = State::Waiting { until: now.at + pause };
+        self.state = State::Waiting {
+            until: now.at + pause,
+        };
     }
 
     /// Reads bytes that arrived on a lane.
@@ -233,16 +244,22 @@ impl Session {
     /// When the hub broke the protocol: close with [`SessionError::close_code`].
     pub fn handle_bytes(&mut self, lane: Lane, bytes: &[u8], now: Now) -> Result<(), SessionError> {
         let Some(decoder) = self.decoders.get_mut(&lane) else {
-            return Err(SessionError::Unexpected("bytes arrived without a connection"));
+            return Err(SessionError::Unexpected(
+                "bytes arrived without a connection",
+            ));
         };
         decoder.push(bytes);
         self.heard_at = Some(now.at);
         loop {
             let decoder = self.decoders.get_mut(&lane).expect("looked up above");
-            let frame = decoder.pop().map_err(|source| SessionError::Frame { lane, source })?;
+            let frame = decoder
+                .pop()
+                .map_err(|source| SessionError::Frame { lane, source })?;
             let Some(frame) = frame else { return Ok(()) };
-            let message = Message::decode(&frame)
-                .map_err(|source| SessionError::Message { kind: frame.kind, source })?;
+            let message = Message::decode(&frame).map_err(|source| SessionError::Message {
+                kind: frame.kind,
+                source,
+            })?;
             if let Some(message) = message {
                 self.handle_message(message)?;
             }
@@ -271,9 +288,14 @@ impl Session {
                 Ok(())
             }
             (State::Open | State::Greeting, Message::GoAway(away)) => {
-                self.retry_after = Some(Duration::from_millis(away.retry_after_ms).min(limits::RECONNECT_MAX * 10));
+                self.retry_after = Some(
+                    Duration::from_millis(away.retry_after_ms).min(limits::RECONNECT_MAX * 10),
+                );
                 let code = CloseCode::from_number(u64::from(away.code)).unwrap_or(CloseCode::Done);
-                self.outputs.push_back(Output::Close { code, reason: away.reason });
+                self.outputs.push_back(Output::Close {
+                    code,
+                    reason: away.reason,
+                });
                 Ok(())
             }
             (State::Greeting, _) => Err(SessionError::Unexpected("the hub did not greet first")),
@@ -290,24 +312,34 @@ impl Session {
                 self.outputs.push_back(Output::ForgetScope(String::new()));
             }
             self.config.hub_epoch = Some(welcome.hub_epoch);
-            self.outputs.push_back(Output::RememberHub(welcome.hub_epoch));
+            self.outputs
+                .push_back(Output::RememberHub(welcome.hub_epoch));
         }
         for lane in Lane::DATA {
             let stored = welcome.high_water.iter().find(|high_water| {
                 high_water.lane == lane.number() && high_water.epoch == self.config.epoch
             });
             let seq = stored.map_or(0, |high_water| high_water.seq);
-            let state = LaneState { acked: seq, sent: seq, ..LaneState::default() };
+            let state = LaneState {
+                acked: seq,
+                sent: seq,
+                ..LaneState::default()
+            };
             self.lanes.insert(lane, state);
             if seq > 0 {
-                self.outputs.push_back(Output::Release { lane, through_seq: seq });
+                self.outputs.push_back(Output::Release {
+                    lane,
+                    through_seq: seq,
+                });
             }
             self.fill(lane);
         }
     }
 
     fn acknowledge(&mut self, lane: Lane, seq: u64) {
-        let Some(state) = self.lanes.get_mut(&lane) else { return };
+        let Some(state) = self.lanes.get_mut(&lane) else {
+            return;
+        };
         if seq <= state.acked {
             return;
         }
@@ -320,11 +352,16 @@ impl Session {
             state.in_flight.pop_front();
             state.in_flight_bytes = state.in_flight_bytes.saturating_sub(bytes);
         }
-        self.outputs.push_back(Output::Release { lane, through_seq: seq });
+        self.outputs.push_back(Output::Release {
+            lane,
+            through_seq: seq,
+        });
     }
 
     fn rewind(&mut self, lane: Lane, expected_seq: u64) {
-        let Some(state) = self.lanes.get_mut(&lane) else { return };
+        let Some(state) = self.lanes.get_mut(&lane) else {
+            return;
+        };
         state.refusals += 1;
         state.sent = expected_seq.saturating_sub(1);
         state.in_flight.clear();
@@ -332,7 +369,10 @@ impl Session {
         state.drained = false;
         if state.refusals > REFUSALS {
             let reason = format!("lane {lane:?} is refused again and again at {expected_seq}");
-            self.outputs.push_back(Output::Close { code: CloseCode::Protocol, reason });
+            self.outputs.push_back(Output::Close {
+                code: CloseCode::Protocol,
+                reason,
+            });
             return;
         }
         self.fill(lane);
@@ -350,18 +390,25 @@ impl Session {
         if !self.is_open() {
             return;
         }
-        let Some(state) = self.lanes.get_mut(&lane) else { return };
+        let Some(state) = self.lanes.get_mut(&lane) else {
+            return;
+        };
         if state.fetching || state.drained || state.in_flight_bytes >= self.credit_bytes {
             return;
         }
         state.fetching = true;
-        self.outputs.push_back(Output::Fetch { lane, after_seq: state.sent });
+        self.outputs.push_back(Output::Fetch {
+            lane,
+            after_seq: state.sent,
+        });
     }
 
     /// Takes what [`Output::Fetch`] asked for.
     pub fn handle_batch(&mut self, lane: Lane, batch: Option<StoredBatch>) {
         let is_open = self.is_open();
-        let Some(state) = self.lanes.get_mut(&lane) else { return };
+        let Some(state) = self.lanes.get_mut(&lane) else {
+            return;
+        };
         state.fetching = false;
         if !is_open {
             return;
@@ -379,7 +426,10 @@ impl Session {
         state.sent = batch.last_seq;
         state.in_flight.push_back((batch.last_seq, bytes));
         state.in_flight_bytes += bytes;
-        self.outputs.push_back(Output::Send { lane, bytes: batch.frame });
+        self.outputs.push_back(Output::Send {
+            lane,
+            bytes: batch.frame,
+        });
         self.fill(lane);
     }
 
@@ -403,9 +453,15 @@ impl Session {
                 self.outputs.push_back(Output::Dial);
             }
             State::Greeting | State::Open => {
-                if self.heard_at.is_some_and(|at| at + limits::IDLE_TIMEOUT <= now.at) {
+                if self
+                    .heard_at
+                    .is_some_and(|at| at + limits::IDLE_TIMEOUT <= now.at)
+                {
                     let reason = SessionError::Silent.to_string();
-                    self.outputs.push_back(Output::Close { code: CloseCode::Silent, reason });
+                    self.outputs.push_back(Output::Close {
+                        code: CloseCode::Silent,
+                        reason,
+                    });
                     self.heard_at = None;
                     self.beat_at = None;
                     return;
@@ -414,7 +470,11 @@ impl Session {
                     self.beat_at = Some(now.at + limits::HEARTBEAT);
                     if self.is_open() {
                         let Waiting { bytes, oldest_ms } = self.waiting;
-                        let beat = Heartbeat { wall_ms: now.wall_ms, spool_bytes: bytes, oldest_ms };
+                        let beat = Heartbeat {
+                            wall_ms: now.wall_ms,
+                            spool_bytes: bytes,
+                            oldest_ms,
+                        };
                         self.send(&Message::Heartbeat(beat));
                     }
                 }
@@ -429,14 +489,18 @@ impl Session {
     }
 
     fn send(&mut self, message: &Message) {
-        self.outputs.push_back(Output::Send { lane: Lane::Control, bytes: message.encode() });
+        self.outputs.push_back(Output::Send {
+            lane: Lane::Control,
+            bytes: message.encode(),
+        });
     }
 
     /// Full jitter: anywhere between zero and the doubled bound, so that ten thousand agents do
     /// not come back together.
     fn backoff(&mut self) -> Duration {
         let doubled = limits::RECONNECT_MIN.saturating_mul(1u32 << self.attempts.min(16));
-        let bound_ms = u64::try_from(doubled.min(limits::RECONNECT_MAX).as_millis()).unwrap_or(60_000);
+        let bound_ms =
+            u64::try_from(doubled.min(limits::RECONNECT_MAX).as_millis()).unwrap_or(60_000);
         // xorshift64: any sequence that differs between agents will do.
         self.jitter ^= self.jitter << 13;
         self.jitter ^= self.jitter >> 7;
@@ -448,5 +512,7 @@ impl Session {
 fn lane_of(number: u8) -> Result<Lane, SessionError> {
     Lane::from_number(number)
         .filter(|lane| *lane != Lane::Control)
-        .ok_or(SessionError::Unexpected("a message names a lane that carries no batches"))
+        .ok_or(SessionError::Unexpected(
+            "a message names a lane that carries no batches",
+        ))
 }

@@ -68,7 +68,10 @@ impl Session {
             config,
             epoch: None,
             lanes: BTreeMap::new(),
-            decoders: Lane::ALL.into_iter().map(|lane| (lane, Decoder::new(lane))).collect(),
+            decoders: Lane::ALL
+                .into_iter()
+                .map(|lane| (lane, Decoder::new(lane)))
+                .collect(),
             heard_at: now.at,
             outputs: VecDeque::new(),
         }
@@ -83,12 +86,18 @@ impl Session {
     pub fn handle_bytes(&mut self, lane: Lane, bytes: &[u8], now: Now) -> Result<(), SessionError> {
         self.heard_at = now.at;
         let Some(decoder) = self.decoders.get_mut(&lane) else {
-            return Err(SessionError::Unexpected("bytes of a lane that does not exist"));
+            return Err(SessionError::Unexpected(
+                "bytes of a lane that does not exist",
+            ));
         };
         decoder.push(bytes);
         loop {
-            let Some(decoder) = self.decoders.get_mut(&lane) else { return Ok(()) };
-            let frame = decoder.pop().map_err(|source| SessionError::Frame { lane, source })?;
+            let Some(decoder) = self.decoders.get_mut(&lane) else {
+                return Ok(());
+            };
+            let frame = decoder
+                .pop()
+                .map_err(|source| SessionError::Frame { lane, source })?;
             let Some(frame) = frame else { return Ok(()) };
             self.handle_frame(&frame, now)?;
         }
@@ -98,20 +107,26 @@ impl Session {
         if frame.kind == v1::kind::BATCH {
             return self.handle_batch(frame);
         }
-        let message = Message::decode(frame)
-            .map_err(|source| SessionError::Message { kind: frame.kind, source })?;
+        let message = Message::decode(frame).map_err(|source| SessionError::Message {
+            kind: frame.kind,
+            source,
+        })?;
         match message {
             Some(Message::Hello(hello)) if self.epoch.is_none() => self.greet(hello, now),
             Some(Message::Heartbeat(beat)) if self.epoch.is_some() => {
-                let reply = Heartbeat { wall_ms: now.wall_ms, spool_bytes: 0, oldest_ms: 0 };
+                let reply = Heartbeat {
+                    wall_ms: now.wall_ms,
+                    spool_bytes: 0,
+                    oldest_ms: 0,
+                };
                 self.send(&Message::Heartbeat(reply));
                 self.outputs.push_back(Output::Beat(beat));
                 Ok(())
             }
             None if self.epoch.is_some() => Ok(()),
-            Some(_) if self.epoch.is_some() => {
-                Err(SessionError::Unexpected("the agent sent a hub's message, or greeted twice"))
-            }
+            Some(_) if self.epoch.is_some() => Err(SessionError::Unexpected(
+                "the agent sent a hub's message, or greeted twice",
+            )),
             _ => Err(SessionError::Unexpected("the agent did not greet first")),
         }
     }
@@ -119,15 +134,34 @@ impl Session {
     fn greet(&mut self, hello: Hello, now: Now) -> Result<(), SessionError> {
         let (agent_min, agent_max) = hello.versions;
         if !(agent_min..=agent_max).contains(&v1::SCHEMA) {
-            return Err(SessionError::Version { agent_min, agent_max, hub: v1::SCHEMA });
+            return Err(SessionError::Version {
+                agent_min,
+                agent_max,
+                hub: v1::SCHEMA,
+            });
         }
         self.epoch = Some(hello.epoch);
         let ours = |high_water: &&HighWater| high_water.epoch == hello.epoch;
-        let high_water: Vec<HighWater> = self.config.high_water.iter().filter(ours).copied().collect();
+        let high_water: Vec<HighWater> = self
+            .config
+            .high_water
+            .iter()
+            .filter(ours)
+            .copied()
+            .collect();
         for lane in Lane::DATA {
-            let stored = high_water.iter().find(|high_water| high_water.lane == lane.number());
+            let stored = high_water
+                .iter()
+                .find(|high_water| high_water.lane == lane.number());
             let seq = stored.map_or(0, |high_water| high_water.seq);
-            self.lanes.insert(lane, LaneState { committed: seq, received: seq, ..LaneState::default() });
+            self.lanes.insert(
+                lane,
+                LaneState {
+                    committed: seq,
+                    received: seq,
+                    ..LaneState::default()
+                },
+            );
         }
         let welcome = Welcome {
             version: v1::SCHEMA,
@@ -148,11 +182,15 @@ impl Session {
             return Err(SessionError::Unexpected("the agent did not greet first"));
         };
         let Some(state) = self.lanes.get_mut(&lane) else {
-            return Err(SessionError::Unexpected("a batch on a lane that carries none"));
+            return Err(SessionError::Unexpected(
+                "a batch on a lane that carries none",
+            ));
         };
         let batch = SealedBatch::parse(frame).map_err(broken)?;
         if batch.header.epoch != epoch {
-            return Err(SessionError::Unexpected("a batch of another epoch than the greeting's"));
+            return Err(SessionError::Unexpected(
+                "a batch of another epoch than the greeting's",
+            ));
         }
         let last_seq = batch.header.last_seq();
         if last_seq <= state.committed {
@@ -165,7 +203,10 @@ impl Session {
         }
         if batch.header.first_seq != state.received + 1 {
             let expected_seq = state.received + 1;
-            self.send(&Message::Refused(Refused { lane: lane.number(), expected_seq }));
+            self.send(&Message::Refused(Refused {
+                lane: lane.number(),
+                expected_seq,
+            }));
             return Ok(());
         }
         let bytes = u64::try_from(frame.payload.len()).unwrap_or(u64::MAX);
@@ -183,7 +224,9 @@ impl Session {
 
     /// Takes note that everything of a lane up to `seq` is durably stored.
     pub fn handle_committed(&mut self, lane: Lane, seq: u64, commit: u64, audit_head: [u8; 32]) {
-        let Some(state) = self.lanes.get_mut(&lane) else { return };
+        let Some(state) = self.lanes.get_mut(&lane) else {
+            return;
+        };
         state.committed = state.committed.max(seq);
         while let Some(&(last, bytes)) = state.pending.front()
             && last <= seq
@@ -196,17 +239,24 @@ impl Session {
 
     /// Takes note that the store expects another sequence: what was received is forgotten.
     pub fn handle_refused(&mut self, lane: Lane, expected_seq: u64) {
-        let Some(state) = self.lanes.get_mut(&lane) else { return };
+        let Some(state) = self.lanes.get_mut(&lane) else {
+            return;
+        };
         state.received = expected_seq.saturating_sub(1);
         state.committed = state.received;
         state.pending.clear();
         state.pending_bytes = 0;
-        self.send(&Message::Refused(Refused { lane: lane.number(), expected_seq }));
+        self.send(&Message::Refused(Refused {
+            lane: lane.number(),
+            expected_seq,
+        }));
     }
 
     /// Asks the agent to send a scope whole at its next sweep; all scopes for empty text.
     pub fn ask_resync(&mut self, scope: &str) {
-        self.send(&Message::Resync(Resync { scope: scope.to_owned() }));
+        self.send(&Message::Resync(Resync {
+            scope: scope.to_owned(),
+        }));
     }
 
     /// Asks the agent to leave and come back.
@@ -225,7 +275,11 @@ impl Session {
     ///
     /// [`SessionError::Silent`] when it is not.
     pub fn handle_timeout(&self, now: Now) -> Result<(), SessionError> {
-        if self.poll_timeout() <= now.at { Err(SessionError::Silent) } else { Ok(()) }
+        if self.poll_timeout() <= now.at {
+            Err(SessionError::Silent)
+        } else {
+            Ok(())
+        }
     }
 
     /// Returns the next thing to do.
@@ -234,10 +288,18 @@ impl Session {
     }
 
     fn acknowledge(&mut self, lane: Lane, seq: u64, commit: u64, audit_head: [u8; 32]) {
-        self.send(&Message::Ack(Ack { lane: lane.number(), seq, commit, audit_head }));
+        self.send(&Message::Ack(Ack {
+            lane: lane.number(),
+            seq,
+            commit,
+            audit_head,
+        }));
     }
 
     fn send(&mut self, message: &Message) {
-        self.outputs.push_back(Output::Send { lane: Lane::Control, bytes: message.encode() });
+        self.outputs.push_back(Output::Send {
+            lane: Lane::Control,
+            bytes: message.encode(),
+        });
     }
 }

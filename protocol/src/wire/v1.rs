@@ -115,7 +115,9 @@ pub struct BatchHeader {
 impl BatchHeader {
     /// Returns the sequence of the last item.
     pub fn last_seq(&self) -> u64 {
-        self.first_seq.saturating_add(u64::from(self.count)).saturating_sub(1)
+        self.first_seq
+            .saturating_add(u64::from(self.count))
+            .saturating_sub(1)
     }
 }
 

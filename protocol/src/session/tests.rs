@@ -1,0 +1,329 @@
+//! Both halves against each other: a spool, a store, and a wire that drops connections.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::batch::tests::{TestKey, place, sealed};
+use crate::session::agent::{Ended, StoredBatch};
+use crate::wire::v1::HighWater;
+
+const EPOCH: [u8; 16] = [9; 16];
+
+/// An agent with its spool and a hub with its store, joined by a wire that a test can cut.
+struct World {
+    key: TestKey,
+    agent: agent::Session,
+    hub: Option<hub::Session>,
+    spool: BTreeMap<(Lane, u64), StoredBatch>,
+    released: BTreeMap<Lane, u64>,
+    stored: BTreeMap<Lane, Vec<String>>,
+    next_seq: BTreeMap<Lane, u64>,
+    uncommitted: Vec<crate::batch::VerifiedBatch>,
+    now: Now,
+    log: Vec<String>,
+}
+
+impl World {
+    fn new() -> Self {
+        let now = Now {
+            at: Instant::now(),
+            wall_ms: 1_700_000_000_000,
+        };
+        let config = agent::Config {
+            agent_version: "0.0.0".into(),
+            epoch: EPOCH,
+            hub_epoch: None,
+            seed: 7,
+        };
+        Self {
+            key: TestKey::new(),
+            agent: agent::Session::new(config, now),
+            hub: None,
+            spool: BTreeMap::new(),
+            released: BTreeMap::new(),
+            stored: BTreeMap::new(),
+            next_seq: BTreeMap::new(),
+            uncommitted: Vec::new(),
+            now,
+            log: Vec::new(),
+        }
+    }
+
+    fn spool(&mut self, lane: Lane, items: &[&str]) {
+        let items: Vec<String> = items.iter().map(|item| (*item).to_owned()).collect();
+        let first_seq = *self.next_seq.entry(lane).or_insert(1);
+        let (header, frame) = sealed(&self.key, &place(lane, first_seq), &items);
+        let last_seq = header.last_seq();
+        self.next_seq.insert(lane, last_seq + 1);
+        self.spool.insert(
+            (lane, first_seq),
+            StoredBatch {
+                first_seq,
+                last_seq,
+                frame,
+            },
+        );
+        self.agent.handle_spooled(lane);
+    }
+
+    fn wait(&mut self, span: Duration) {
+        self.now.at += span;
+        self.now.wall_ms += i64::try_from(span.as_millis()).unwrap();
+        self.agent.handle_timeout(self.now);
+    }
+
+    fn high_water(&self) -> Vec<HighWater> {
+        let count = |items: &Vec<String>| u64::try_from(items.len()).unwrap();
+        let of = |(lane, items): (&Lane, &Vec<String>)| HighWater {
+            lane: lane.number(),
+            epoch: EPOCH,
+            seq: count(items),
+        };
+        self.stored.iter().map(of).collect()
+    }
+
+    /// Spends one output of the budget; says whether the wire is cut instead.
+    fn is_cut(budget: &mut Option<usize>) -> bool {
+        match budget.as_mut() {
+            Some(0) => true,
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Moves bytes until both are quiet. `budget` bounds how many outputs are carried before the
+    /// connection is cut (`None`: never).
+    fn run(&mut self, mut budget: Option<usize>) {
+        loop {
+            let mut moved = false;
+            while let Some(output) = self.agent.poll_output() {
+                moved = true;
+                if Self::is_cut(&mut budget) {
+                    return self.cut();
+                }
+                self.do_agent(output);
+            }
+            while let Some(output) = self.hub.as_mut().and_then(hub::Session::poll_output) {
+                moved = true;
+                if Self::is_cut(&mut budget) {
+                    return self.cut();
+                }
+                match output {
+                    hub::Output::Send { lane, bytes } => {
+                        self.agent.handle_bytes(lane, &bytes, self.now).unwrap();
+                    }
+                    hub::Output::Admit(batch) => self.uncommitted.push(*batch),
+                    hub::Output::Greeted(_) | hub::Output::Beat(_) => {}
+                }
+            }
+            if !self.uncommitted.is_empty() {
+                moved = true;
+                self.commit();
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    fn commit(&mut self) {
+        for batch in std::mem::take(&mut self.uncommitted) {
+            let lane = Lane::from_number(batch.header().lane).unwrap();
+            let items = self.stored.entry(lane).or_default();
+            assert_eq!(
+                batch.header().first_seq,
+                u64::try_from(items.len()).unwrap() + 1
+            );
+            items.extend(batch.decode::<String>().map(Result::unwrap));
+            let seq = u64::try_from(items.len()).unwrap();
+            if let Some(hub) = self.hub.as_mut() {
+                hub.handle_committed(lane, seq, seq, [0; 32]);
+            }
+        }
+    }
+
+    fn do_agent(&mut self, output: agent::Output) {
+        match output {
+            agent::Output::Dial => {
+                let config = hub::Config {
+                    hub_epoch: [5; 16],
+                    high_water: self.high_water(),
+                    public_key: self.key.public(),
+                };
+                self.hub = Some(hub::Session::new(config, self.now));
+                self.agent.handle_connected(self.now);
+            }
+            agent::Output::Send { lane, bytes } => {
+                if let Some(hub) = self.hub.as_mut() {
+                    hub.handle_bytes(lane, &bytes, self.now).unwrap();
+                }
+            }
+            agent::Output::Fetch { lane, after_seq } => {
+                let range = (lane, after_seq + 1)..=(lane, u64::MAX);
+                let batch = self
+                    .spool
+                    .range(range)
+                    .next()
+                    .map(|(_, batch)| batch.clone());
+                self.agent.handle_batch(lane, batch);
+            }
+            agent::Output::Release { lane, through_seq } => {
+                let stored = self.stored.get(&lane).map_or(0, Vec::len);
+                assert!(
+                    through_seq <= u64::try_from(stored).unwrap(),
+                    "released before stored"
+                );
+                self.spool
+                    .retain(|(l, _), batch| *l != lane || batch.last_seq > through_seq);
+                self.released.insert(lane, through_seq);
+            }
+            agent::Output::Close { code, reason } => {
+                self.log.push(format!("close {code}: {reason}"));
+                self.cut();
+            }
+            agent::Output::RememberHub(_)
+            | agent::Output::ForgetScope(_)
+            | agent::Output::Stop { .. } => self.log.push(format!("{output:?}")),
+        }
+    }
+
+    /// Cuts the connection; what was handed to the store may still be committed or be lost.
+    fn cut(&mut self) {
+        self.hub = None;
+        self.uncommitted.clear();
+        let ended = Ended::Lost {
+            reason: "cut".into(),
+        };
+        self.agent.handle_disconnected(ended, self.now);
+    }
+}
+
+#[test]
+fn a_batch_is_released_only_after_the_hub_has_stored_it() {
+    let mut world = World::new();
+    world.spool(Lane::Events, &["a", "b"]);
+    world.wait(Duration::ZERO);
+    world.run(None);
+    assert_eq!(world.stored[&Lane::Events], ["a", "b"]);
+    assert_eq!(world.released[&Lane::Events], 2);
+    assert!(world.spool.is_empty());
+}
+
+#[test]
+fn an_idle_session_beats_and_a_silent_one_is_closed() {
+    let mut world = World::new();
+    world.wait(Duration::ZERO);
+    world.run(None);
+    for _ in 0..10 {
+        world.wait(crate::limits::HEARTBEAT);
+        world.run(None);
+    }
+    assert!(world.agent.is_open());
+    world.hub = None;
+    for _ in 0..4 {
+        world.wait(crate::limits::HEARTBEAT);
+        world.run(None);
+    }
+    assert_eq!(
+        world.log.last().unwrap(),
+        "close silent for too long: nothing arrived for 70 seconds"
+    );
+}
+
+#[test]
+fn a_revoked_agent_stops_and_a_suspended_one_keeps_trying() {
+    let check = |code: CloseCode, stops: bool| {
+        let mut world = World::new();
+        world.wait(Duration::ZERO);
+        world.run(None);
+        let ended = Ended::ByHub {
+            code: Some(code),
+            reason: "because".into(),
+        };
+        world.agent.handle_disconnected(ended, world.now);
+        let stopped = matches!(world.agent.poll_output(), Some(agent::Output::Stop { .. }));
+        assert_eq!(stopped, stops, "{code}");
+        assert_eq!(world.agent.poll_timeout().is_none(), stops, "{code}");
+    };
+    check(CloseCode::Revoked, true);
+    check(CloseCode::Unenrolled, true);
+    check(CloseCode::Suspended, false);
+    check(CloseCode::Busy, false);
+}
+
+#[test]
+fn a_gap_is_refused_with_the_expected_sequence() {
+    let mut world = World::new();
+    world.wait(Duration::ZERO);
+    world.run(None);
+    let (_, second) = sealed(&world.key, &place(Lane::Events, 5), &["e".into()]);
+    let hub = world.hub.as_mut().unwrap();
+    hub.handle_bytes(Lane::Events, &second, world.now).unwrap();
+    let Some(hub::Output::Send { bytes, .. }) = hub.poll_output() else {
+        panic!("no answer")
+    };
+    let mut decoder = crate::frame::Decoder::new(Lane::Control);
+    decoder.push(&bytes);
+    let answer = crate::wire::v1::Message::decode(&decoder.pop().unwrap().unwrap()).unwrap();
+    let want = crate::wire::v1::Refused {
+        lane: Lane::Events.number(),
+        expected_seq: 1,
+    };
+    assert_eq!(answer, Some(crate::wire::v1::Message::Refused(want)));
+}
+
+#[test]
+fn a_batch_by_another_key_or_before_the_greeting_ends_the_session() {
+    let mut world = World::new();
+    world.wait(Duration::ZERO);
+    world.run(None);
+    let (_, forged) = sealed(&TestKey::new(), &place(Lane::Events, 1), &["x".into()]);
+    let hub = world.hub.as_mut().unwrap();
+    let error = hub
+        .handle_bytes(Lane::Events, &forged, world.now)
+        .unwrap_err();
+    assert_eq!(error.close_code(), CloseCode::Protocol);
+    assert!(hub.poll_output().is_none());
+
+    let config = hub::Config {
+        hub_epoch: [5; 16],
+        high_water: vec![],
+        public_key: world.key.public(),
+    };
+    let mut early = hub::Session::new(config, world.now);
+    let (_, batch) = sealed(&world.key, &place(Lane::Events, 1), &["x".into()]);
+    assert!(early.handle_bytes(Lane::Events, &batch, world.now).is_err());
+}
+
+proptest! {
+    /// Whatever is spooled and wherever the wire is cut, once it holds every item is stored
+    /// exactly once and in order.
+    #[test]
+    fn every_item_is_stored_exactly_once(
+        steps in proptest::collection::vec((0usize..3, 1usize..4, proptest::option::of(0usize..12)), 1..25),
+    ) {
+        let mut world = World::new();
+        let mut want: BTreeMap<Lane, Vec<String>> = BTreeMap::new();
+        for (index, (lane, count, budget)) in steps.into_iter().enumerate() {
+            let lane = Lane::DATA[lane];
+            let items: Vec<String> = (0..count).map(|n| format!("{index}.{n}")).collect();
+            let texts: Vec<&str> = items.iter().map(String::as_str).collect();
+            world.spool(lane, &texts);
+            want.entry(lane).or_default().extend(items);
+            world.wait(Duration::from_secs(61));
+            world.run(budget);
+        }
+        for _ in 0..4 {
+            world.wait(Duration::from_secs(61));
+            world.run(None);
+        }
+        prop_assert_eq!(&world.stored, &want);
+        prop_assert!(world.spool.is_empty());
+    }
+}
