@@ -10,9 +10,11 @@
 pub mod budget;
 pub mod draft;
 pub mod output;
+pub mod secrets;
 pub mod source;
 
 pub use budget::Budget;
 pub use draft::Draft;
 pub use output::{Fact, Output, Quarantined};
+pub use secrets::Detector;
 pub use source::{CollectError, Fault, Inventory, Probe, Summary, Tail, Until};

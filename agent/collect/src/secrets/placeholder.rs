@@ -4,19 +4,77 @@ use std::collections::BTreeMap;
 
 /// Values that people write where a secret will be.
 const WORDS: &[&str] = &[
-    "changeme", "change-me", "change_me", "changeit", "replaceme", "replace-me", "replace_me",
-    "placeholder", "example", "dummy", "todo", "tbd", "redacted", "masked", "hidden", "sensitive",
-    "none", "null", "nil", "undefined", "unset", "empty", "true", "false", "yes", "no", "on",
-    "off", "string", "required", "optional", "default", "prompt", "password", "passwd", "secret",
-    "token", "secure", "xxx",
+    "changeme",
+    "change-me",
+    "change_me",
+    "changeit",
+    "replaceme",
+    "replace-me",
+    "replace_me",
+    "placeholder",
+    "example",
+    "dummy",
+    "todo",
+    "tbd",
+    "redacted",
+    "masked",
+    "hidden",
+    "sensitive",
+    "none",
+    "null",
+    "nil",
+    "undefined",
+    "unset",
+    "empty",
+    "true",
+    "false",
+    "yes",
+    "no",
+    "on",
+    "off",
+    "string",
+    "required",
+    "optional",
+    "default",
+    "prompt",
+    "password",
+    "passwd",
+    "secret",
+    "token",
+    "secure",
+    "xxx",
 ];
 
 /// Beginnings of a reference to a secret that is kept elsewhere.
 const REFERENCES: &[&str] = &[
-    "arn:", "ssm:", "ssm-secure:", "secretsmanager:", "vault:", "op://", "sops:", "kms:",
-    "file://", "!ref", "!sub", "!getatt", "fn::", "data.", "var.", "local.", "module.",
-    "process.env", "os.environ", "os.getenv", "getenv", "env.", "env(", "secrets.", "sm://",
-    "projects/", "@microsoft.keyvault", "resolve:",
+    "arn:",
+    "ssm:",
+    "ssm-secure:",
+    "secretsmanager:",
+    "vault:",
+    "op://",
+    "sops:",
+    "kms:",
+    "file://",
+    "!ref",
+    "!sub",
+    "!getatt",
+    "fn::",
+    "data.",
+    "var.",
+    "local.",
+    "module.",
+    "process.env",
+    "os.environ",
+    "os.getenv",
+    "getenv",
+    "env.",
+    "env(",
+    "secrets.",
+    "sm://",
+    "projects/",
+    "@microsoft.keyvault",
+    "resolve:",
 ];
 
 /// Returns whether a value stands in for a secret instead of being one.
@@ -47,7 +105,9 @@ fn refers_elsewhere(value: &str, lower: &str) -> bool {
 /// `$DB_PASSWORD`, `$env:TOKEN`, `$1`.
 fn is_shell_variable(value: &str) -> bool {
     let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '.');
-    value.strip_prefix('$').is_some_and(|rest| rest.chars().all(name))
+    value
+        .strip_prefix('$')
+        .is_some_and(|rest| rest.chars().all(name))
 }
 
 /// A path to a file or a link without credentials in it.
@@ -72,9 +132,27 @@ fn is_call(value: &str) -> bool {
 
 fn is_written_as_example(lower: &str) -> bool {
     let marks = [
-        "example", "placeholder", "changeme", "change-me", "change_me", "replace_with",
-        "replace-with", "replaceme", "insert_", "insert-", "dummy", "redacted", "your_", "your-",
-        "yourpass", "yoursecret", "yourtoken", "my_secret", "notreal", "not-real", "fake",
+        "example",
+        "placeholder",
+        "changeme",
+        "change-me",
+        "change_me",
+        "replace_with",
+        "replace-with",
+        "replaceme",
+        "insert_",
+        "insert-",
+        "dummy",
+        "redacted",
+        "your_",
+        "your-",
+        "yourpass",
+        "yoursecret",
+        "yourtoken",
+        "my_secret",
+        "notreal",
+        "not-real",
+        "fake",
     ];
     let masked = ["xxxx", "****", "....", "----", "____"];
     let sequences = ["abcdefghijkl", "0123456789", "1234567890"];

@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
-
 use std::io::Write as _;
 
 use base64::Engine as _;
@@ -25,7 +23,12 @@ fn summary(found: &Value) -> Vec<(&str, &str)> {
         .as_array()
         .unwrap()
         .iter()
-        .map(|item| (item["kind"].as_str().unwrap(), item["place"].as_str().unwrap()))
+        .map(|item| {
+            (
+                item["kind"].as_str().unwrap(),
+                item["place"].as_str().unwrap(),
+            )
+        })
         .collect()
 }
 
@@ -41,13 +44,19 @@ const SECRET_KEY: &str = concat!("q7Xh2LwTz9Ka", "B4+mVn8Rd0Yf/C1gJs6UeP3oNiQt")
 const ACCESS_KEY: &str = concat!("AKIA", "Q5RTZVNW2XKLHB7D");
 const GITHUB: &str = concat!("ghp_", "A9dKz3LmQ7xVbN2cT8yRfW5hJ0sGpE4uXo1Z");
 const GITLAB: &str = concat!("glpat-", "Zk3_x9QwLm7TnVb2RsYd");
-const SLACK: &str = concat!("xoxb-", "283764519283-8172635491827-Qa9ZkT3mVb7XcL2nRwYs8dFg");
+const SLACK: &str = concat!(
+    "xoxb-",
+    "283764519283-8172635491827-Qa9ZkT3mVb7XcL2nRwYs8dFg"
+);
 
 #[test]
 fn each_kind_is_found_where_it_stands() {
     check(
         &format!("a\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n"),
-        &[("aws-access-key-id", "line 2"), ("aws-secret-access-key", "line 3")],
+        &[
+            ("aws-access-key-id", "line 2"),
+            ("aws-secret-access-key", "line 3"),
+        ],
     );
     check(
         &format!("{{\"SecretAccessKey\": \"{SECRET_KEY}\"}}"),
@@ -55,20 +64,35 @@ fn each_kind_is_found_where_it_stands() {
     );
     check(
         &format!("configure({ACCESS_KEY:?},\n {SECRET_KEY:?})"),
-        &[("aws-access-key-id", "line 1"), ("aws-secret-access-key", "line 2")],
+        &[
+            ("aws-access-key-id", "line 1"),
+            ("aws-secret-access-key", "line 2"),
+        ],
     );
     check(
         &format!("git clone https://oauth2:{GITHUB}@github.com/a/b"),
         &[("github-token", "line 1")],
     );
-    check(&format!("export CI={GITLAB}"), &[("gitlab-token", "line 1")]);
+    check(
+        &format!("export CI={GITLAB}"),
+        &[("gitlab-token", "line 1")],
+    );
     check(&format!("slack: {SLACK}"), &[("slack-token", "line 1")]);
     let connection = [("connection-string", "line 1")];
-    check("DB=postgres://app:Tr0ub4dor@db.internal:5432/shop", &connection);
-    check("Server=tcp:db,1433;User ID=sa;Password=Gr33n-Apple;Encrypt=true", &connection);
+    check(
+        "DB=postgres://app:Tr0ub4dor@db.internal:5432/shop",
+        &connection,
+    );
+    check(
+        "Server=tcp:db,1433;User ID=sa;Password=Gr33n-Apple;Encrypt=true",
+        &connection,
+    );
     let key = format!("{SECRET_KEY}ZkW5").repeat(2);
     check(
-        &format!("DefaultEndpointsProtocol=https;AccountName=a;AccountKey={}==;", &key[..86]),
+        &format!(
+            "DefaultEndpointsProtocol=https;AccountName=a;AccountKey={}==;",
+            &key[..86]
+        ),
         &[("azure-storage-key", "line 1")],
     );
     let header = URL_SAFE_NO_PAD.encode("{\"alg\":\"HS256\",\"typ\":\"JWT\"}");
@@ -99,7 +123,10 @@ fn a_private_key_is_one_finding_and_one_of_a_service_account_is_named_so() {
         plain[0]["fingerprint"],
         detector().examine(&indented)[0]["fingerprint"]
     );
-    check("-----BEGIN PRIVATE KEY-----\n...\n-----END PRIVATE KEY-----", &[]);
+    check(
+        "-----BEGIN PRIVATE KEY-----\n...\n-----END PRIVATE KEY-----",
+        &[],
+    );
 }
 
 #[test]
@@ -174,7 +201,10 @@ fn encoded_and_compressed_parts_are_opened() {
     let script = format!("#!/bin/sh\nexport API={GITHUB}\nexport DB_PASSWORD=hunter2hunter2\n");
     let once = STANDARD.encode(&script);
     let both = |place: &'static str| [("github-token", place), ("password", place)];
-    check(&format!("a: 1\ncontent: {once}\n"), &both("line 2, encoded"));
+    check(
+        &format!("a: 1\ncontent: {once}\n"),
+        &both("line 2, encoded"),
+    );
     let twice = STANDARD.encode(format!("{once}\n{script}"));
     let folded: String = twice
         .as_bytes()
@@ -185,8 +215,14 @@ fn encoded_and_compressed_parts_are_opened() {
     check(&mime, &both("line 3, encoded"));
 
     let zipped = detector().examine_bytes(&gzip(&script)).unwrap();
-    assert_eq!(summary(&zipped), [("github-token", "line 2"), ("password", "line 3")]);
-    let part = format!("encoding: gz+b64\ncontent: {}\n", STANDARD.encode(gzip(&script)));
+    assert_eq!(
+        summary(&zipped),
+        [("github-token", "line 2"), ("password", "line 3")]
+    );
+    let part = format!(
+        "encoding: gz+b64\ncontent: {}\n",
+        STANDARD.encode(gzip(&script))
+    );
     let found = detector().examine_bytes(part.as_bytes()).unwrap();
     assert_eq!(summary(&found), both("line 2, encoded"));
 }
@@ -194,7 +230,10 @@ fn encoded_and_compressed_parts_are_opened() {
 #[test]
 fn a_compressed_part_that_cannot_be_opened_is_not_called_clean() {
     let broken = [&GZIP[..], &[8, 0, 1, 2, 3]].concat();
-    assert_eq!(detector().examine_bytes(&broken), Err(Unexamined::Compressed));
+    assert_eq!(
+        detector().examine_bytes(&broken),
+        Err(Unexamined::Compressed)
+    );
     let part = STANDARD.encode([&GZIP[..], &[9; 60]].concat());
     let inside = format!("encoding: gz+b64\ncontent: {part}\n");
     let refused = detector().examine_bytes(inside.as_bytes());
