@@ -213,8 +213,7 @@ impl Sweeps {
             generation: open.generation,
             set,
         };
-        self.effects.extend(forgotten);
-        self.push(&item, None, out);
+        self.push(&item, forgotten, out);
         Ok(())
     }
 
@@ -240,8 +239,13 @@ impl Sweeps {
         Ok(())
     }
 
-    /// Appends an item, and its effect so that both are in the same commit.
-    fn push(&mut self, item: &SweepItem, effect: Option<Effect>, out: &mut Vec<Commit>) {
+    /// Appends an item, and its effects so that all are in the same commit.
+    fn push(
+        &mut self,
+        item: &SweepItem,
+        effects: impl IntoIterator<Item = Effect>,
+        out: &mut Vec<Commit>,
+    ) {
         if let SweepItem::Changed { document } = item
             && document.len() > limits::BATCH_TARGET_BYTES
         {
@@ -258,7 +262,7 @@ impl Sweeps {
             }
             Err(error) => unreachable!("plain structs always serialise: {error}"),
         }
-        self.effects.extend(effect);
+        self.effects.extend(effects);
         if self.items.is_full() {
             self.close(out);
         }

@@ -1,0 +1,473 @@
+//! Who this agent is: its key, its certificate, the hub's root, and the key of its spool.
+//!
+//! Enrolment makes the folder `identity/` as a whole: a folder beside it is filled, synced and
+//! renamed. So it is there completely or not at all, and `agent.pem` in it is what the systemd
+//! unit waits for.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use data_encoding::BASE64;
+use jiff::Timestamp;
+use protocol::batch::{BatchError, Signer};
+use protocol::ids::{AgentId, OrgId};
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde::{Deserialize, Serialize};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::time::ASN1Time;
+use zeroize::Zeroizing;
+
+use crate::exit::{Exit, Failure};
+use crate::layout::{self, Layout, LayoutError};
+use crate::seal::{self, SealKey};
+
+/// Version of `enrolment.json`.
+const FORMAT: u32 = 1;
+
+/// Says why the identity cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum IdentityError {
+    /// This agent has not enrolled.
+    #[error("this agent is not enrolled")]
+    None,
+    /// A file could not be read or written.
+    #[error("could not use the identity's files")]
+    File(#[from] LayoutError),
+    /// A file is not what enrolment wrote.
+    #[error("{} is damaged: {reason}", path.display())]
+    Damaged { path: PathBuf, reason: String },
+    /// A newer program wrote it.
+    #[error("{} has format {found}; this program knows {FORMAT}", path.display())]
+    Newer { path: PathBuf, found: u32 },
+}
+
+impl From<IdentityError> for Failure {
+    fn from(error: IdentityError) -> Self {
+        match &error {
+            IdentityError::None => Failure::of(Exit::Config, "there is no identity", error).fix(
+                "make a token at the hub (`zero-x agent token create --org O`), then run \
+                 `zero-x-agent enroll --token-file F`",
+            ),
+            IdentityError::Newer { .. } => {
+                Failure::of(Exit::Data, "cannot read the identity", error)
+                    .fix("install the version that wrote it, or a newer one")
+            }
+            IdentityError::Damaged { .. } => {
+                Failure::of(Exit::Data, "cannot read the identity", error).fix(
+                    "restore the file, or enrol again: `zero-x-agent enroll --replace \
+                     --token-file F`",
+                )
+            }
+            IdentityError::File(_) => Failure::of(Exit::No, "cannot read the identity", error)
+                .fix("run as the user that owns the state directory"),
+        }
+    }
+}
+
+/// What enrolment left, checked.
+pub(crate) struct Identity {
+    pub(crate) agent: AgentId,
+    pub(crate) org: OrgId,
+    /// Addresses of the hub, in the order to try.
+    pub(crate) hubs: Vec<String>,
+    /// Certificate chain, leaf first.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    /// The hub's root, the only one that this agent trusts.
+    pub(crate) root: CertificateDer<'static>,
+    /// When the certificate begins and ends to be valid.
+    pub(crate) valid: (Timestamp, Timestamp),
+    key: Zeroizing<Vec<u8>>,
+    spool_key: Zeroizing<[u8; 32]>,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity")
+            .field("agent", &self.agent)
+            .field("org", &self.org)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a hub issued, to be written as an identity.
+pub(crate) struct Issued<'a> {
+    pub(crate) chain: &'a [CertificateDer<'static>],
+    pub(crate) root: &'a CertificateDer<'static>,
+    /// PKCS #8 of the agent's key.
+    pub(crate) key: &'a Zeroizing<Vec<u8>>,
+    pub(crate) hubs: Vec<String>,
+    pub(crate) at: Timestamp,
+}
+
+/// What the files say beside the certificates.
+#[derive(Debug, Serialize, Deserialize)]
+struct Enrolment {
+    format: u32,
+    agent: AgentId,
+    org: OrgId,
+    hubs: Vec<String>,
+    enrolled_at: Timestamp,
+}
+
+/// The names in an agent's certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Names {
+    pub(crate) org: OrgId,
+    pub(crate) agent: AgentId,
+    pub(crate) valid: (Timestamp, Timestamp),
+}
+
+/// Reads organisation and agent from a leaf's one SPIFFE name,
+/// `spiffe://<trust domain>/org/<org>/agent/<agent>`.
+///
+/// # Errors
+///
+/// A clause that says what is missing.
+pub(crate) fn names_of(leaf: &CertificateDer<'_>) -> Result<Names, &'static str> {
+    let (_, certificate) =
+        X509Certificate::from_der(leaf).map_err(|_| "it is not a certificate")?;
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let names = names.ok_or("the certificate names nobody")?;
+    let mut uris = names.value.general_names.iter().filter_map(|name| {
+        if let GeneralName::URI(uri) = name {
+            Some(*uri)
+        } else {
+            None
+        }
+    });
+    let (Some(uri), None) = (uris.next(), uris.next()) else {
+        return Err("the certificate has not exactly one SPIFFE name");
+    };
+    let path = uri
+        .strip_prefix("spiffe://")
+        .ok_or("the certificate has no SPIFFE name")?;
+    let parts: Vec<&str> = path.split('/').collect();
+    let &[_, "org", org, "agent", agent] = parts.as_slice() else {
+        return Err("the certificate's SPIFFE name is not an agent's");
+    };
+    let at = |time: ASN1Time| {
+        Timestamp::from_second(time.timestamp()).unwrap_or(Timestamp::UNIX_EPOCH)
+    };
+    let validity = certificate.validity();
+    Ok(Names {
+        org: org
+            .parse()
+            .map_err(|_| "the organisation in the certificate is no id")?,
+        agent: agent
+            .parse()
+            .map_err(|_| "the agent in the certificate is no id")?,
+        valid: (at(validity.not_before), at(validity.not_after)),
+    })
+}
+
+impl Identity {
+    /// Returns whether there is an identity.
+    pub(crate) fn exists(layout: &Layout) -> bool {
+        layout.identity().join("agent.pem").exists()
+    }
+
+    /// Reads and checks the identity.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentityError::None`] before enrolment; else what is wrong with which file.
+    pub(crate) fn load(layout: &Layout) -> Result<Self, IdentityError> {
+        let folder = layout.identity();
+        let damaged = |name: &str, reason: &str| IdentityError::Damaged {
+            path: folder.join(name),
+            reason: reason.to_owned(),
+        };
+        let read = |name: &str| match layout::read_private(&folder.join(name)) {
+            Err(LayoutError::Read { source, .. })
+                if source.kind() == io::ErrorKind::NotFound && name == "agent.pem" =>
+            {
+                Err(IdentityError::None)
+            }
+            other => other.map_err(IdentityError::from),
+        };
+        let chain = read("agent.pem")?;
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&chain)
+            .collect::<Result<_, _>>()
+            .map_err(|_| damaged("agent.pem", "it is not PEM"))?;
+        let leaf = chain
+            .first()
+            .ok_or_else(|| damaged("agent.pem", "it is empty"))?;
+        let names = names_of(leaf).map_err(|reason| damaged("agent.pem", reason))?;
+        let enrolment = read("enrolment.json")?;
+        let enrolment: Enrolment = serde_json::from_slice(&enrolment)
+            .map_err(|_| damaged("enrolment.json", "it is not what enrolment wrote"))?;
+        if enrolment.format > FORMAT {
+            return Err(IdentityError::Newer {
+                path: folder.join("enrolment.json"),
+                found: enrolment.format,
+            });
+        }
+        let root = CertificateDer::from_pem_slice(&read("ca.pem")?)
+            .map_err(|_| damaged("ca.pem", "it is not PEM"))?;
+        let key = PrivatePkcs8KeyDer::from_pem_slice(&read("agent.key")?)
+            .map_err(|_| damaged("agent.key", "it is not PEM"))?;
+        let mut spool_key = Zeroizing::new([0; 32]);
+        let hex = read("spool.key")?;
+        let digits = data_encoding::HEXLOWER;
+        let fits = digits.decode_len(hex.len()) == Ok(32);
+        if !fits || digits.decode_mut(&hex, spool_key.as_mut_slice()).is_err() {
+            return Err(damaged("spool.key", "it is not 64 hexadecimal digits"));
+        }
+        let identity = Self {
+            agent: names.agent,
+            org: names.org,
+            hubs: enrolment.hubs,
+            root,
+            valid: names.valid,
+            key: Zeroizing::new(key.secret_pkcs8_der().to_vec()),
+            spool_key,
+            chain,
+        };
+        identity
+            .signer()
+            .map_err(|_| damaged("agent.key", "it is no P-256 key"))?;
+        Ok(identity)
+    }
+
+    /// Returns the agent's private key for TLS.
+    pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
+        PrivatePkcs8KeyDer::from(self.key.to_vec()).into()
+    }
+
+    /// Returns the key that seals the spool.
+    pub(crate) fn spool_key(&self) -> SealKey {
+        SealKey::new(&self.spool_key)
+    }
+
+    /// Returns what signs batches.
+    ///
+    /// # Errors
+    ///
+    /// When the key is no P-256 key.
+    pub(crate) fn signer(&self) -> Result<BatchSigner, BatchError> {
+        let rng = SystemRandom::new();
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &self.key, &rng);
+        Ok(BatchSigner {
+            pair: pair.map_err(|_| BatchError::Sign)?,
+            rng,
+        })
+    }
+
+    /// Writes what a hub issued in the place of whatever was there.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be written; the old identity is then untouched.
+    pub(crate) fn store(layout: &Layout, issued: &Issued<'_>) -> Result<Names, IdentityError> {
+        let folder = layout.identity();
+        let unfit = |reason: &str| IdentityError::Damaged {
+            path: folder.join("agent.pem"),
+            reason: reason.to_owned(),
+        };
+        let leaf = issued
+            .chain
+            .first()
+            .ok_or_else(|| unfit("the hub sent no certificate"))?;
+        let names = names_of(leaf).map_err(unfit)?;
+        let enrolment = Enrolment {
+            format: FORMAT,
+            agent: names.agent,
+            org: names.org,
+            hubs: issued.hubs.clone(),
+            enrolled_at: issued.at,
+        };
+        let fresh = folder.with_extension("new");
+        let write = |source| LayoutError::Write {
+            path: folder.clone(),
+            source,
+        };
+        remove_dir(&fresh).map_err(write)?;
+        layout::make_private_dir(&fresh)?;
+        let chain: String = issued
+            .chain
+            .iter()
+            .map(|der| pem("CERTIFICATE", der))
+            .collect();
+        let key = Zeroizing::new(pem("PRIVATE KEY", issued.key));
+        let spool_key = Zeroizing::new(data_encoding::HEXLOWER.encode(&seal::random::<32>()));
+        let enrolment =
+            serde_json::to_vec_pretty(&enrolment).expect("plain structs always serialise");
+        for (name, content) in [
+            ("agent.key", key.as_bytes()),
+            ("spool.key", spool_key.as_bytes()),
+            ("ca.pem", pem("CERTIFICATE", issued.root).as_bytes()),
+            ("enrolment.json", enrolment.as_slice()),
+            ("agent.pem", chain.as_bytes()),
+        ] {
+            layout::write_private(&fresh.join(name), content)?;
+        }
+        let old = folder.with_extension("old");
+        let swapped = (|| {
+            remove_dir(&old)?;
+            if folder.exists() {
+                fs::rename(&folder, &old)?;
+            }
+            fs::rename(&fresh, &folder)?;
+            layout::sync_parent(&folder)?;
+            remove_dir(&old)
+        })();
+        swapped.map_err(write)?;
+        Ok(names)
+    }
+
+    /// Finishes an exchange of identities that a crash cut between its two renames.
+    ///
+    /// # Errors
+    ///
+    /// When the folders cannot be renamed.
+    pub(crate) fn recover(layout: &Layout) -> Result<(), IdentityError> {
+        let folder = layout.identity();
+        let old = folder.with_extension("old");
+        if !folder.exists() && old.exists() {
+            fs::rename(&old, &folder).map_err(|source| LayoutError::Write {
+                path: folder.clone(),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Removes the identity.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be removed whole.
+    pub(crate) fn remove(layout: &Layout) -> Result<(), IdentityError> {
+        let folder = layout.identity();
+        let removed = remove_dir(&folder).map_err(|source| LayoutError::Write {
+            path: folder.clone(),
+            source,
+        });
+        removed.map_err(IdentityError::from)
+    }
+}
+
+fn remove_dir(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Returns DER as PEM (RFC 7468 section 2): base64 in lines of 64 characters.
+fn pem(label: &str, der: &[u8]) -> String {
+    let body = Zeroizing::new(BASE64.encode(der));
+    let mut text = String::with_capacity(body.len() + body.len() / 64 + 64);
+    text.push_str(&format!("-----BEGIN {label}-----\n"));
+    let mut rest = body.as_str();
+    while !rest.is_empty() {
+        let (line, below) = rest.split_at(rest.len().min(64));
+        text.push_str(line);
+        text.push('\n');
+        rest = below;
+    }
+    text.push_str(&format!("-----END {label}-----\n"));
+    text
+}
+
+/// Signs batches with the key of the agent's certificate.
+pub(crate) struct BatchSigner {
+    pair: EcdsaKeyPair,
+    rng: SystemRandom,
+}
+
+impl Signer for BatchSigner {
+    fn sign(&self, message: &[u8]) -> Result<[u8; 64], BatchError> {
+        let signature = self
+            .pair
+            .sign(&self.rng, message)
+            .map_err(|_| BatchError::Sign)?;
+        signature.as_ref().try_into().map_err(|_| BatchError::Sign)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
+
+    /// A self-signed certificate with an agent's name, and its key.
+    fn issued(uri: &str) -> (CertificateDer<'static>, Zeroizing<Vec<u8>>) {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+        let certificate = params.self_signed(&key).unwrap();
+        (
+            certificate.der().clone(),
+            Zeroizing::new(key.serialize_der()),
+        )
+    }
+
+    fn store(layout: &Layout, agent: AgentId) {
+        let org = OrgId::derived(&[b"o"]);
+        let (leaf, key) = issued(&format!("spiffe://hub.example/org/{org}/agent/{agent}"));
+        let issued = Issued {
+            chain: std::slice::from_ref(&leaf),
+            root: &leaf,
+            key: &key,
+            hubs: vec!["hub.example:7443".into()],
+            at: Timestamp::UNIX_EPOCH,
+        };
+        Identity::store(layout, &issued).unwrap();
+    }
+
+    #[test]
+    fn an_identity_survives_its_files_and_only_its_owner_reads_them() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path());
+        assert!(matches!(Identity::load(&layout), Err(IdentityError::None)));
+        let agent = AgentId::derived(&[b"a"]);
+        store(&layout, agent);
+        let identity = Identity::load(&layout).unwrap();
+        assert_eq!(identity.agent, agent);
+        assert_eq!(identity.hubs, ["hub.example:7443"]);
+        identity.signer().unwrap().sign(b"x").unwrap();
+        assert_eq!(format!("{identity:?}").matches("key").count(), 0);
+        for entry in fs::read_dir(layout.identity()).unwrap() {
+            let entry = entry.unwrap();
+            let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, 0o600, "{}", entry.path().display());
+        }
+    }
+
+    #[test]
+    fn a_replacement_cut_between_its_renames_falls_back_to_the_old_identity() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path());
+        let (one, two) = (AgentId::derived(&[b"1"]), AgentId::derived(&[b"2"]));
+        store(&layout, one);
+        let old = layout.identity().with_extension("old");
+        fs::rename(layout.identity(), &old).unwrap();
+        Identity::recover(&layout).unwrap();
+        assert_eq!(Identity::load(&layout).unwrap().agent, one);
+        store(&layout, two);
+        Identity::recover(&layout).unwrap();
+        assert_eq!(Identity::load(&layout).unwrap().agent, two);
+        assert!(!old.exists());
+    }
+
+    #[test]
+    fn only_an_agents_name_makes_an_identity() {
+        let org = OrgId::derived(&[b"o"]);
+        for bad in [
+            format!("spiffe://hub/org/{org}"),
+            format!("spiffe://hub/org/{org}/user/{}", AgentId::derived(&[b"a"])),
+            format!("spiffe://hub/org/{org}/agent/{org}"),
+            "https://hub/".to_owned(),
+        ] {
+            assert!(names_of(&issued(&bad).0).is_err(), "{bad}");
+        }
+    }
+}
