@@ -1,0 +1,310 @@
+//! What a source needs to be allowed, and what leaves this host: both made from the declarations
+//! of the resource types, so that neither can say more or less than the collectors do.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use protocol::declare::{Declarations, Field, Kind as FieldKind, ResourceType};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::cli::PolicyFormat;
+use crate::sources::Kind;
+
+/// What `azure` asks beside the declared types: the list of subscriptions that it reads.
+/// Source: https://learn.microsoft.com/azure/role-based-access-control/permissions/management-and-governance
+const AZURE_SUBSCRIPTIONS: &str = "Microsoft.Resources/subscriptions/read";
+
+/// What the custom role or policy is called.
+const NAME: &str = "zero-x-agent";
+
+fn types(kind: Kind) -> impl Iterator<Item = &'static ResourceType> {
+    let all = Declarations::builtin().iter();
+    all.filter(move |declared| declared.provider() == kind.name())
+}
+
+/// Returns every permission that a source of `kind` needs.
+pub(crate) fn permissions(kind: Kind) -> BTreeSet<String> {
+    let declared = types(kind).flat_map(|declared| declared.calls().into_values());
+    let mut needed: BTreeSet<String> = declared.collect();
+    if kind == Kind::Aws {
+        // What reads tags is declared by no field. Calls of the list above are AWS's own names
+        // already mapped to permissions there.
+        needed = aws::permissions().into_values().collect();
+    }
+    if kind == Kind::Azure {
+        needed.insert(AZURE_SUBSCRIPTIONS.to_owned());
+    }
+    needed.remove("none");
+    needed.remove("");
+    needed
+}
+
+/// Returns the least-privilege document of a source, ready to paste.
+///
+/// # Errors
+///
+/// A clause that names the formats that the kind has.
+pub(crate) fn policy(kind: Kind, format: PolicyFormat) -> Result<String, &'static str> {
+    let needed: Vec<String> = permissions(kind).into_iter().collect();
+    match (kind, format) {
+        (Kind::Aws, PolicyFormat::Json) => Ok(pretty(&aws_policy(&needed))),
+        (Kind::Aws, PolicyFormat::Terraform) => Ok(aws_terraform(&needed)),
+        (Kind::Aws, PolicyFormat::Cloudformation) => Ok(pretty(&json!({
+            "AWSTemplateFormatVersion": "2010-09-09",
+            "Description": "What zero-x-agent may read",
+            "Resources": {"ZeroXAgentPolicy": {
+                "Type": "AWS::IAM::ManagedPolicy",
+                "Properties": {"ManagedPolicyName": NAME, "PolicyDocument": aws_policy(&needed)},
+            }},
+        }))),
+        (Kind::Aws, PolicyFormat::Bicep) => {
+            Err("an aws source has json, terraform and cloudformation")
+        }
+        (Kind::Gcp, PolicyFormat::Json) => Ok(pretty(&json!({
+            "title": NAME,
+            "description": "What zero-x-agent may read",
+            "stage": "GA",
+            "includedPermissions": needed,
+        }))),
+        (Kind::Gcp, PolicyFormat::Terraform) => Ok(gcp_terraform(&needed)),
+        (Kind::Gcp, PolicyFormat::Cloudformation | PolicyFormat::Bicep) => {
+            Err("a gcp source has json and terraform")
+        }
+        (Kind::Azure, PolicyFormat::Json) => Ok(pretty(&json!({
+            "Name": NAME,
+            "IsCustom": true,
+            "Description": "What zero-x-agent may read",
+            "Actions": needed,
+            "NotActions": [],
+            "DataActions": [],
+            "NotDataActions": [],
+            "AssignableScopes": ["/subscriptions/SUBSCRIPTION_ID"],
+        }))),
+        (Kind::Azure, PolicyFormat::Terraform) => Ok(azure_terraform(&needed)),
+        (Kind::Azure, PolicyFormat::Bicep) => Ok(azure_bicep(&needed)),
+        (Kind::Azure, PolicyFormat::Cloudformation) => {
+            Err("an azure source has json, terraform and bicep")
+        }
+        (Kind::Host, PolicyFormat::Json) => Ok(drop_in("host.conf")),
+        (Kind::Wazuh, PolicyFormat::Json) => Ok(drop_in("wazuh.conf")),
+        (
+            Kind::Host | Kind::Wazuh,
+            PolicyFormat::Terraform | PolicyFormat::Cloudformation | PolicyFormat::Bicep,
+        ) => Err("a source of this host has json: the systemd drop-in that it needs"),
+        (
+            Kind::Github
+            | Kind::Gitlab
+            | Kind::Bitbucket
+            | Kind::Dockerhub
+            | Kind::Ecr
+            | Kind::Bigquery
+            | Kind::Cloudtrail
+            | Kind::Syslog
+            | Kind::Webhook,
+            _,
+        ) => Err("this version reads no such sources"),
+    }
+}
+
+fn pretty(value: &Value) -> String {
+    format!("{value:#}\n")
+}
+
+fn aws_policy(actions: &[String]) -> Value {
+    json!({
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Sid": "ZeroXRead", "Effect": "Allow", "Action": actions, "Resource": "*"},
+        ],
+    })
+}
+
+fn drop_in(file: &str) -> String {
+    pretty(&json!({
+        "systemd_drop_in": format!("/etc/systemd/system/zero-x-agent.service.d/{file}"),
+        "shipped_as": format!("/usr/share/doc/zero-x-agent/zero-x-agent.service.d/{file}"),
+    }))
+}
+
+fn quoted(items: &[String], indent: &str) -> String {
+    let lines = items.iter().map(|item| format!("{indent}\"{item}\",\n"));
+    lines.collect()
+}
+
+fn aws_terraform(actions: &[String]) -> String {
+    format!(
+        "data \"aws_iam_policy_document\" \"zero_x_agent\" {{\n  statement {{\n    \
+         sid       = \"ZeroXRead\"\n    effect    = \"Allow\"\n    resources = [\"*\"]\n    \
+         actions = [\n{}    ]\n  }}\n}}\n\n\
+         resource \"aws_iam_policy\" \"zero_x_agent\" {{\n  name   = \"{NAME}\"\n  \
+         policy = data.aws_iam_policy_document.zero_x_agent.json\n}}\n",
+        quoted(actions, "      ")
+    )
+}
+
+fn gcp_terraform(permissions: &[String]) -> String {
+    format!(
+        "variable \"org_id\" {{\n  type = string\n}}\n\n\
+         resource \"google_organization_iam_custom_role\" \"zero_x_agent\" {{\n  \
+         org_id      = var.org_id\n  role_id     = \"zeroXAgent\"\n  title       = \"{NAME}\"\n  \
+         permissions = [\n{}  ]\n}}\n",
+        quoted(permissions, "    ")
+    )
+}
+
+fn azure_terraform(actions: &[String]) -> String {
+    format!(
+        "data \"azurerm_subscription\" \"current\" {{}}\n\n\
+         resource \"azurerm_role_definition\" \"zero_x_agent\" {{\n  name  = \"{NAME}\"\n  \
+         scope = data.azurerm_subscription.current.id\n\n  permissions {{\n    actions = [\n{}    \
+         ]\n  }}\n\n  assignable_scopes = [data.azurerm_subscription.current.id]\n}}\n",
+        quoted(actions, "      ")
+    )
+}
+
+fn azure_bicep(actions: &[String]) -> String {
+    let lines = actions.iter().map(|action| format!("          '{action}'\n"));
+    let lines: String = lines.collect();
+    format!(
+        "targetScope = 'subscription'\n\n\
+         resource zeroXAgent 'Microsoft.Authorization/roleDefinitions@2022-04-01' = {{\n  \
+         name: guid(subscription().id, '{NAME}')\n  properties: {{\n    roleName: '{NAME}'\n    \
+         type: 'CustomRole'\n    permissions: [\n      {{\n        actions: [\n{lines}        \
+         ]\n      }}\n    ]\n    assignableScopes: [\n      subscription().id\n    ]\n  }}\n}}\n"
+    )
+}
+
+/// One field that a source reads.
+#[derive(Debug, Serialize, PartialEq, Eq)]
+pub(crate) struct DataRow {
+    #[serde(rename = "type")]
+    pub(crate) type_name: String,
+    pub(crate) field: String,
+    /// `leaves` or `examined here`: of the latter only kind, place and fingerprint leave.
+    pub(crate) class: &'static str,
+    pub(crate) call: String,
+    pub(crate) meaning: String,
+}
+
+/// Returns every field of every type that a source of `kind` reads.
+pub(crate) fn data(kind: Kind) -> Vec<DataRow> {
+    let mut rows = Vec::new();
+    for declared in types(kind) {
+        for (name, field) in &declared.fields {
+            data_of(&declared.name, name, field, &mut rows);
+        }
+    }
+    rows
+}
+
+fn data_of(type_name: &str, path: &str, field: &Field, rows: &mut Vec<DataRow>) {
+    let below = if let FieldKind::Record(fields) = &field.kind {
+        Some((path.to_owned(), fields))
+    } else if let FieldKind::List(of) = &field.kind
+        && let FieldKind::Record(fields) = of.as_ref()
+    {
+        Some((format!("{path}[]"), fields))
+    } else {
+        None
+    };
+    if let Some((path, fields)) = below {
+        for (name, field) in fields {
+            data_of(type_name, &format!("{path}.{name}"), field, rows);
+        }
+        return;
+    }
+    rows.push(DataRow {
+        type_name: type_name.to_owned(),
+        field: path.to_owned(),
+        class: if field.kind == FieldKind::Secret {
+            "examined here"
+        } else {
+            "leaves"
+        },
+        call: field.call.clone(),
+        meaning: field.meaning.clone(),
+    });
+}
+
+/// Returns, per call, the fields that stay unknown without it: `type` for a whole type whose list
+/// the call is, else `type: field, field`.
+pub(crate) fn blinded(kind: Kind) -> BTreeMap<String, Vec<String>> {
+    let mut dark: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for declared in types(kind) {
+        let whole = dark.entry(declared.call.clone()).or_default();
+        whole.push(declared.name.clone());
+        let mut by_call: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (name, field) in &declared.fields {
+            if field.call != declared.call {
+                by_call.entry(&field.call).or_default().push(name);
+            }
+        }
+        for (call, fields) in by_call {
+            let line = format!("{}: {}", declared.name, fields.join(", "));
+            dark.entry(call.to_owned()).or_default().push(line);
+        }
+    }
+    dark
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_aws_policy_allows_a_call_that_writes() {
+        let reads = ["Get", "List", "Describe", "Generate", "Lookup", "Batch"];
+        for action in permissions(Kind::Aws) {
+            let (_, verb) = action.split_once(':').unwrap();
+            assert!(reads.iter().any(|read| verb.starts_with(read)), "{action}");
+            assert!(!action.contains('*'), "{action}");
+        }
+    }
+
+    #[test]
+    fn a_policy_names_every_declared_permission() {
+        let text = policy(Kind::Aws, PolicyFormat::Json).unwrap();
+        let json: Value = serde_json::from_str(&text).unwrap();
+        let actions = json["Statement"][0]["Action"].as_array().unwrap();
+        for needed in [
+            "ec2:DescribeVpcs",
+            "s3:ListAllMyBuckets",
+            "s3:GetBucketPolicy",
+        ] {
+            assert!(actions.iter().any(|action| action == needed), "{needed}");
+        }
+        let has = |kind, format, needed: &str| policy(kind, format).unwrap().contains(needed);
+        for format in [PolicyFormat::Terraform, PolicyFormat::Cloudformation] {
+            assert!(has(Kind::Aws, format, "s3:ListAllMyBuckets"));
+        }
+        let needed = "cloudasset.assets.listResource";
+        assert!(has(Kind::Gcp, PolicyFormat::Terraform, needed));
+        let needed = "Microsoft.Storage/storageAccounts/read";
+        assert!(has(Kind::Azure, PolicyFormat::Bicep, needed));
+        assert!(policy(Kind::Aws, PolicyFormat::Bicep).is_err());
+    }
+
+    #[test]
+    fn secret_fields_are_shown_as_examined_here_and_all_others_as_leaving() {
+        let rows = data(Kind::Aws);
+        let class = |type_name: &str, field: &str| {
+            let found = rows
+                .iter()
+                .find(|row| row.type_name == type_name && row.field == field);
+            found.map(|row| row.class)
+        };
+        let user_data = class("aws.ec2.instance", "UserData");
+        assert_eq!(user_data, Some("examined here"));
+        let nested = class("aws.ec2.security-group", "IpPermissions[].IpRanges[].CidrIp");
+        assert_eq!(nested, Some("leaves"));
+    }
+
+    #[test]
+    fn a_missing_permission_names_what_goes_dark() {
+        let dark = blinded(Kind::Aws);
+        let policy = &dark["s3:GetBucketPolicy"];
+        assert!(policy.iter().any(|line| line.starts_with("aws.s3.bucket: ")));
+        assert!(dark["ec2:DescribeVpcs"].contains(&"aws.ec2.vpc".to_owned()));
+    }
+}

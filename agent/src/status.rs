@@ -1,0 +1,284 @@
+//! What the daemon tells about itself on its Unix socket, and how it is asked.
+//!
+//! Whoever may enter the socket's folder may ask. The answer is one JSON document; nothing is
+//! read from the one who asks.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use protocol::ids::{AgentId, OrgId};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::exit::{Exit, Failure};
+use crate::link::{LinkError, LinkStatus, State};
+use crate::spool::Spool;
+use crate::sync::board::{Board, SourceStatus};
+
+/// Largest answer that is read.
+const ANSWER_BYTES: u64 = 4 << 20;
+
+/// How long either side waits for the other.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Answers that are given at the same time; whoever comes then waits.
+const ANSWERS: usize = 8;
+
+/// What the daemon is doing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) version: String,
+    pub(crate) pid: u32,
+    pub(crate) agent: AgentId,
+    pub(crate) org: OrgId,
+    pub(crate) started_at: Timestamp,
+    pub(crate) link: Link,
+    pub(crate) certificate: Certificate,
+    pub(crate) spool: SpoolStatus,
+    pub(crate) sources: Vec<SourceStatus>,
+    /// Resident memory in bytes, where the system tells it.
+    pub(crate) rss_bytes: Option<u64>,
+}
+
+/// The way to the hub.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Link {
+    /// `connecting`, `online`, `offline` or `refused`.
+    pub(crate) state: String,
+    pub(crate) since: Timestamp,
+    pub(crate) hub: String,
+    pub(crate) error: Option<String>,
+    /// Bytes of frames sent since the agent was started.
+    pub(crate) sent_bytes: u64,
+}
+
+/// The agent's certificate.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Certificate {
+    pub(crate) not_after: Timestamp,
+}
+
+/// What waits.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SpoolStatus {
+    pub(crate) bytes: u64,
+    pub(crate) max_bytes: u64,
+    /// When the oldest waiting batch was made.
+    pub(crate) oldest: Option<Timestamp>,
+    /// Whether sources wait for room.
+    pub(crate) full: bool,
+    /// Where a spool that did not open was put at the start.
+    pub(crate) moved_aside: Option<PathBuf>,
+}
+
+/// Columns of the sources in a table.
+pub(crate) const SOURCE_COLUMNS: &[&str] = &[
+    "name",
+    "kind",
+    "state",
+    "finished_at",
+    "next_at",
+    "documents",
+    "calls",
+    "events",
+    "faults",
+    "error",
+];
+
+/// The lines above the sources in a table.
+#[derive(Debug, Serialize)]
+pub(crate) struct Summary {
+    agent: AgentId,
+    hub: String,
+    link: String,
+    certificate: String,
+    spool: String,
+}
+
+impl Status {
+    /// Returns the lines above the sources.
+    pub(crate) fn summary(&self) -> Summary {
+        let link = &self.link;
+        let error = link.error.as_ref().map(|error| format!(": {error}"));
+        let full = if self.spool.full {
+            ", full: sources wait"
+        } else {
+            ""
+        };
+        Summary {
+            agent: self.agent,
+            hub: link.hub.clone(),
+            link: format!(
+                "{} since {}{}",
+                link.state,
+                link.since,
+                error.unwrap_or_default()
+            ),
+            certificate: format!("good until {}", self.certificate.not_after),
+            spool: format!(
+                "{} of {} bytes wait{full}",
+                self.spool.bytes, self.spool.max_bytes
+            ),
+        }
+    }
+}
+
+/// What a status is made of.
+pub(crate) struct Teller {
+    pub(crate) agent: AgentId,
+    pub(crate) org: OrgId,
+    pub(crate) started_at: Timestamp,
+    pub(crate) not_after: Timestamp,
+    pub(crate) max_bytes: u64,
+    pub(crate) moved_aside: Option<PathBuf>,
+    pub(crate) link: watch::Receiver<LinkStatus>,
+    pub(crate) spool: Spool,
+    pub(crate) board: Arc<Board>,
+}
+
+impl Teller {
+    fn status(&self) -> Status {
+        let link = self.link.borrow().clone();
+        let waiting = self.spool.waiting();
+        let refused = link.error.as_ref().is_some_and(LinkError::is_refusal);
+        let state = match link.state {
+            State::Connecting => "connecting",
+            State::Online => "online",
+            State::Offline if refused => "refused",
+            State::Offline => "offline",
+        };
+        let oldest = Timestamp::from_millisecond(waiting.oldest_ms).ok();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            agent: self.agent,
+            org: self.org,
+            started_at: self.started_at,
+            link: Link {
+                state: state.to_owned(),
+                since: link.since,
+                hub: link.hub,
+                error: link.error.map(|error| error.to_string()),
+                sent_bytes: link.sent_bytes,
+            },
+            certificate: Certificate {
+                not_after: self.not_after,
+            },
+            spool: SpoolStatus {
+                bytes: waiting.bytes,
+                max_bytes: self.max_bytes,
+                oldest: oldest.filter(|_| waiting.oldest_ms > 0),
+                full: self.spool.is_full(),
+                moved_aside: self.moved_aside.clone(),
+            },
+            sources: self.board.lines(),
+            rss_bytes: rss_bytes(),
+        }
+    }
+}
+
+/// Returns the resident memory of this process.
+/// Source: proc_pid_status(5), `VmRSS` in kB of 1,024 bytes.
+fn rss_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+fn socket(folder: &Path) -> PathBuf {
+    folder.join("status.sock")
+}
+
+/// Opens the socket, in the place of one that a crash left behind.
+///
+/// # Errors
+///
+/// When the folder cannot be used or the path is longer than a socket's may be (107 bytes).
+pub(crate) fn open(folder: &Path) -> io::Result<UnixListener> {
+    let path = socket(folder);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    // The folder's rights decide who may ask; the state directory lets only its owner in.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+/// Answers whoever asks, until `stop`.
+pub(crate) async fn serve(listener: UnixListener, teller: Arc<Teller>, stop: CancellationToken) {
+    let mut answers = tokio::task::JoinSet::new();
+    loop {
+        // Both branches may be cancelled: a connection that was not accepted stays queued.
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((mut stream, _)) = accepted else {
+            // Out of descriptors, for example: that passes.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            continue;
+        };
+        while answers.len() >= ANSWERS {
+            answers.join_next().await;
+        }
+        let teller = teller.clone();
+        answers.spawn(async move {
+            let text =
+                serde_json::to_vec(&teller.status()).expect("plain structs always serialise");
+            let answer = async {
+                stream.write_all(&text).await?;
+                stream.shutdown().await
+            };
+            // Whoever asked may have gone away.
+            let _ = tokio::time::timeout(PATIENCE, answer).await;
+        });
+        while answers.try_join_next().is_some() {}
+    }
+}
+
+/// Asks the running daemon.
+///
+/// # Errors
+///
+/// With exit code 69 when none answers.
+pub(crate) async fn ask(folder: &Path) -> Result<Status, Failure> {
+    let path = socket(folder);
+    let answer = tokio::time::timeout(PATIENCE, async {
+        let stream = UnixStream::connect(&path).await?;
+        let mut text = Vec::new();
+        stream.take(ANSWER_BYTES).read_to_end(&mut text).await?;
+        Ok::<_, io::Error>(text)
+    });
+    let failed = |error: io::Error| {
+        let denied = error.kind() == io::ErrorKind::PermissionDenied;
+        let (exit, fix) = if denied {
+            (Exit::Forbidden, "run as root or as zero-x-agent")
+        } else {
+            (
+                Exit::Unreachable,
+                "start it: `sudo systemctl start zero-x-agent`, or `zero-x-agent run`",
+            )
+        };
+        let clause = format!("no agent answers on {}", path.display());
+        Failure::of(exit, clause, error).fix(fix)
+    };
+    match answer.await {
+        Err(_) => Err(failed(io::ErrorKind::TimedOut.into())),
+        Ok(Err(error)) => Err(failed(error)),
+        Ok(Ok(text)) => serde_json::from_slice(&text).map_err(|error| {
+            Failure::of(Exit::Data, "the agent's answer cannot be read", error).fix(
+                "program and daemon should be of one version; restart the daemon after an upgrade",
+            )
+        }),
+    }
+}
