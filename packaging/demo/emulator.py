@@ -122,6 +122,9 @@ def operation(environ, body):
     query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
     if path.startswith("/v20180820/configuration/publicAccessBlock"):
         return f"s3control:{VERBS.get(method, method)}PublicAccessBlock"
+    if service == "account":
+        # Its paths are the operations' names: POST /getAlternateContact.
+        return f"account:{path[1:2].upper()}{path[2:]}"
     if service == "s3":
         bucket, _, key = path.strip("/").partition("/")
         if not bucket:

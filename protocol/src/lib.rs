@@ -5,6 +5,7 @@
 //! that could be decided without a socket is decided here, so that it can be tested without one.
 #![warn(missing_docs)]
 
+pub mod api;
 pub mod batch;
 pub mod declare;
 pub mod document;

@@ -51,7 +51,10 @@ fn the_services_user_reads_alerts_with_the_drop_ins_group_and_says_so_without_it
     let said =
         String::from_utf8_lossy(&done.stderr).into_owned() + &String::from_utf8_lossy(&done.stdout);
     assert!(said.to_lowercase().contains("permission denied"), "{said}");
-    assert!(said.contains("the group wazuh"), "nothing says where to get the right: {said}");
+    assert!(
+        said.contains("the group wazuh"),
+        "nothing says where to get the right: {said}"
+    );
 
     agent.set_rights(Rights::Service {
         groups: vec![WAZUH_GROUP],

@@ -4,19 +4,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use line::{programs, python};
+use line::programs;
 
-/// Builds the programs, makes the Python environment of the AWS emulator and runs every test.
+/// Runs every test of the workspace.
 pub(crate) fn test(more: &[String]) -> Result<()> {
-    // The emulator's environment is kept in the target folder, which lives as long as the builds do.
-    let interpreter = python::ensure(&programs::folder()?.join("emulator-python"))?;
-    programs::build()?;
     step(
         "cargo test",
-        programs::cargo()
-            .args(["test", "--workspace"])
-            .args(more)
-            .env(python::VARIABLE, interpreter),
+        programs::cargo().args(["test", "--workspace"]).args(more),
     )
 }
 

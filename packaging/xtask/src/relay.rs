@@ -175,7 +175,6 @@ fn receive<'a>(
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 mod tests {
     use std::net::UdpSocket;
 
