@@ -89,7 +89,7 @@ fn find_in(folder: &Path) -> Result<Programs> {
         let path = folder.join(name);
         if !path.is_file() {
             bail!(
-                "{} has not been built; run `cargo build --workspace --bins`",
+                "{} is not there: this workspace does not build it, or has not yet",
                 path.display()
             );
         }
