@@ -1,0 +1,283 @@
+//! `doctor`: looks at everything the agent needs and says what to do about what is wrong.
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::exit::{Exit, Failure};
+use crate::identity::Identity;
+use crate::layout::{self, Layout};
+use crate::link::{self, tls};
+use crate::manage::missing_drop_in;
+use crate::show::{self, Format};
+use crate::sources::Sources;
+use crate::status;
+use crate::sync::chain;
+use crate::vault::Vault;
+
+/// From how little time left a certificate is worth a warning. It lives 30 days and is renewed
+/// from half life on.
+const EXPIRY_NEAR: SignedDuration = SignedDuration::from_hours(10 * 24);
+
+/// How well one thing stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Ok,
+    Warn,
+    Fail,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+struct Finding {
+    check: &'static str,
+    verdict: Verdict,
+    detail: String,
+    fix: String,
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(
+        &mut self,
+        check: &'static str,
+        verdict: Verdict,
+        detail: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        self.0.push(Finding {
+            check,
+            verdict,
+            detail: detail.into(),
+            fix: fix.into(),
+        });
+    }
+
+    fn ok(&mut self, check: &'static str, detail: impl Into<String>) {
+        self.add(check, Verdict::Ok, detail, "");
+    }
+}
+
+/// Looks at everything and prints one line each; exit code 1 when something is broken.
+///
+/// # Errors
+///
+/// When standard output cannot be written to.
+pub(crate) async fn run(config: &Config, format: Format) -> Result<Exit, Failure> {
+    let mut findings = Findings::default();
+    let layout = Layout::new(&config.state_dir);
+    state_dir(&layout, &mut findings);
+    let identity = identity(&layout, &mut findings);
+    sources(&layout, config, &mut findings);
+    let daemon = status::ask(&config.runtime_dir()).await.ok();
+    match &daemon {
+        Some(status) => findings.ok("daemon", format!("runs as process {}", status.pid)),
+        None => findings.add(
+            "daemon",
+            Verdict::Warn,
+            "does not answer",
+            "start it: `sudo systemctl enable --now zero-x-agent`",
+        ),
+    }
+    spool(&layout, config, daemon.as_ref(), &mut findings);
+    if let Some(identity) = &identity {
+        hub(config, identity, daemon.as_ref(), &mut findings).await;
+    }
+    let mut all = findings.0.iter();
+    let broken = all.any(|finding| finding.verdict == Verdict::Fail);
+    let columns = ["check", "verdict", "detail", "fix"];
+    show::list(&findings.0, &columns, format)
+        .map_err(|error| Failure::of(Exit::No, "cannot write to standard output", error))?;
+    Ok(if broken { Exit::No } else { Exit::Ok })
+}
+
+fn state_dir(layout: &Layout, findings: &mut Findings) {
+    const CHECK: &str = "state directory";
+    let path = layout.state().display().to_string();
+    let me = rustix::process::geteuid().as_raw();
+    match std::fs::metadata(layout.state()) {
+        Err(error) => findings.add(
+            CHECK,
+            Verdict::Fail,
+            format!("{path}: {error}"),
+            "enrol this agent, or name another with --state-dir",
+        ),
+        Ok(found) if found.permissions().mode() & 0o077 != 0 => findings.add(
+            CHECK,
+            Verdict::Fail,
+            format!("{path} may be entered by others than its owner"),
+            format!("chmod 0700 {path}"),
+        ),
+        Ok(_) if layout::owner(layout.state()) != Some(me) => findings.add(
+            CHECK,
+            Verdict::Warn,
+            format!("{path} belongs to another user than the one that runs this"),
+            "run this as that user",
+        ),
+        Ok(_) => findings.ok(CHECK, path),
+    }
+}
+
+fn identity(layout: &Layout, findings: &mut Findings) -> Option<Identity> {
+    let identity = match Identity::load(layout) {
+        Ok(identity) => identity,
+        Err(error) => {
+            let fix = "`zero-x-agent enroll --token-file F`; with --replace if it is damaged";
+            findings.add("identity", Verdict::Fail, chain(&error), fix);
+            return None;
+        }
+    };
+    findings.ok("identity", format!("{} of {}", identity.agent, identity.org));
+    let (from, to) = identity.valid;
+    let now = Timestamp::now();
+    let enrol = "enrol again: `zero-x-agent enroll --replace --token-file F`";
+    if now < from {
+        findings.add(
+            "clock",
+            Verdict::Fail,
+            format!("it is {now} here, before this agent's certificate begins ({from})"),
+            "set the clock, for example with chrony or systemd-timesyncd",
+        );
+    } else {
+        findings.ok("clock", now.to_string());
+    }
+    if now >= to {
+        findings.add("certificate", Verdict::Fail, format!("ended {to}"), enrol);
+    } else if to.duration_since(now) < EXPIRY_NEAR {
+        findings.add("certificate", Verdict::Warn, format!("ends {to}"), enrol);
+    } else {
+        findings.ok("certificate", format!("good until {to}"));
+    }
+    Some(identity)
+}
+
+fn sources(layout: &Layout, config: &Config, findings: &mut Findings) {
+    let sources = match Sources::load(layout) {
+        Ok(sources) => sources,
+        Err(error) => {
+            let fix = "correct or remove the file";
+            return findings.add("sources", Verdict::Fail, chain(&error), fix);
+        }
+    };
+    if sources.iter().len() == 0 {
+        let fix = "`zero-x-agent source add aws --name prod`";
+        return findings.add("sources", Verdict::Warn, "there are none", fix);
+    }
+    let vault = Vault::open(layout, &config.vault);
+    for source in sources.iter() {
+        if let Err(error) = source.parsed() {
+            let fix = "remove it and add it again";
+            findings.add("source", Verdict::Fail, chain(&error), fix);
+            continue;
+        }
+        if source.sealed_secret {
+            let secret = match &vault {
+                Ok(vault) => vault.get(source.id).map_err(|error| chain(&error)),
+                Err(error) => Err(chain(error)),
+            };
+            if let Err(reason) = secret {
+                let fix = format!(
+                    "`zero-x-agent source rotate {} --secret-file F`",
+                    source.name
+                );
+                let detail = format!("{}: {reason}", source.name);
+                findings.add("source", Verdict::Fail, detail, fix);
+                continue;
+            }
+        }
+        match missing_drop_in(source.kind) {
+            Some(fix) => findings.add("source", Verdict::Warn, source.name.clone(), fix),
+            None => findings.ok("source", format!("{} ({})", source.name, source.kind.name())),
+        }
+    }
+}
+
+fn spool(
+    layout: &Layout,
+    config: &Config,
+    daemon: Option<&status::Status>,
+    findings: &mut Findings,
+) {
+    if let Some(aside) = daemon.and_then(|status| status.spool.moved_aside.as_ref()) {
+        findings.add(
+            "spool",
+            Verdict::Warn,
+            format!("one that did not open was moved to {}", aside.display()),
+            "what it held was read anew; remove the file once you have looked at it",
+        );
+    }
+    if let Some(status) = daemon {
+        let spool = &status.spool;
+        let detail = format!("{} of {} bytes wait", spool.bytes, spool.max_bytes);
+        if spool.full {
+            let fix = "sources wait: bring the link up, or raise spool.max_bytes";
+            findings.add("spool", Verdict::Warn, detail, fix);
+        } else {
+            findings.ok("spool", detail);
+        }
+    }
+    let Ok(found) = rustix::fs::statvfs(layout.state()) else {
+        return;
+    };
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    let detail = format!("{free} bytes free");
+    if free < config.spool.keep_free_bytes {
+        let fix =
+            "free some space: sources wait until there is more than spool.keep_free_bytes";
+        findings.add("disk", Verdict::Fail, detail, fix);
+    } else {
+        findings.ok("disk", detail);
+    }
+}
+
+async fn hub(
+    config: &Config,
+    identity: &Identity,
+    daemon: Option<&status::Status>,
+    findings: &mut Findings,
+) {
+    // A second session of one identity would push the daemon's out.
+    if let Some(status) = daemon {
+        let link = &status.link;
+        let detail = format!("{} {} since {}", link.hub, link.state, link.since);
+        return match &link.error {
+            None => findings.ok("hub", detail),
+            Some(error) => {
+                let detail = format!("{detail}: {error}");
+                findings.add("hub", Verdict::Fail, detail, "see the error");
+            }
+        };
+    }
+    let tls = match tls::for_session(identity) {
+        Ok(tls) => tls,
+        Err(error) => {
+            return findings.add("hub", Verdict::Fail, error.to_string(), "enrol again");
+        }
+    };
+    let hubs = match &config.hub.address {
+        Some(address) => vec![address.clone()],
+        None => identity.hubs.clone(),
+    };
+    for address in hubs {
+        match link::probe(&address, tls.clone(), config.transport).await {
+            Ok(took) => {
+                let detail = format!("{address} answers within {} ms", millis(took));
+                findings.ok("hub", detail);
+            }
+            Err(error) => {
+                let fix = "check address, name service and the way out (UDP)";
+                findings.add("hub", Verdict::Fail, error.to_string(), fix);
+            }
+        }
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,416 @@
+//! The daemon, and `run --once`.
+//!
+//! ```text
+//! lock ─▶ identity ─▶ spool ─▶ link ─▶ status socket ─▶ sources ─▶ READY ─▶ signals ─▶ drain
+//! ```
+//! Every task is in one tracker. A link that the hub refuses for good ends the process; so does a
+//! spool that stops answering.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use collect::Until;
+use jiff::Timestamp;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::config::Config;
+use crate::connect::Connector;
+use crate::exit::{Exit, Failure};
+use crate::identity::Identity;
+use crate::layout::{Layout, Lock};
+use crate::link::{Drive, LinkError, LinkStatus, State, Stopped, tls};
+use crate::sources::Sources;
+use crate::spool::Spool;
+use crate::status::{self, Teller};
+use crate::sync::board::Board;
+use crate::sync::{Syncer, chain};
+
+/// How long a stop waits for the hub to acknowledge what is under way. What is not acknowledged
+/// then stays in the spool.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// How long a stop waits for sources to come to a named point.
+const SOURCES_STOP: Duration = Duration::from_secs(5);
+
+/// What runs in both ways of running.
+struct Node {
+    spool: Spool,
+    spool_thread: JoinHandle<()>,
+    syncer: Arc<Syncer>,
+    link: watch::Receiver<LinkStatus>,
+    link_end: tokio::task::JoinHandle<Result<(), Stopped>>,
+    stop_link: CancellationToken,
+    resync: Arc<Notify>,
+    teller: Arc<Teller>,
+    _lock: Lock,
+}
+
+fn unusable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure {
+    Failure::of(Exit::Data, "the identity cannot be used", error)
+        .fix("enrol again: `zero-x-agent enroll --replace --token-file F`")
+}
+
+impl Node {
+    /// Opens everything and starts the link.
+    fn start(config: &Config) -> Result<Self, Failure> {
+        let layout = Layout::new(&config.state_dir);
+        let lock = layout.lock()?;
+        Identity::recover(&layout)?;
+        let identity = Identity::load(&layout)?;
+        let not_after = identity.valid.1;
+        if not_after <= Timestamp::now() {
+            warn!(ended = %not_after, "this agent's certificate has ended; the hub will refuse it");
+        }
+        let tls = tls::for_session(&identity).map_err(unusable)?;
+        let signer = identity.signer().map_err(unusable)?;
+        let opened = Spool::open(
+            &layout.spool(),
+            config.spool,
+            identity.spool_key(),
+            Box::new(signer),
+        )?;
+        let board = Arc::new(Board::default());
+        let connector = Connector::new(layout, config.vault.clone());
+        let syncer = Syncer::new(opened.spool.clone(), connector, config.sync, board.clone());
+        let hubs = match &config.hub.address {
+            Some(address) => vec![address.clone()],
+            None => identity.hubs.clone(),
+        };
+        let (status, link) = watch::channel(LinkStatus {
+            state: State::Connecting,
+            since: Timestamp::now(),
+            hub: hubs.first().cloned().unwrap_or_default(),
+            error: None,
+            sent_bytes: 0,
+        });
+        let resync = Arc::new(Notify::new());
+        let drive = Drive {
+            spool: opened.spool.clone(),
+            tls,
+            config: config.transport,
+            hubs,
+            epoch: opened.epoch,
+            hub_epoch: opened.hub_epoch,
+            status,
+            resync: resync.clone(),
+        };
+        let stop_link = CancellationToken::new();
+        let link_end = tokio::spawn(drive.run(stop_link.clone()));
+        let teller = Arc::new(Teller {
+            agent: identity.agent,
+            org: identity.org,
+            started_at: Timestamp::now(),
+            not_after,
+            max_bytes: config.spool.max_bytes,
+            moved_aside: opened.moved_aside,
+            link: link.clone(),
+            spool: opened.spool.clone(),
+            board,
+        });
+        info!(
+            agent = %identity.agent,
+            org = %identity.org,
+            version = env!("CARGO_PKG_VERSION"),
+            "agent started"
+        );
+        Ok(Self {
+            spool: opened.spool,
+            spool_thread: opened.thread,
+            syncer: Arc::new(syncer),
+            link,
+            link_end,
+            stop_link,
+            resync,
+            teller,
+            _lock: lock,
+        })
+    }
+
+    /// Ends the link and writes the spool to the end.
+    async fn stop(self) {
+        self.stop_link.cancel();
+        let waiting = self.spool.waiting().bytes;
+        let sent_bytes = self.link.borrow().sent_bytes;
+        if !self.link_end.is_finished() {
+            let _ = self.link_end.await;
+        }
+        if waiting > 0 {
+            info!(
+                bytes = waiting,
+                sent_bytes, "stopped; what the hub has not acknowledged stays in the spool"
+            );
+        } else {
+            info!(sent_bytes, "stopped; the hub has acknowledged everything");
+        }
+        drop((self.spool, self.syncer, self.teller));
+        let thread = self.spool_thread;
+        // The thread ends with the last handle; a task that was abandoned may still hold one.
+        let joined = tokio::task::spawn_blocking(move || thread.join());
+        if tokio::time::timeout(SOURCES_STOP, joined).await.is_err() {
+            warn!("the spool is still in use; it is left as it is, which loses nothing");
+        }
+    }
+}
+
+fn refused(node: &Node, stopped: Stopped) -> Failure {
+    Failure::from(LinkError::Closed {
+        address: node.link.borrow().hub.clone(),
+        code: Some(stopped.code),
+        reason: stopped.reason,
+    })
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+fn listen(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|error| Failure::of(Exit::No, "cannot listen for signals", error))
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Failure> {
+        Ok(Self {
+            term: listen(SignalKind::terminate())?,
+            int: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for either.
+    ///
+    /// # Cancel safety
+    ///
+    /// A signal that came while nobody waited is kept.
+    async fn stop(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Returns a token that is cancelled by SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// When signals cannot be listened for.
+pub(crate) fn stop_on_signal() -> Result<CancellationToken, Failure> {
+    let mut signals = Signals::listen()?;
+    let token = CancellationToken::new();
+    let stop = token.clone();
+    tokio::spawn(async move {
+        signals.stop().await;
+        stop.cancel();
+    });
+    Ok(token)
+}
+
+/// Runs the daemon until a signal.
+///
+/// # Errors
+///
+/// When something it needs cannot be opened, or the hub refuses this agent for good.
+pub(crate) async fn daemon(config: &Config) -> Result<Exit, Failure> {
+    let mut signals = Signals::listen()?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    let mut node = Node::start(config)?;
+    let tasks = TaskTracker::new();
+    let stop = CancellationToken::new();
+    let runtime_dir = config.runtime_dir();
+    match status::open(&runtime_dir) {
+        Ok(listener) => {
+            tasks.spawn(status::serve(listener, node.teller.clone(), stop.clone()));
+        }
+        // Without it the agent only cannot be asked.
+        Err(error) => warn!(%error, folder = %runtime_dir.display(), "no status socket"),
+    }
+    let wake = Arc::new(Notify::new());
+    let syncing = node
+        .syncer
+        .clone()
+        .run(wake.clone(), node.resync.clone(), stop.clone());
+    let mut sources = tasks.spawn(syncing);
+    let mut watchdog = tasks.spawn(watchdog(node.spool.clone(), stop.clone()));
+    notify(&[NotifyState::Ready]);
+    let end = loop {
+        // Every branch may be cancelled: signals are kept, handles are only looked at.
+        tokio::select! {
+            name = signals.stop() => {
+                info!(signal = name, "stopping");
+                break Ok(Exit::Ok);
+            }
+            _ = hangup.recv() => {
+                info!("looking at the list of sources anew; other settings need a restart");
+                wake.notify_one();
+            }
+            end = &mut node.link_end => break match end {
+                Ok(Err(stopped)) => Err(refused(&node, stopped)),
+                Ok(Ok(())) | Err(_) => Err(Failure::new(Exit::No, "the link ended by itself")),
+            },
+            _ = &mut sources => {
+                break Err(Failure::new(Exit::No, "the scheduler ended by itself"));
+            }
+            reason = &mut watchdog => {
+                let reason = reason.unwrap_or("the watchdog ended by itself");
+                break Err(Failure::new(Exit::No, reason));
+            }
+        }
+    };
+    notify(&[NotifyState::Stopping]);
+    stop.cancel();
+    tasks.close();
+    if tokio::time::timeout(SOURCES_STOP, tasks.wait()).await.is_err() {
+        warn!("a source did not come to an end in time and is abandoned; its next sync starts over");
+    }
+    let is_online = node.link.borrow().state == State::Online;
+    if end.is_ok() && is_online {
+        // What is not acknowledged by then is told by `stop`.
+        let _ = tokio::time::timeout(DRAIN, node.spool.drained()).await;
+    }
+    node.stop().await;
+    end
+}
+
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        warn!(%error, "the service manager could not be told");
+    }
+}
+
+/// Tells systemd that the agent lives, as long as its spool answers. Returns why it does not.
+async fn watchdog(spool: Spool, stop: CancellationToken) -> &'static str {
+    let Some(span) = sd_notify::watchdog_enabled() else {
+        stop.cancelled().await;
+        return "stopping";
+    };
+    let mut ticks = tokio::time::interval(span / 3);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return "stopping",
+            _ = ticks.tick() => {}
+        }
+        match spool.call(|_| ()).await {
+            Ok(()) => notify(&[NotifyState::Watchdog]),
+            Err(_) => return "the spool's thread has ended",
+        }
+    }
+}
+
+/// Syncs every source once and waits until the hub has acknowledged everything.
+///
+/// # Errors
+///
+/// With exit code 69 when the hub cannot be reached, 77 when it refuses this agent, and 1 when a
+/// source could not be synced.
+pub(crate) async fn once(config: &Config) -> Result<Exit, Failure> {
+    let stop = stop_on_signal()?;
+    let node = Node::start(config)?;
+    let result = once_within(&node, config, &stop).await;
+    node.stop().await;
+    result
+}
+
+async fn once_within(
+    node: &Node,
+    config: &Config,
+    stop: &CancellationToken,
+) -> Result<Exit, Failure> {
+    let sources = Sources::load(node.syncer.connector.layout())?;
+    let count = sources.iter().len();
+    if count == 0 {
+        warn!("there are no sources; `zero-x-agent source add` makes one");
+    }
+    let syncing = futures::future::join_all(sources.iter().map(|source| async {
+        node.syncer.board.add(source);
+        let synced = node.syncer.sync(source, Until::CaughtUp, stop).await;
+        synced.map_err(|error| format!("{}: {}", source.name, chain(&error)))
+    }));
+    // The link may turn out to be refused long before a large account is read.
+    let outcomes = tokio::select! {
+        outcomes = syncing => outcomes,
+        failure = link_refused(node.link.clone()) => return Err(failure),
+    };
+    if stop.is_cancelled() {
+        let clause = "stopped by a signal before everything was read";
+        return Err(Failure::new(Exit::No, clause));
+    }
+    acknowledged(node, config.sync.once_timeout, stop).await?;
+    let failed: Vec<String> = outcomes.into_iter().filter_map(Result::err).collect();
+    if failed.is_empty() {
+        return Ok(Exit::Ok);
+    }
+    let clause = format!("{} of {count} sources could not be synced", failed.len());
+    Err(Failure::of(Exit::No, clause, failed.join("; "))
+        .fix("`zero-x-agent source test NAME` shows what is missing"))
+}
+
+/// Waits until the hub has acknowledged everything, as long as that goes on.
+async fn acknowledged(
+    node: &Node,
+    patience: Duration,
+    stop: &CancellationToken,
+) -> Result<(), Failure> {
+    let mut before = node.spool.waiting().bytes;
+    loop {
+        // Every branch may be cancelled: all of them only wait.
+        tokio::select! {
+            () = online_and_drained(node) => return Ok(()),
+            failure = link_refused(node.link.clone()) => return Err(failure),
+            () = stop.cancelled() => {
+                let clause = "stopped by a signal; the rest stays in the spool";
+                return Err(Failure::new(Exit::No, clause));
+            }
+            () = tokio::time::sleep(patience) => {}
+        }
+        let waiting = node.spool.waiting().bytes;
+        if waiting >= before {
+            let clause = format!(
+                "the hub has acknowledged nothing for {} s; {waiting} bytes stay in the spool",
+                patience.as_secs()
+            );
+            let cause = node.link.borrow().error.clone();
+            let failure = match cause {
+                Some(error) => Failure::of(Exit::Unreachable, clause, error),
+                None => Failure::new(Exit::Unreachable, clause),
+            };
+            return Err(failure.fix(
+                "check that the hub runs and that its UDP port is open from here; the next run \
+                 sends them",
+            ));
+        }
+        before = waiting;
+    }
+}
+
+/// Waits for a link and an empty spool: without having met the hub, an empty spool proves nothing.
+async fn online_and_drained(node: &Node) {
+    let mut link = node.link.clone();
+    let online = link.wait_for(|status| status.state == State::Online);
+    if online.await.is_err() {
+        error!("the link has ended");
+        std::future::pending::<()>().await;
+    }
+    node.spool.drained().await;
+}
+
+/// Waits until the hub, or what stands in its place, refuses this agent.
+async fn link_refused(mut link: watch::Receiver<LinkStatus>) -> Failure {
+    let refused =
+        |status: &LinkStatus| status.error.as_ref().is_some_and(LinkError::is_refusal);
+    let error = match link.wait_for(refused).await {
+        Ok(status) => status.error.clone(),
+        Err(_) => std::future::pending().await,
+    };
+    error.map_or_else(
+        || Failure::new(Exit::Forbidden, "the hub refuses this agent"),
+        Failure::from,
+    )
+}
