@@ -207,7 +207,9 @@ impl BatchBuilder {
             source: place.source,
             made_at_ms: place.made_at_ms,
         };
-        let compressed = zstd::bulk::compress(&self.bytes, ZSTD_LEVEL).map_err(BatchError::Zstd)?;
+        let mut compressed =
+            zstd::bulk::compress(&self.bytes, ZSTD_LEVEL).map_err(BatchError::Zstd)?;
+        pad_to_ratio(&mut compressed, self.bytes.len());
         let header_bytes = postcard::to_stdvec(&header).map_err(BatchError::Header)?;
         let signature = signer.sign(&signed_message(&header_bytes))?;
         let length = u16::try_from(header_bytes.len()).expect("a header takes some hundred bytes");
@@ -229,6 +231,22 @@ impl BatchBuilder {
         };
         Ok((header, frame.encode()))
     }
+}
+
+/// Appends a skippable frame (RFC 8878 section 3.1.2) when honest items compress so well that
+/// [`open_payload`] would take them for a bomb: thousands of `Gone` under one long name do.
+fn pad_to_ratio(compressed: &mut Vec<u8>, bytes: usize) {
+    const SKIPPABLE: u32 = 0x184D_2A50;
+    const HEAD_BYTES: usize = 8;
+    let want = bytes.div_ceil(limits::PAYLOAD_RATIO);
+    if bytes <= limits::RATIO_FREE_BYTES || want <= compressed.len() {
+        return;
+    }
+    let body = want.saturating_sub(compressed.len() + HEAD_BYTES);
+    let length = u32::try_from(body).expect("bounded by PAYLOAD_BYTES / PAYLOAD_RATIO");
+    compressed.extend_from_slice(&SKIPPABLE.to_le_bytes());
+    compressed.extend_from_slice(&length.to_le_bytes());
+    compressed.resize(compressed.len() + body, 0);
 }
 
 fn signed_message(header_bytes: &[u8]) -> Vec<u8> {
@@ -491,6 +509,18 @@ pub(crate) mod tests {
             .unwrap()
             .payload;
         assert!(matches!(batch.verify(&key.public()), Err(BatchError::Root)));
+    }
+
+    #[test]
+    fn honest_items_that_compress_too_well_are_not_taken_for_a_bomb() {
+        let key = TestKey::new();
+        for count in [3_000, 9_000] {
+            let items = vec!["the same name again and again ".repeat(4); count];
+            let (_, bytes) = sealed(&key, &place(Lane::Inventory, 1), &items);
+            let batch = SealedBatch::parse(&frame_of(Lane::Inventory, &bytes)).unwrap();
+            let verified = batch.verify(&key.public()).unwrap();
+            assert_eq!(verified.items().len(), count);
+        }
     }
 
     #[test]
