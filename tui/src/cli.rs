@@ -1,0 +1,354 @@
+//! The command line: one table of nouns, the same verbs for each.
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::exit::{Exit, Failure};
+
+mod kinds;
+mod output;
+mod verbs;
+
+/// Scripting client of a Zero-X hub.
+#[derive(Debug, Parser)]
+#[command(
+    name = "zero-x",
+    version,
+    about,
+    long_about,
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Flags that stand before or after the verb.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Form of the answer; table on a terminal, json otherwise.
+    #[arg(short, long, global = true, value_enum)]
+    output: Option<Form>,
+    /// Organisation, by id or name; your oldest when absent.
+    #[arg(long, global = true, env = "ZERO_X_ORG")]
+    org: Option<String>,
+    /// One question for every organisation that you have a role in.
+    #[arg(long, global = true, conflicts_with = "org")]
+    all_orgs: bool,
+}
+
+/// Forms of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    /// Columns for people.
+    Table,
+    /// One JSON value.
+    Json,
+    /// One JSON object a line.
+    Jsonl,
+    /// Comma-separated values with a header.
+    Csv,
+}
+
+impl Global {
+    /// Returns the form that was asked for, or the one that fits stdout.
+    pub(crate) fn form(&self) -> Form {
+        let fitting = || {
+            if std::io::stdout().is_terminal() {
+                Form::Table
+            } else {
+                Form::Json
+            }
+        };
+        self.output.unwrap_or_else(fitting)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Sign in; the session is kept in the XDG state directory.
+    Login {
+        /// The hub, https://host:port.
+        url: String,
+        /// Pin of the hub's CA as `zero-x-hub init` prints it; the system's roots when absent.
+        #[arg(long, value_name = "sha256:…")]
+        ca_pin: Option<String>,
+        /// Your e-mail address.
+        #[arg(long)]
+        email: String,
+        /// Read the password from stdin.
+        #[arg(long, required = true)]
+        password_stdin: bool,
+    },
+    /// Sign out.
+    Logout,
+    /// Say who is signed in.
+    Whoami,
+    /// Organisations.
+    #[command(subcommand)]
+    Org(OrgVerb),
+    /// Users of an organisation.
+    #[command(subcommand)]
+    User(UserVerb),
+    /// Agents, and the tokens that enrol them.
+    #[command(subcommand)]
+    Agent(AgentVerb),
+    /// Sources that agents read.
+    #[command(subcommand)]
+    Source(Verb),
+    /// Resources.
+    #[command(subcommand)]
+    Resource(Verb),
+    /// Findings.
+    #[command(subcommand)]
+    Finding(Verb),
+    /// Checks and their verdicts.
+    #[command(subcommand)]
+    Check(CheckVerb),
+    /// Events.
+    #[command(subcommand)]
+    Event(EventVerb),
+    /// The audit log.
+    #[command(subcommand)]
+    Audit(ListVerb),
+    /// Records that could not be read, with the reason.
+    #[command(subcommand)]
+    Quarantine(ListVerb),
+    /// Call any path of the API with the session.
+    Api {
+        /// GET, POST, …
+        method: String,
+        /// Path, for example /api/v1/findings?limit=1.
+        path: String,
+        /// Body: text, @file, or @- for stdin.
+        #[arg(long)]
+        data: Option<String>,
+        /// Print the status line first.
+        #[arg(short = 'i', long)]
+        include: bool,
+    },
+}
+
+/// What a list takes.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Listing {
+    /// Terms such as 'severity>=high status=open name~web !muted "public bucket"'.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    filter: String,
+    /// A field, with - in front for descending.
+    #[arg(long, allow_hyphen_values = true)]
+    sort: Option<String>,
+    /// Most rows; all when absent.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+    /// Exit with 1 when there is a row.
+    #[arg(long)]
+    exit_code: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// List them.
+    List(Listing),
+    /// Show one, by id.
+    Show {
+        /// Its id; for a resource also its URN.
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ListVerb {
+    /// List them.
+    List(Listing),
+}
+
+#[derive(Debug, Subcommand)]
+enum OrgVerb {
+    /// List the organisations that you have a role in.
+    List(Listing),
+    /// Make one; takes a hub administrator.
+    Create {
+        /// Its name.
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum UserVerb {
+    /// List them.
+    List(Listing),
+    /// Make one with a role in the organisation of --org.
+    Create {
+        /// E-mail address.
+        email: String,
+        /// Role in the organisation.
+        #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(protocol::api::ROLES))]
+        role: String,
+        /// Read the first password from stdin.
+        #[arg(long, required = true)]
+        password_stdin: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum AgentVerb {
+    /// List them.
+    List(Listing),
+    /// Show one.
+    Show {
+        /// Its id.
+        id: String,
+    },
+    /// Enrolment tokens.
+    #[command(subcommand)]
+    Token(TokenVerb),
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenVerb {
+    /// Make one; its text alone goes to stdout, this once.
+    Create {
+        /// Life, for example 30m, 1h, 2d.
+        #[arg(long, default_value = "1h")]
+        ttl: String,
+        /// How many agents it may enrol.
+        #[arg(long, default_value_t = 1)]
+        uses: u32,
+        /// The only agent name that it is good for.
+        #[arg(long)]
+        name: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum CheckVerb {
+    /// List the checks in force.
+    List(Listing),
+    /// Show one.
+    Show {
+        /// Its id.
+        id: String,
+    },
+    /// Every verdict, the passes too.
+    Results {
+        /// Only this check.
+        #[arg(long)]
+        check: Option<String>,
+        /// Only this resource, by URN.
+        #[arg(long)]
+        resource: Option<String>,
+        #[command(flatten)]
+        listing: Listing,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum EventVerb {
+    /// List events, newest first.
+    List(Listing),
+    /// Show one.
+    Show {
+        /// Its id.
+        id: String,
+    },
+    /// Search by text and fields.
+    Search {
+        /// Terms such as 'root severity>=high src_ip=192.0.2.1 "failed password"'.
+        query: String,
+        /// Only events younger than this, for example 1h, or since an instant.
+        #[arg(long)]
+        since: Option<String>,
+        /// Most rows; all when absent.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: Option<u32>,
+    },
+}
+
+/// Runs a command line and returns the exit code.
+pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers; everything else is a usage error.
+            let exit = if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Done
+            };
+            return finish(error.print().map_err(Printed::from), exit);
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return Failure::because(Exit::No, "cannot start", &error)
+                .report()
+                .into();
+        }
+    };
+    match cli.command {
+        None => {
+            let help = Cli::command().render_help().to_string();
+            // Nowhere is left to report that stderr is closed.
+            let _ = std::io::stderr().write_all(help.as_bytes());
+            Exit::Usage.into()
+        }
+        Some(command) => match runtime.block_on(verbs::run(command, &cli.global)) {
+            Ok(exit) => exit.into(),
+            Err(Stop::Printed(error)) => finish(Err(error), Exit::Done),
+            Err(Stop::Failed(failure)) => failure.report().into(),
+        },
+    }
+}
+
+/// Stdout could not be written.
+#[derive(Debug)]
+pub(crate) struct Printed(std::io::Error);
+
+impl From<std::io::Error> for Printed {
+    fn from(error: std::io::Error) -> Self {
+        Self(error)
+    }
+}
+
+/// Why a command ended early.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// Stdout could not be written.
+    Printed(Printed),
+    /// The command failed.
+    Failed(Failure),
+}
+
+impl From<std::io::Error> for Stop {
+    fn from(error: std::io::Error) -> Self {
+        Self::Printed(Printed(error))
+    }
+}
+
+impl<E: Into<Failure>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+fn finish(printed: Result<(), Printed>, exit: Exit) -> ExitCode {
+    match printed {
+        Ok(()) => exit.into(),
+        // The reader has seen enough: `zero-x finding list | head` is no error.
+        Err(Printed(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done.into(),
+        Err(Printed(error)) => Failure::because(Exit::No, "cannot write", &error)
+            .report()
+            .into(),
+    }
+}

@@ -1,0 +1,260 @@
+//! Answers as tables, JSON, JSON lines or CSV. Text from the cloud is neutralised in tables and
+//! CSV; JSON escapes it by itself.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+
+use serde_json::Value;
+use unicode_width::UnicodeWidthStr;
+
+use super::Form;
+use super::kinds::Column;
+use crate::text::{csv_cell, fit, plain, plain_lines};
+
+/// Writes the rows of a list.
+///
+/// # Errors
+///
+/// When the writer does not take them.
+pub(super) fn rows(
+    out: &mut impl Write,
+    form: Form,
+    rows: &[Value],
+    columns: &[Column],
+) -> io::Result<()> {
+    match form {
+        Form::Json => {
+            serde_json::to_writer_pretty(&mut *out, rows)?;
+            writeln!(out)
+        }
+        Form::Jsonl => {
+            for row in rows {
+                serde_json::to_writer(&mut *out, row)?;
+                writeln!(out)?;
+            }
+            Ok(())
+        }
+        Form::Csv => csv_rows(out, rows),
+        Form::Table => table(out, rows, columns),
+    }
+}
+
+/// Writes one object.
+///
+/// # Errors
+///
+/// When the writer does not take it.
+pub(super) fn object(out: &mut impl Write, form: Form, object: &Value) -> io::Result<()> {
+    match form {
+        Form::Json => {
+            serde_json::to_writer_pretty(&mut *out, object)?;
+            writeln!(out)
+        }
+        Form::Jsonl => {
+            serde_json::to_writer(&mut *out, object)?;
+            writeln!(out)
+        }
+        Form::Csv => csv_rows(out, std::slice::from_ref(object)),
+        Form::Table => tree(out, object, 0),
+    }
+}
+
+/// Returns a value as one line: text as it is, null as nothing, lists and objects as JSON.
+fn line(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) if items.iter().all(Value::is_string) => items
+            .iter()
+            .filter_map(Value::as_str)
+            .collect::<Vec<_>>()
+            .join(", "),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
+    }
+}
+
+/// Cuts an instant to whole seconds, which is as much as a table needs.
+fn short(text: &str) -> String {
+    match text.parse::<jiff::Timestamp>() {
+        Ok(at) if text.ends_with('Z') => at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        Ok(_) | Err(_) => plain(text),
+    }
+}
+
+fn table(out: &mut impl Write, rows: &[Value], columns: &[Column]) -> io::Result<()> {
+    let cell = |row: &Value, column: &Column| {
+        fit(
+            &short(&line(row.pointer(column.pointer).unwrap_or(&Value::Null))),
+            column.width,
+        )
+    };
+    let cells: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| columns.iter().map(|column| cell(row, column)).collect())
+        .collect();
+    let width = |index: usize, column: &Column| {
+        let widest = cells
+            .iter()
+            .filter_map(|row| row.get(index))
+            .map(|c| c.width())
+            .max();
+        widest.unwrap_or(0).max(column.title.width())
+    };
+    let widths: Vec<usize> = columns
+        .iter()
+        .enumerate()
+        .map(|(index, column)| width(index, column))
+        .collect();
+    let titles: Vec<String> = columns
+        .iter()
+        .map(|column| column.title.to_owned())
+        .collect();
+    for row in std::iter::once(&titles).chain(&cells) {
+        let mut text = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            text.push_str(cell);
+            text.push_str(&" ".repeat(width.saturating_sub(cell.width()) + 2));
+        }
+        writeln!(out, "{}", text.trim_end())?;
+    }
+    Ok(())
+}
+
+fn tree(out: &mut impl Write, value: &Value, depth: usize) -> io::Result<()> {
+    let indent = "  ".repeat(depth);
+    match value {
+        Value::Object(map) => {
+            for (name, value) in map {
+                let is_nested = match value {
+                    Value::Object(inner) => !inner.is_empty(),
+                    Value::Array(items) => items.iter().any(Value::is_object),
+                    Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+                };
+                if is_nested {
+                    writeln!(out, "{indent}{}:", plain(name))?;
+                    tree(out, value, depth + 1)?;
+                } else if let Some(text) = value.as_str().filter(|text| text.contains('\n')) {
+                    writeln!(out, "{indent}{}:", plain(name))?;
+                    for text in plain_lines(text).lines() {
+                        writeln!(out, "{indent}  {text}")?;
+                    }
+                } else {
+                    let text = plain(&line(value));
+                    let text = if text.is_empty() {
+                        "-".to_owned()
+                    } else {
+                        text
+                    };
+                    writeln!(out, "{indent}{}: {text}", plain(name))?;
+                }
+            }
+            Ok(())
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    writeln!(out, "{indent}-")?;
+                }
+                tree(out, item, depth)?;
+            }
+            Ok(())
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            writeln!(out, "{indent}{}", plain(&line(value)))
+        }
+    }
+}
+
+/// Flattens an object to `a.b` names; lists stay whole, as JSON.
+fn flatten(value: &Value, name: &str, cells: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            for (key, value) in map {
+                let name = if name.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{name}.{key}")
+                };
+                flatten(value, &name, cells);
+            }
+        }
+        Value::Null
+        | Value::Bool(_)
+        | Value::Number(_)
+        | Value::String(_)
+        | Value::Array(_)
+        | Value::Object(_) => cells.push((name.to_owned(), line(value))),
+    }
+}
+
+fn csv_rows(out: &mut impl Write, rows: &[Value]) -> io::Result<()> {
+    let flat: Vec<Vec<(String, String)>> = rows
+        .iter()
+        .map(|row| {
+            let mut cells = Vec::new();
+            flatten(row, "", &mut cells);
+            cells
+        })
+        .collect();
+    let mut seen = BTreeSet::new();
+    let mut names: Vec<&str> = Vec::new();
+    for (name, _) in flat.iter().flatten() {
+        if seen.insert(name.as_str()) {
+            names.push(name);
+        }
+    }
+    let mut writer = csv::Writer::from_writer(out);
+    writer.write_record(names.iter().map(|name| csv_cell(name)))?;
+    for row in &flat {
+        let cell = |name: &&str| {
+            let found = row.iter().find(|(key, _)| key == name);
+            csv_cell(found.map_or("", |(_, value)| value.as_str()))
+        };
+        writer.write_record(names.iter().map(cell))?;
+    }
+    writer.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn text(form: Form, items: &[Value]) -> String {
+        let columns = [
+            Column {
+                title: "NAME",
+                pointer: "/name",
+                width: 10,
+            },
+            Column {
+                title: "AT",
+                pointer: "/life/at",
+                width: 20,
+            },
+        ];
+        let mut out = Vec::new();
+        rows(&mut out, form, items, &columns).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn each_form_carries_the_same_rows_and_none_carries_an_escape_sequence() {
+        let items = [
+            json!({"name": "\u{1b}[2Jweb", "life": {"at": "2026-11-22T01:02:03.456Z"}}),
+            json!({"name": "=cmd()", "life": {"at": null}, "more": [1, 2]}),
+        ];
+        insta::assert_snapshot!(text(Form::Table, &items), @r"
+        NAME     AT
+        �[2Jweb  2026-11-22T01:02:03Z
+        =cmd()
+        ");
+        insta::assert_snapshot!(text(Form::Csv, &items[1..]), @r#"
+        life.at,more,name
+        ,"[1,2]",'=cmd()
+        "#);
+        assert_eq!(text(Form::Jsonl, &items).lines().count(), 2);
+        assert!(!text(Form::Jsonl, &items).contains('\u{1b}'));
+        assert_eq!(text(Form::Json, &[]), "[]\n");
+    }
+}
