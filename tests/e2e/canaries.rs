@@ -79,7 +79,10 @@ fn planted_secrets_and_names_are_in_no_file_and_no_answer_of_the_hub() -> Result
     }
     answers += &line.client.text(&["check", "results", "-o", "json"])?;
     // Each is a run of the program, and the provider's own policies are some 1,600 documents that hold nothing planted.
-    for row in resources.iter().filter(|row| row["type"] != "aws.iam.policy") {
+    for row in resources
+        .iter()
+        .filter(|row| row["type"] != "aws.iam.policy")
+    {
         let id = row["resource_id"].as_str().unwrap_or_default();
         answers += &line.client.text(&["resource", "show", id, "-o", "json"])?;
     }
