@@ -9,7 +9,9 @@
 
 pub mod budget;
 pub mod draft;
+pub mod http;
 pub mod output;
+pub mod scrub;
 pub mod secrets;
 pub mod source;
 

@@ -1,0 +1,264 @@
+//! Walks JSON where it stands and replaces single values.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use super::keys::{Class, class_of, is_harmless, is_sibling_value, names_a_sibling};
+use super::{MARK, NotJson, text};
+
+/// Deepest nesting, as in `serde_json`: the walk is recursive.
+const DEPTH: usize = 128;
+
+/// How often JSON inside a string is opened: EventBridge in SNS in SQS makes three.
+const NESTED: usize = 4;
+
+/// A stretch of the input and what takes its place, with quotes.
+#[derive(Debug)]
+struct Edit {
+    span: Range<usize>,
+    with: String,
+}
+
+pub(super) fn scrub(raw: &str, nested: usize) -> Result<Cow<'_, str>, NotJson> {
+    let mut walk = Walk {
+        text: raw,
+        at: 0,
+        depth: 0,
+        nested,
+        edits: Vec::new(),
+    };
+    walk.value(Class::Open, "")?;
+    walk.space();
+    if walk.at != raw.len() {
+        return Err(walk.stop());
+    }
+    let mut edits = walk.edits;
+    if edits.is_empty() {
+        return Ok(Cow::Borrowed(raw));
+    }
+    // An outer edit swallows those inside it.
+    edits.sort_by_key(|edit| (edit.span.start, std::cmp::Reverse(edit.span.end)));
+    let mut out = String::with_capacity(raw.len());
+    let mut done = 0;
+    for edit in edits {
+        if edit.span.start < done {
+            continue;
+        }
+        out.push_str(raw.get(done..edit.span.start).unwrap_or_default());
+        out.push_str(&edit.with);
+        done = edit.span.end;
+    }
+    out.push_str(raw.get(done..).unwrap_or_default());
+    Ok(Cow::Owned(out))
+}
+
+struct Walk<'t> {
+    text: &'t str,
+    at: usize,
+    depth: usize,
+    nested: usize,
+    edits: Vec<Edit>,
+}
+
+/// What a value was.
+enum Seen<'t> {
+    Text(Cow<'t, str>),
+    Other,
+}
+
+impl<'t> Walk<'t> {
+    fn stop(&self) -> NotJson {
+        NotJson { at: self.at }
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn space(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+            self.at += 1;
+        }
+    }
+
+    fn expect(&mut self, byte: u8) -> Result<(), NotJson> {
+        if self.peek() != Some(byte) {
+            return Err(self.stop());
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    fn mark(&mut self, span: Range<usize>) {
+        let with = format!("\"{MARK}\"");
+        self.edits.push(Edit { span, with });
+    }
+
+    /// Reads one value that stands under `key` and below a name of `class`.
+    fn value(&mut self, class: Class, key: &str) -> Result<Seen<'t>, NotJson> {
+        self.space();
+        let start = self.at;
+        match self.peek() {
+            Some(b'{') => self.nest(|walk| walk.object(class)).map(|()| Seen::Other),
+            Some(b'[') => self
+                .nest(|walk| walk.array(class, key))
+                .map(|()| Seen::Other),
+            Some(b'"') => {
+                let text = self.string()?;
+                if class == Class::Open {
+                    self.examine(start, &text);
+                } else if !is_harmless(key, &text) {
+                    self.mark(start..self.at);
+                }
+                Ok(Seen::Text(text))
+            }
+            Some(b'-' | b'0'..=b'9') => {
+                self.run(|b| b.is_ascii_digit() || b"+-.eE".contains(&b));
+                if class != Class::Open {
+                    self.mark(start..self.at);
+                }
+                Ok(Seen::Other)
+            }
+            Some(b't' | b'f' | b'n') => {
+                self.run(|b| b.is_ascii_lowercase());
+                match self.text.get(start..self.at) {
+                    Some("true" | "false" | "null") => Ok(Seen::Other),
+                    _ => Err(self.stop()),
+                }
+            }
+            _ => Err(self.stop()),
+        }
+    }
+
+    fn run(&mut self, belongs: fn(u8) -> bool) {
+        while self.peek().is_some_and(belongs) {
+            self.at += 1;
+        }
+    }
+
+    fn nest(&mut self, body: impl FnOnce(&mut Self) -> Result<(), NotJson>) -> Result<(), NotJson> {
+        if self.depth == DEPTH {
+            return Err(self.stop());
+        }
+        self.depth += 1;
+        self.at += 1;
+        body(self)?;
+        self.depth -= 1;
+        Ok(())
+    }
+
+    fn array(&mut self, class: Class, key: &str) -> Result<(), NotJson> {
+        self.space();
+        if self.peek() == Some(b']') {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            self.value(class, key)?;
+            self.space();
+            if self.peek() == Some(b',') {
+                self.at += 1;
+            } else {
+                return self.expect(b']');
+            }
+        }
+    }
+
+    fn object(&mut self, below: Class) -> Result<(), NotJson> {
+        self.space();
+        if self.peek() == Some(b'}') {
+            self.at += 1;
+            return Ok(());
+        }
+        // `{"name": "DB_PASSWORD", "value": …}` in either order.
+        let mut names_secret = false;
+        let mut values = Vec::new();
+        // A Kubernetes Secret has its values in `data` or `stringData`.
+        let mut is_secret = false;
+        let mut contents = Vec::new();
+        loop {
+            self.space();
+            let key_start = self.at;
+            let key = self.string()?;
+            self.examine(key_start, &key);
+            self.space();
+            self.expect(b':')?;
+            let own = class_of(&key);
+            let class = match below {
+                Class::Strong => Class::Strong,
+                Class::Weak if is_sibling_value(&key) => Class::Strong,
+                Class::Weak | Class::Open => own,
+            };
+            self.space();
+            let start = self.at;
+            let seen = self.value(class, &key)?;
+            let literal = matches!(self.text.as_bytes().get(start), Some(b't' | b'f' | b'n'));
+            if let Seen::Text(text) = &seen {
+                names_secret |= names_a_sibling(&key) && class_of(text) != Class::Open;
+                is_secret |= key == "kind" && text == "Secret";
+            }
+            if is_sibling_value(&key) && !literal {
+                values.push(start..self.at);
+            }
+            if (key == "data" || key == "stringData") && !literal {
+                contents.push(start..self.at);
+            }
+            self.space();
+            if self.peek() == Some(b',') {
+                self.at += 1;
+                continue;
+            }
+            self.expect(b'}')?;
+            if names_secret {
+                values.into_iter().for_each(|span| self.mark(span));
+            }
+            if is_secret {
+                contents.into_iter().for_each(|span| self.mark(span));
+            }
+            return Ok(());
+        }
+    }
+
+    /// Reads a string and returns what it says.
+    fn string(&mut self) -> Result<Cow<'t, str>, NotJson> {
+        let start = self.at;
+        self.expect(b'"')?;
+        let mut escaped = false;
+        loop {
+            match self.peek() {
+                Some(b'"') => break,
+                Some(b'\\') => {
+                    escaped = true;
+                    self.at += 2;
+                }
+                Some(byte) if byte >= 0x20 => self.at += 1,
+                _ => return Err(self.stop()),
+            }
+        }
+        self.at += 1;
+        let quoted = self.text.get(start..self.at).unwrap_or_default();
+        if escaped {
+            return serde_json::from_str(quoted)
+                .map(Cow::Owned)
+                .map_err(|_| NotJson { at: start });
+        }
+        Ok(Cow::Borrowed(
+            quoted.get(1..quoted.len() - 1).unwrap_or_default(),
+        ))
+    }
+
+    /// Looks at the text of a string that ends here, and replaces what shows a secret.
+    fn examine(&mut self, start: usize, text: &str) {
+        let opens = text.trim_start().starts_with(['{', '[', '"']);
+        let inner = (opens && self.nested < NESTED).then(|| scrub(text, self.nested + 1));
+        let scrubbed = match inner {
+            Some(Ok(scrubbed)) => scrubbed,
+            Some(Err(_)) | None => text::scrub(text),
+        };
+        if let Cow::Owned(scrubbed) = scrubbed {
+            let span = start..self.at;
+            let with = serde_json::Value::String(scrubbed).to_string();
+            self.edits.push(Edit { span, with });
+        }
+    }
+}
