@@ -176,7 +176,6 @@ pub(crate) enum ConfigVerb {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use clap::CommandFactory;

@@ -186,7 +186,6 @@ pub(crate) fn systemd_credential(name: &str) -> Option<PathBuf> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -204,7 +203,10 @@ mod tests {
     fn a_named_file_must_be_there_and_the_default_one_need_not() {
         let folder = tempfile::tempdir().unwrap();
         let absent = folder.path().join("none.toml");
-        assert!(matches!(layers::read_named(&absent), Err(ConfigError::Read { .. })));
+        assert!(matches!(
+            layers::read_named(&absent),
+            Err(ConfigError::Read { .. })
+        ));
         assert!(layers::read_default(&absent).unwrap().is_empty());
     }
 }

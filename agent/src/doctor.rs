@@ -133,7 +133,10 @@ fn identity(layout: &Layout, findings: &mut Findings) -> Option<Identity> {
             return None;
         }
     };
-    findings.ok("identity", format!("{} of {}", identity.agent, identity.org));
+    findings.ok(
+        "identity",
+        format!("{} of {}", identity.agent, identity.org),
+    );
     let (from, to) = identity.valid;
     let now = Timestamp::now();
     let enrol = "enrol again: `zero-x-agent enroll --replace --token-file F`";
@@ -193,7 +196,10 @@ fn sources(layout: &Layout, config: &Config, findings: &mut Findings) {
         }
         match missing_drop_in(source.kind) {
             Some(fix) => findings.add("source", Verdict::Warn, source.name.clone(), fix),
-            None => findings.ok("source", format!("{} ({})", source.name, source.kind.name())),
+            None => findings.ok(
+                "source",
+                format!("{} ({})", source.name, source.kind.name()),
+            ),
         }
     }
 }
@@ -228,8 +234,7 @@ fn spool(
     let free = found.f_bavail.saturating_mul(found.f_frsize);
     let detail = format!("{free} bytes free");
     if free < config.spool.keep_free_bytes {
-        let fix =
-            "free some space: sources wait until there is more than spool.keep_free_bytes";
+        let fix = "free some space: sources wait until there is more than spool.keep_free_bytes";
         findings.add("disk", Verdict::Fail, detail, fix);
     } else {
         findings.ok("disk", detail);

@@ -139,9 +139,9 @@ pub(crate) fn failure(source: &Source, error: SyncError) -> Failure {
         SyncError::Collect(_) | SyncError::Sources(_) => {
             "remove the source and add it again with other settings".to_owned()
         }
-        SyncError::Vault(_) => format!(
-            "give the secret again: `zero-x-agent source rotate {name} --secret-file F`"
-        ),
+        SyncError::Vault(_) => {
+            format!("give the secret again: `zero-x-agent source rotate {name} --secret-file F`")
+        }
         SyncError::Spool(_) => "run `zero-x-agent doctor`".to_owned(),
     };
     Failure::of(exit, format!("the source {name} cannot be read"), error).fix(fix)

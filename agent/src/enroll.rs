@@ -285,8 +285,7 @@ fn check(reply: Reply, pins: &[Pin], key: &KeyPair) -> Result<Certificates, Enro
     if !pinned {
         return Err(answer("its root does not have the token's pin"));
     }
-    let chain: Vec<CertificateDer<'static>> =
-        chain.into_iter().map(CertificateDer::from).collect();
+    let chain: Vec<CertificateDer<'static>> = chain.into_iter().map(CertificateDer::from).collect();
     let leaf = chain
         .first()
         .ok_or_else(|| answer("it holds no certificate"))?;

@@ -93,8 +93,10 @@ impl Failure {
     /// Returns the lines for standard error, without a final line break.
     pub(crate) fn lines(&self) -> String {
         let mut text = format!("zero-x-agent: {}", self.clause);
-        let mut below: Option<&(dyn Error + 'static)> =
-            self.cause.as_deref().map(|cause| cause as &(dyn Error + 'static));
+        let mut below: Option<&(dyn Error + 'static)> = self
+            .cause
+            .as_deref()
+            .map(|cause| cause as &(dyn Error + 'static));
         // A chain is as deep as our own layers; the bound only guards against a cycle.
         for _ in 0..16 {
             let Some(cause) = below else { break };

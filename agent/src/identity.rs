@@ -150,9 +150,8 @@ pub(crate) fn names_of(leaf: &CertificateDer<'_>) -> Result<Names, &'static str>
     let &[_, "org", org, "agent", agent] = parts.as_slice() else {
         return Err("the certificate's SPIFFE name is not an agent's");
     };
-    let at = |time: ASN1Time| {
-        Timestamp::from_second(time.timestamp()).unwrap_or(Timestamp::UNIX_EPOCH)
-    };
+    let at =
+        |time: ASN1Time| Timestamp::from_second(time.timestamp()).unwrap_or(Timestamp::UNIX_EPOCH);
     let validity = certificate.validity();
     Ok(Names {
         org: org
@@ -392,7 +391,6 @@ impl Signer for BatchSigner {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};

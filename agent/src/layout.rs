@@ -245,7 +245,6 @@ pub(crate) fn owner(path: &Path) -> Option<u32> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

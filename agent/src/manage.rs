@@ -49,8 +49,9 @@ fn printed(result: std::io::Result<()>) -> Result<(), Failure> {
     match result {
         // Whoever reads has seen enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other
-            .map_err(|error| Failure::of(Exit::No, "cannot write to standard output", error)),
+        other => {
+            other.map_err(|error| Failure::of(Exit::No, "cannot write to standard output", error))
+        }
     }
 }
 
@@ -153,7 +154,9 @@ fn list(layout: &Layout, format: Format) -> Result<Exit, Failure> {
                 kind: source.kind,
                 added_at: source.added_at,
                 credentials: credentials(source),
-                settings: settings.map(|(key, value)| format!("{key}={value}")).collect(),
+                settings: settings
+                    .map(|(key, value)| format!("{key}={value}"))
+                    .collect(),
             }
         })
         .collect();

@@ -53,10 +53,7 @@ pub(crate) fn leave_root(state_dir: &Path, input: Option<&Input>) -> Result<(), 
     }
     let program = std::env::current_exe().map_err(failed)?;
     let mut command = Command::new(program);
-    command
-        .args(std::env::args_os().skip(1))
-        .uid(uid)
-        .gid(gid);
+    command.args(std::env::args_os().skip(1)).uid(uid).gid(gid);
     if let Some(input) = input {
         let secret = input.read()?;
         let (reader, mut writer) = std::io::pipe().map_err(failed)?;

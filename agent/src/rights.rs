@@ -163,7 +163,9 @@ fn azure_terraform(actions: &[String]) -> String {
 }
 
 fn azure_bicep(actions: &[String]) -> String {
-    let lines = actions.iter().map(|action| format!("          '{action}'\n"));
+    let lines = actions
+        .iter()
+        .map(|action| format!("          '{action}'\n"));
     let lines: String = lines.collect();
     format!(
         "targetScope = 'subscription'\n\n\
@@ -248,7 +250,6 @@ pub(crate) fn blinded(kind: Kind) -> BTreeMap<String, Vec<String>> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -296,7 +297,10 @@ mod tests {
         };
         let user_data = class("aws.ec2.instance", "UserData");
         assert_eq!(user_data, Some("examined here"));
-        let nested = class("aws.ec2.security-group", "IpPermissions[].IpRanges[].CidrIp");
+        let nested = class(
+            "aws.ec2.security-group",
+            "IpPermissions[].IpRanges[].CidrIp",
+        );
         assert_eq!(nested, Some("leaves"));
     }
 
@@ -304,7 +308,11 @@ mod tests {
     fn a_missing_permission_names_what_goes_dark() {
         let dark = blinded(Kind::Aws);
         let policy = &dark["s3:GetBucketPolicy"];
-        assert!(policy.iter().any(|line| line.starts_with("aws.s3.bucket: ")));
+        assert!(
+            policy
+                .iter()
+                .any(|line| line.starts_with("aws.s3.bucket: "))
+        );
         assert!(dark["ec2:DescribeVpcs"].contains(&"aws.ec2.vpc".to_owned()));
     }
 }

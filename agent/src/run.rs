@@ -267,8 +267,13 @@ pub(crate) async fn daemon(config: &Config) -> Result<Exit, Failure> {
     notify(&[NotifyState::Stopping]);
     stop.cancel();
     tasks.close();
-    if tokio::time::timeout(SOURCES_STOP, tasks.wait()).await.is_err() {
-        warn!("a source did not come to an end in time and is abandoned; its next sync starts over");
+    if tokio::time::timeout(SOURCES_STOP, tasks.wait())
+        .await
+        .is_err()
+    {
+        warn!(
+            "a source did not come to an end in time and is abandoned; its next sync starts over"
+        );
     }
     let is_online = node.link.borrow().state == State::Online;
     if end.is_ok() && is_online {
@@ -403,8 +408,7 @@ async fn online_and_drained(node: &Node) {
 
 /// Waits until the hub, or what stands in its place, refuses this agent.
 async fn link_refused(mut link: watch::Receiver<LinkStatus>) -> Failure {
-    let refused =
-        |status: &LinkStatus| status.error.as_ref().is_some_and(LinkError::is_refusal);
+    let refused = |status: &LinkStatus| status.error.as_ref().is_some_and(LinkError::is_refusal);
     let error = match link.wait_for(refused).await {
         Ok(status) => status.error.clone(),
         Err(_) => std::future::pending().await,

@@ -93,8 +93,12 @@ impl SealKey {
         if format != FORMAT {
             return Err(SealError::Format { found: format });
         }
-        let (id, rest) = rest.split_first_chunk::<KEY_ID_BYTES>().ok_or(SealError::Short)?;
-        let (nonce, body) = rest.split_first_chunk::<NONCE_BYTES>().ok_or(SealError::Short)?;
+        let (id, rest) = rest
+            .split_first_chunk::<KEY_ID_BYTES>()
+            .ok_or(SealError::Short)?;
+        let (nonce, body) = rest
+            .split_first_chunk::<NONCE_BYTES>()
+            .ok_or(SealError::Short)?;
         if *id != self.id {
             return Err(SealError::OtherKey);
         }
@@ -115,7 +119,6 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 mod tests {
     use super::*;
 

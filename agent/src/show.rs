@@ -43,7 +43,12 @@ impl Format {
 /// When standard output cannot be written to.
 pub(crate) fn list<T: Serialize>(rows: &[T], columns: &[&str], format: Format) -> io::Result<()> {
     let rows: Vec<Value> = rows.iter().map(to_value).collect();
-    write(&Value::Array(rows), columns, format, &mut io::stdout().lock())
+    write(
+        &Value::Array(rows),
+        columns,
+        format,
+        &mut io::stdout().lock(),
+    )
 }
 
 /// Writes one object to standard output; in a table its fields stand below each other.
@@ -56,7 +61,11 @@ pub(crate) fn object<T: Serialize>(object: &T, format: Format) -> io::Result<()>
     let value = to_value(object);
     match (format, &value) {
         (Format::Table, Value::Object(fields)) => {
-            let width = fields.keys().map(|name| name.chars().count()).max().unwrap_or(0);
+            let width = fields
+                .keys()
+                .map(|name| name.chars().count())
+                .max()
+                .unwrap_or(0);
             for (name, value) in fields {
                 writeln!(out, "{name:width$}  {}", neutral(&cell(value)))?;
             }
@@ -64,7 +73,12 @@ pub(crate) fn object<T: Serialize>(object: &T, format: Format) -> io::Result<()>
         }
         (Format::Csv, Value::Object(fields)) => {
             let columns: Vec<&str> = fields.keys().map(String::as_str).collect();
-            write(&Value::Array(vec![value.clone()]), &columns, format, &mut out)
+            write(
+                &Value::Array(vec![value.clone()]),
+                &columns,
+                format,
+                &mut out,
+            )
         }
         (Format::Json | Format::Jsonl | Format::Table | Format::Csv, _) => {
             write(&value, &[], format, &mut out)
@@ -77,15 +91,19 @@ fn to_value<T: Serialize>(item: &T) -> Value {
 }
 
 fn write(value: &Value, columns: &[&str], format: Format, out: &mut impl Write) -> io::Result<()> {
-    let rows: &[Value] = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+    let rows: &[Value] = value
+        .as_array()
+        .map_or(std::slice::from_ref(value), Vec::as_slice);
     match format {
         Format::Json => writeln!(out, "{value:#}"),
         Format::Jsonl => rows.iter().try_for_each(|row| writeln!(out, "{row}")),
         Format::Csv => {
             writeln!(out, "{}", columns.join(","))?;
             for row in rows {
-                let cells: Vec<String> =
-                    columns.iter().map(|name| csv_cell(&cell(&row[*name]))).collect();
+                let cells: Vec<String> = columns
+                    .iter()
+                    .map(|name| csv_cell(&cell(&row[*name])))
+                    .collect();
                 writeln!(out, "{}", cells.join(","))?;
             }
             Ok(())
@@ -98,7 +116,12 @@ fn table(rows: &[Value], columns: &[&str], out: &mut impl Write) -> io::Result<(
     let mut lines: Vec<Vec<String>> =
         vec![columns.iter().map(|name| name.to_uppercase()).collect()];
     for row in rows {
-        lines.push(columns.iter().map(|name| neutral(&cell(&row[*name]))).collect());
+        lines.push(
+            columns
+                .iter()
+                .map(|name| neutral(&cell(&row[*name])))
+                .collect(),
+        );
     }
     let mut widths = vec![0; columns.len()];
     for line in &lines {
@@ -108,7 +131,9 @@ fn table(rows: &[Value], columns: &[&str], out: &mut impl Write) -> io::Result<(
     }
     for line in lines {
         let cells = line.iter().zip(&widths);
-        let text: Vec<String> = cells.map(|(cell, width)| format!("{cell:width$}")).collect();
+        let text: Vec<String> = cells
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
         writeln!(out, "{}", text.join("  ").trim_end())?;
     }
     Ok(())
@@ -140,7 +165,11 @@ pub(crate) fn neutral(text: &str) -> String {
 
 fn csv_cell(text: &str) -> String {
     let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
-    let text = neutral(&if formula { format!("'{text}") } else { text.to_owned() });
+    let text = neutral(&if formula {
+        format!("'{text}")
+    } else {
+        text.to_owned()
+    });
     if text.contains([',', '"', ' ']) {
         format!("\"{}\"", text.replace('"', "\"\""))
     } else {
@@ -149,7 +178,6 @@ fn csv_cell(text: &str) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use serde_json::json;

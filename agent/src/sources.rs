@@ -202,9 +202,7 @@ impl From<SourcesError> for Failure {
                 Exit::Usage,
                 "use letters, digits, `-`, `_` and `.`, 64 at most",
             ),
-            SourcesError::Unknown { .. } => {
-                (Exit::Usage, "`zero-x-agent source list` shows all")
-            }
+            SourcesError::Unknown { .. } => (Exit::Usage, "`zero-x-agent source list` shows all"),
             SourcesError::TooMany => (Exit::Usage, "remove one, or install a second agent"),
             SourcesError::NotBuilt { .. } => {
                 (Exit::Usage, "it reads aws, gcp, azure, host and wazuh")
@@ -398,7 +396,6 @@ fn check_name(name: &str) -> Result<(), SourcesError> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -11,6 +11,7 @@ pub(crate) mod sweep;
 mod timetable;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -169,7 +170,10 @@ impl Syncer {
             self.board.remove(id);
             if sources.iter().all(|source| source.id != id) {
                 info!(source = %source.name, "source removed");
-                let forgotten = self.spool.call(move |engine| engine.forget_cursor(id)).await;
+                let forgotten = self
+                    .spool
+                    .call(move |engine| engine.forget_cursor(id))
+                    .await;
                 if let Err(error) = forgotten.and_then(|inner| inner) {
                     warn!(
                         error = &error as &dyn std::error::Error,
@@ -179,14 +183,15 @@ impl Syncer {
             }
         }
         for source in sources.iter() {
-            if !running.contains_key(&source.id) {
-                let token = stop.child_token();
-                running.insert(source.id, (source.clone(), token.clone()));
-                self.board.add(source);
-                let span = info_span!("source", name = %source.name, kind = source.kind.name());
-                let keeping = self.clone().keep(source.clone(), again.subscribe(), token);
-                tasks.spawn(keeping.instrument(span));
-            }
+            let Entry::Vacant(place) = running.entry(source.id) else {
+                continue;
+            };
+            let token = stop.child_token();
+            place.insert((source.clone(), token.clone()));
+            self.board.add(source);
+            let span = info_span!("source", name = %source.name, kind = source.kind.name());
+            let keeping = self.clone().keep(source.clone(), again.subscribe(), token);
+            tasks.spawn(keeping.instrument(span));
         }
     }
 

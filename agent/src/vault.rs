@@ -188,7 +188,9 @@ fn place(source: SourceId) -> Vec<u8> {
 
 fn read_key(path: &Path) -> Result<Zeroizing<[u8; 32]>, VaultError> {
     let text = layout::read_private(path)?;
-    let text = std::str::from_utf8(&text).map(str::trim).unwrap_or_default();
+    let text = std::str::from_utf8(&text)
+        .map(str::trim)
+        .unwrap_or_default();
     let mut key = Zeroizing::new([0u8; 32]);
     let hex = data_encoding::HEXLOWER_PERMISSIVE;
     // `decode_mut` panics where the lengths do not fit.
@@ -212,7 +214,6 @@ fn own_key(path: &Path) -> Result<Zeroizing<[u8; 32]>, VaultError> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -253,7 +254,10 @@ mod tests {
             assert!(!found, "{} holds a part of the secret", path.display());
         }
         let again = Vault::open(&layout, &Config::default()).unwrap();
-        assert_eq!(again.get(source).unwrap().expose_secret(), CANARY.as_bytes());
+        assert_eq!(
+            again.get(source).unwrap().expose_secret(),
+            CANARY.as_bytes()
+        );
     }
 
     #[test]

@@ -209,12 +209,17 @@ pub(crate) static KEYS: &[Key] = &[
         meaning: "File with the vault's key, 64 hexadecimal digits, mode 0600; empty for one that \
                   the agent makes beside the vault.",
         set: |config, text| {
-            config.vault.key_file = if text.is_empty() { None } else { Some(path(text)?) };
+            config.vault.key_file = if text.is_empty() {
+                None
+            } else {
+                Some(path(text)?)
+            };
             Ok(())
         },
         get: |config| {
             let path = config.vault.key_file.as_ref();
-            path.map(|path| path.display().to_string()).unwrap_or_default()
+            path.map(|path| path.display().to_string())
+                .unwrap_or_default()
         },
     },
 ];
@@ -302,7 +307,9 @@ pub(crate) fn address(text: &str) -> Result<Option<String>, String> {
     let Some((host, port)) = text.rsplit_once(':') else {
         return Err("the port is missing".to_owned());
     };
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
     if host.is_empty() || (bare.is_none() && host.contains(':')) {
         return Err("an IPv6 address stands in brackets, [2001:db8::1]:7443".to_owned());
     }

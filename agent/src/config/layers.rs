@@ -263,7 +263,6 @@ fn is_slip(name: &str, known: &str) -> bool {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

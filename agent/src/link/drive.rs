@@ -166,10 +166,7 @@ impl Drive {
                                 session = self.roll(session, &mut wire).await;
                             }
                             Err(error) => {
-                                error!(
-                                    error = &error as &dyn Error,
-                                    "a batch could not be read"
-                                );
+                                error!(error = &error as &dyn Error, "a batch could not be read");
                                 session.handle_batch(lane, None);
                             }
                         }
@@ -192,7 +189,8 @@ impl Drive {
                         }
                     }
                     Output::RememberHub(epoch) => {
-                        let job = move |engine: &mut crate::spool::Engine| engine.remember_hub(epoch);
+                        let job =
+                            move |engine: &mut crate::spool::Engine| engine.remember_hub(epoch);
                         let remembered = self.spool.call(job).await;
                         if let Err(error) = remembered.and_then(|inner| inner) {
                             error!(
@@ -461,12 +459,7 @@ async fn write(mut stream: SendStream, outbox: Arc<Outbox>) {
 }
 
 /// Reads a lane until the connection ends.
-async fn read(
-    mut stream: RecvStream,
-    serial: u64,
-    lane: Lane,
-    happened: mpsc::Sender<Happening>,
-) {
+async fn read(mut stream: RecvStream, serial: u64, lane: Lane, happened: mpsc::Sender<Happening>) {
     while let Ok(Some(chunk)) = stream.read_chunk(PIECE_BYTES, true).await {
         let bytes = Happening::Bytes(serial, lane, chunk.bytes.to_vec());
         if happened.send(bytes).await.is_err() {

@@ -58,7 +58,14 @@ pub(super) fn split(arguments: &[String]) -> Result<BTreeMap<String, String>, Se
             let text: String = argument.chars().take(12).collect();
             return Err(SettingError::Form { text });
         };
-        let secret = ["secret", "password", "token", "access_key", "private_key", "credential"];
+        let secret = [
+            "secret",
+            "password",
+            "token",
+            "access_key",
+            "private_key",
+            "credential",
+        ];
         if secret.iter().any(|word| key.to_lowercase().contains(word)) {
             return Err(SettingError::Secret {
                 key: key.to_owned(),
@@ -129,7 +136,13 @@ fn keys(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::Aws => &["regions", "profile", "role_arn", "external_id", "endpoint"],
         Kind::Gcp => &["project", "folder", "organization", "regions", "endpoint"],
-        Kind::Azure => &["tenant", "client_id", "subscriptions", "resource_groups", "endpoint"],
+        Kind::Azure => &[
+            "tenant",
+            "client_id",
+            "subscriptions",
+            "resource_groups",
+            "endpoint",
+        ],
         Kind::Wazuh => &["path"],
         Kind::Host
         | Kind::Github
@@ -271,7 +284,9 @@ fn endpoint(text: &str) -> Result<(), &'static str> {
         return Err("a base URL has no query");
     }
     // Credentials would travel in the clear; only this host may be asked that way.
-    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    let host = authority
+        .rsplit_once(':')
+        .map_or(authority, |(host, _)| host);
     let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
     let is_here = host == "localhost" || address.is_ok_and(|ip| ip.is_loopback());
     if text.starts_with("http://") && !is_here {
@@ -299,7 +314,9 @@ impl Settings {
         given: &BTreeMap<String, String>,
     ) -> Result<Self, SettingError> {
         let known = || keys(kind).iter().chain(&PACE_KEYS).copied();
-        let stranger = given.keys().find(|key| known().all(|known| known != key.as_str()));
+        let stranger = given
+            .keys()
+            .find(|key| known().all(|known| known != key.as_str()));
         if let Some(key) = stranger {
             return Err(SettingError::Unknown {
                 kind,

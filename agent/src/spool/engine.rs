@@ -321,9 +321,7 @@ impl Engine {
                 .map_err(storage("open the batches"))?;
             let number = lane.number();
             let range = (number, after_seq + 1)..=(number, u64::MAX);
-            let mut found = batches
-                .range(range)
-                .map_err(storage("look for a batch"))?;
+            let mut found = batches.range(range).map_err(storage("look for a batch"))?;
             let Some(entry) = found.next() else {
                 let lanes = read.open_table(LANES).map_err(storage("open the lanes"))?;
                 let next = lanes.get(number).map_err(storage("read a lane"))?;
@@ -351,11 +349,7 @@ impl Engine {
     /// Removes the batches up to `through_seq`.
     ///
     /// Not durable by itself: a crash only brings back what the hub says again to have.
-    pub(super) fn release(
-        &mut self,
-        lane: Lane,
-        through_seq: u64,
-    ) -> Result<Released, SpoolError> {
+    pub(super) fn release(&mut self, lane: Lane, through_seq: u64) -> Result<Released, SpoolError> {
         self.guarded(|engine| {
             let write = begin(engine.database()?)?;
             let mut freed = 0;
@@ -399,9 +393,7 @@ impl Engine {
         let mut oldest_ms = 0;
         for lane in Lane::DATA {
             let range = (lane.number(), 0)..=(lane.number(), u64::MAX);
-            let mut found = batches
-                .range(range)
-                .map_err(storage("look for a batch"))?;
+            let mut found = batches.range(range).map_err(storage("look for a batch"))?;
             if let Some(entry) = found.next() {
                 let (_, value) = entry.map_err(storage("read a batch"))?;
                 let (made_at_ms, _, _) = split_value(value.value()).unwrap_or_default();
@@ -510,10 +502,7 @@ impl Engine {
                     let number = lane.number();
                     let mut firsts = Vec::new();
                     let range = (number, 0)..=(number, u64::MAX);
-                    for entry in batches
-                        .range(range)
-                        .map_err(storage("look for batches"))?
-                    {
+                    for entry in batches.range(range).map_err(storage("look for batches"))? {
                         let (place, _) = entry.map_err(storage("read a batch"))?;
                         firsts.push(place.value().1);
                     }
@@ -526,7 +515,8 @@ impl Engine {
                             let Some(taken) = taken else { continue };
                             open_value(&key, lane, old, first_seq, taken.value())?.1
                         };
-                        let (value, last_seq) = engine.sign_anew(&key, lane, fresh, next, &frame)?;
+                        let (value, last_seq) =
+                            engine.sign_anew(&key, lane, fresh, next, &frame)?;
                         bytes += length(&value);
                         // New numbers start at 1 and old ones are never smaller: none is
                         // overwritten.
@@ -811,11 +801,16 @@ enum OpenError {
 impl OpenError {
     fn of(error: redb::Error) -> Self {
         // redb answers InvalidData for a file that does not begin as its own do.
-        let is_damage = match &error {
-            redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_) => true,
-            redb::Error::Io(io) => io.kind() == std::io::ErrorKind::InvalidData,
-            _ => false,
+        let is_foreign = if let redb::Error::Io(io) = &error {
+            io.kind() == std::io::ErrorKind::InvalidData
+        } else {
+            false
         };
+        let is_damage = is_foreign
+            || matches!(
+                error,
+                redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_)
+            );
         if is_damage {
             Self::Damaged(error)
         } else {

@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -286,7 +284,8 @@ async fn a_newer_file_is_refused_and_left_alone() {
     let write = database.begin_write().unwrap();
     {
         let mut meta = write.open_table(tables::META).unwrap();
-        meta.insert("format", 9u32.to_le_bytes().as_slice()).unwrap();
+        meta.insert("format", 9u32.to_le_bytes().as_slice())
+            .unwrap();
     }
     write.commit().unwrap();
     drop(database);

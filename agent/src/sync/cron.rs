@@ -8,7 +8,6 @@
 
 use std::fmt;
 
-use jiff::civil::Weekday;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan, Zoned};
 
@@ -108,10 +107,8 @@ impl Cron {
     }
 
     fn fits_day(&self, day: &Zoned) -> bool {
-        let weekday = match day.weekday() {
-            Weekday::Sunday => 0,
-            other => other.to_monday_one_offset(),
-        };
+        // Sunday is 0, and `read` has set that bit for 7 too.
+        let weekday = day.weekday().to_sunday_zero_offset();
         let by_day = has(self.days, day.day());
         let by_weekday = has(self.weekdays, weekday);
         let fits = if self.either_day {
@@ -181,7 +178,6 @@ fn read(name: &'static str, field: &str, least: u8, most: u8) -> Result<u64, Cro
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -195,11 +191,23 @@ mod tests {
 
     #[test]
     fn the_next_time_is_the_first_that_fits_and_never_now() {
-        check("*/15 * * * *", "2026-01-01T00:00:00Z", "2026-01-01T00:15:00Z");
+        check(
+            "*/15 * * * *",
+            "2026-01-01T00:00:00Z",
+            "2026-01-01T00:15:00Z",
+        );
         check("0 3 * * *", "2026-01-01T03:00:00Z", "2026-01-02T03:00:00Z");
-        check("30 23 31 12 *", "2026-12-31T23:30:01Z", "2027-12-31T23:30:00Z");
+        check(
+            "30 23 31 12 *",
+            "2026-12-31T23:30:01Z",
+            "2027-12-31T23:30:00Z",
+        );
         check("0 0 29 2 *", "2097-01-01T00:00:00Z", "2104-02-29T00:00:00Z");
-        check("5-10/5,40 8 * * 1-5", "2026-08-01T00:00:00Z", "2026-08-03T08:05:00Z");
+        check(
+            "5-10/5,40 8 * * 1-5",
+            "2026-08-01T00:00:00Z",
+            "2026-08-03T08:05:00Z",
+        );
     }
 
     #[test]

@@ -186,10 +186,7 @@ mod tests {
 
     #[test]
     fn a_page_is_one_commit_with_the_last_cursor() {
-        let page = vec![
-            fact(&["a".into()], 1),
-            fact(&["b".into(), "c".into()], 2),
-        ];
+        let page = vec![fact(&["a".into()], 1), fact(&["b".into(), "c".into()], 2)];
         let (commit, counted) = batch(source(), page);
         let want = Counted {
             events: 3,

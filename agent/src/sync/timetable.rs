@@ -33,9 +33,7 @@ pub(crate) fn next(
         return later(now, pause / 2 + spread(pause / 2));
     }
     let start = match &pace.cron {
-        Some(cron) => cron
-            .next_after(now)
-            .unwrap_or_else(|| later(now, interval)),
+        Some(cron) => cron.next_after(now).unwrap_or_else(|| later(now, interval)),
         None => later(now, interval),
     };
     later(start, spread(jitter))
@@ -46,7 +44,6 @@ fn later(at: Timestamp, span: Duration) -> Timestamp {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::sync::cron::Cron;
