@@ -213,7 +213,10 @@ async fn enroll(verb: cli::Enroll, config: &Config, on_stdin: bool) -> Result<Ex
     };
     let _lock = layout.lock()?;
     let enrolled = enroll::enroll(&layout, wish, config.transport).await?;
-    say(&format!("enrolled as {} of {}", enrolled.agent, enrolled.org));
+    say(&format!(
+        "enrolled as {} of {}",
+        enrolled.agent, enrolled.org
+    ));
     hint(&format!(
         "the certificate is good until {}",
         enrolled.not_after
