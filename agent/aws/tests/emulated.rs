@@ -385,6 +385,13 @@ fn synthetic(rule: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static) 
     let rule = move |request: &Request| {
         let answer = rule(request).or_else(|| match request.call.as_str() {
             "sts:GetCallerIdentity" => Some(identity("aws-us-gov", 210_987_654_321)),
+            // Made already: a sync waits minutes for one that is not.
+            "iam:GenerateCredentialReport" => Some(Answer::xml(
+                200,
+                "<GenerateCredentialReportResponse><GenerateCredentialReportResult>\
+                 <State>COMPLETE</State>\
+                 </GenerateCredentialReportResult></GenerateCredentialReportResponse>",
+            )),
             _ => None,
         });
         Some(answer.unwrap_or_else(|| empty(&request.call)))
