@@ -21,7 +21,7 @@ pub(super) async fn send(
         policy.attachment_count(),
         policy.permissions_boundary_usage_count(),
     ];
-    if of_aws && uses.iter().all(|count| *count == Some(0)) {
+    if of_aws && uses.iter().all(|count| count.unwrap_or(0) == 0) {
         return Ok(());
     }
     // A policy of the account may have the name of one of AWS: only the ARN tells them apart.
