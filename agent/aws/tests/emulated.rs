@@ -338,8 +338,8 @@ fn check_trouble(call: &str, trouble: Trouble, facts: &Facts, baseline: &Facts) 
         for (name, field) in &declared(&before.type_name).fields {
             let config = expected.config.as_object_mut().unwrap();
             // A fresh credential report spares this call for users whom it shows without a device.
-            let spared =
-                call == "iam:ListMFADevices" && config.get("MFADevices") == Some(&json!([]));
+            let spared = call == "iam:ListMFADevices"
+                && document.config.get("MFADevices") == Some(&json!([]));
             if field.call != call || spared {
                 continue;
             }
