@@ -13,7 +13,7 @@ pub(crate) const CALL: &str = "ec2:DescribeRegions";
 /// Regions of each partition, for an account whose region list cannot be read. A region that is
 /// missing here is then not swept, which the failed call in the summary says.
 ///
-/// Source: AWS, "Regions and Availability Zones", read 2026-11.
+/// Source: AWS, "Regions and Availability Zones" (from memory, not re-read).
 const KNOWN: &[(&str, &str)] = &[
     (
         "aws",

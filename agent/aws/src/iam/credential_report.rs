@@ -1,6 +1,6 @@
 //! The credential report: a table of all users that AWS makes on demand, at most every four hours.
 //!
-//! Source: IAM User Guide, "Generate credential reports for your AWS account", read 2026-11.
+//! Source: IAM User Guide, "Generate credential reports for your AWS account" (from memory, not re-read).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
