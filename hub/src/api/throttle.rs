@@ -1,0 +1,1 @@
+//! `Throttle::new() -> Throttle` is what serve.rs calls.

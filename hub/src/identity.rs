@@ -1,0 +1,202 @@
+//! The hub's own keys: made once by `init`, kept sealed in the appliance's store, loaded by
+//! `serve`.
+//!
+//! The QUIC keys are kept because agents of a hub that forgot them hang until their idle timeout
+//! after each restart (DESIGN 6).
+
+use jiff::Timestamp;
+use protocol::ids::{OrgId, UserId};
+use protocol::wire::v1::Epoch;
+use serde::{Deserialize, Serialize};
+use store::Appliance;
+use store::error::{ApplianceError, ReadError};
+use zeroize::Zeroizing;
+
+use crate::ca::{self, Authority, CaError};
+use crate::failure::{Exit, Explain};
+
+const CA: &str = "ca";
+const FOUNDED: &str = "hub/founded";
+const EPOCH: &str = "hub/epoch";
+const PUBLIC_HOSTS: &str = "hub/public-hosts";
+const CONNECTION_ID: &str = "quic/connection-id";
+const STATELESS_RESET: &str = "quic/stateless-reset";
+const RETRY_TOKEN: &str = "quic/retry-token";
+const JWT: &str = "api/jwt-ed25519";
+
+/// Why the hub has no identity.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum IdentityError {
+    /// One of the keys is not in the store.
+    #[error("the store has no {0}")]
+    Missing(&'static str),
+    /// One of the keys has another form than this program writes.
+    #[error("the hub cannot read {0}")]
+    Form(&'static str),
+    /// The certificate authority cannot be made or read.
+    #[error("the hub has no certificate authority")]
+    Ca(#[from] CaError),
+    /// The store cannot be read.
+    #[error("the hub's own keys cannot be read")]
+    Read(#[from] ReadError),
+    /// The store cannot be written.
+    #[error("the hub's own keys cannot be stored")]
+    Write(#[from] ApplianceError),
+    /// The system has no randomness.
+    #[error("the system has no randomness to give")]
+    Random(#[source] getrandom::Error),
+}
+
+impl Explain for IdentityError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Missing(_) | Self::Form(_) | Self::Read(_) => Exit::Data,
+            Self::Ca(error) => error.exit(),
+            Self::Write(_) | Self::Random(_) => Exit::Failed,
+        }
+    }
+
+    fn fix(&self) -> Option<String> {
+        matches!(self, Self::Missing(_))
+            .then(|| "run `zero-x-hub init` with this data directory once more".to_owned())
+    }
+}
+
+/// What `init` founded the hub with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Founded {
+    /// The first organisation.
+    pub(crate) org: OrgId,
+    /// Its admin, who also runs the hub.
+    pub(crate) admin: UserId,
+}
+
+/// The hub's own keys.
+pub(crate) struct Identity {
+    /// Issues the hub's and the agents' certificates.
+    pub(crate) authority: Authority,
+    /// Names this life of the store to agents; a restored backup gets another.
+    pub(crate) epoch: Epoch,
+    /// Ed25519 key in PKCS#8 DER that signs access tokens.
+    pub(crate) jwt_pkcs8: Zeroizing<Vec<u8>>,
+    /// Key of QUIC stateless resets (HMAC-SHA256).
+    pub(crate) stateless_reset_key: Zeroizing<[u8; 64]>,
+    /// Key of QUIC retry tokens (HKDF-SHA256 input).
+    pub(crate) retry_token_key: Zeroizing<[u8; 64]>,
+    /// Key of QUIC connection ids.
+    pub(crate) connection_id_key: u64,
+    /// Names and addresses by which others reach this hub, as `init` was told.
+    pub(crate) public_hosts: Vec<String>,
+}
+
+fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, IdentityError> {
+    let mut bytes = Zeroizing::new([0; N]);
+    getrandom::fill(&mut *bytes).map_err(IdentityError::Random)?;
+    Ok(bytes)
+}
+
+fn fresh<const N: usize>() -> Result<Zeroizing<Vec<u8>>, IdentityError> {
+    Ok(Zeroizing::new(random::<N>()?.to_vec()))
+}
+
+/// Makes every key that is not there yet. Those that are stay as they are, so that an `init` that
+/// was cut off can be run again.
+///
+/// # Errors
+/// When the system has no randomness, or the store cannot be read or written.
+pub(crate) async fn establish(
+    appliance: &Appliance,
+    public_hosts: &[String],
+    now: Timestamp,
+) -> Result<(), IdentityError> {
+    if appliance.secret(CA).await?.is_none() {
+        let material = ca::Material::generate(now)?;
+        appliance.secret_or(CA, material.to_bytes()).await?;
+    }
+    appliance.secret_or(EPOCH, fresh::<16>()?).await?;
+    appliance.secret_or(CONNECTION_ID, fresh::<8>()?).await?;
+    appliance.secret_or(STATELESS_RESET, fresh::<64>()?).await?;
+    appliance.secret_or(RETRY_TOKEN, fresh::<64>()?).await?;
+    appliance.secret_or(JWT, jwt_key()?).await?;
+    let hosts = postcard::to_stdvec(public_hosts).expect("texts always serialise");
+    appliance
+        .secret_or(PUBLIC_HOSTS, Zeroizing::new(hosts))
+        .await?;
+    Ok(())
+}
+
+/// Makes an Ed25519 key in PKCS#8 DER.
+fn jwt_key() -> Result<Zeroizing<Vec<u8>>, IdentityError> {
+    use ed25519_dalek::pkcs8::EncodePrivateKey;
+    let seed = random::<32>()?;
+    let key = ed25519_dalek::SigningKey::from_bytes(&seed);
+    let der = key
+        .to_pkcs8_der()
+        .map_err(|_| IdentityError::Form("its session key"))?;
+    Ok(Zeroizing::new(der.as_bytes().to_vec()))
+}
+
+/// Notes what the hub was founded with; the last step of `init`.
+///
+/// # Errors
+/// When the store cannot be written.
+pub(crate) async fn found(appliance: &Appliance, founded: Founded) -> Result<(), IdentityError> {
+    let bytes = postcard::to_stdvec(&founded).expect("two ids always serialise");
+    appliance.put_secret(FOUNDED, Zeroizing::new(bytes)).await?;
+    Ok(())
+}
+
+/// Returns what the hub was founded with; `None` while `init` has not come to its end.
+///
+/// # Errors
+/// When the store cannot be read.
+pub(crate) async fn founded(appliance: &Appliance) -> Result<Option<Founded>, IdentityError> {
+    let Some(bytes) = appliance.secret(FOUNDED).await? else {
+        return Ok(None);
+    };
+    postcard::from_bytes(&bytes)
+        .map(Some)
+        .map_err(|_| IdentityError::Form("the note of its founding"))
+}
+
+impl Identity {
+    /// Loads the keys that [`establish`] made.
+    ///
+    /// # Errors
+    /// When one is missing or cannot be read.
+    pub(crate) async fn load(appliance: &Appliance) -> Result<Self, IdentityError> {
+        let bytes = async |name: &str, what: &'static str| {
+            appliance
+                .secret(name)
+                .await?
+                .ok_or(IdentityError::Missing(what))
+        };
+        let material = ca::Material::from_bytes(&bytes(CA, "certificate authority").await?)?;
+        let hosts = bytes(PUBLIC_HOSTS, "public names").await?;
+        Ok(Self {
+            authority: Authority::load(&material)?,
+            epoch: *sized(&bytes(EPOCH, "epoch").await?, "its epoch")?,
+            jwt_pkcs8: bytes(JWT, "session key").await?,
+            stateless_reset_key: sized(
+                &bytes(STATELESS_RESET, "reset key").await?,
+                "its reset key",
+            )?,
+            retry_token_key: sized(&bytes(RETRY_TOKEN, "retry key").await?, "its retry key")?,
+            connection_id_key: u64::from_le_bytes(*sized(
+                &bytes(CONNECTION_ID, "connection-id key").await?,
+                "its connection-id key",
+            )?),
+            public_hosts: postcard::from_bytes(&hosts)
+                .map_err(|_| IdentityError::Form("its public names"))?,
+        })
+    }
+}
+
+fn sized<const N: usize>(
+    bytes: &[u8],
+    what: &'static str,
+) -> Result<Zeroizing<[u8; N]>, IdentityError> {
+    let array: [u8; N] = bytes.try_into().map_err(|_| IdentityError::Form(what))?;
+    Ok(Zeroizing::new(array))
+}
