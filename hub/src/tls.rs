@@ -1,6 +1,278 @@
-//! serve.rs calls: `CurrentLeaf::issue(authority: Arc<Authority>, hosts: Vec<String>, now) -> Result<Arc<CurrentLeaf>, TlsError>`,
-//! `CurrentLeaf::renew_if_due(&self, now: Timestamp) -> Result<bool, TlsError>` (true: renewed),
-//! `for_agents(&Authority, Arc<CurrentLeaf>) -> Result<rustls::ServerConfig, TlsError>`,
-//! `for_api(Arc<CurrentLeaf>) -> Result<rustls::ServerConfig, TlsError>`,
-//! `read_own(&config::OwnTls) -> Result<rustls::ServerConfig, TlsError>`, `check_own(&config::OwnTls) -> Result<(), TlsError>`
-//! (`OwnTls { certificate: PathBuf, key: PathBuf }`); `TlsError: Explain`.
+//! TLS of both ports: 1.3 only, ring only, no tickets and no early data.
+//!
+//! Agents see a certificate of the hub's own authority, and show one of it. The API shows the
+//! same certificate, or the operator's own (`tls.cert`, `tls.key`).
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use jiff::Timestamp;
+use protocol::{enroll, wire::v1};
+use rustls::crypto::CryptoProvider;
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, VerifierBuilderError,
+    WebPkiClientVerifier,
+};
+use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::pem::{self, PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::ca::{self, Authority, CaError, HubLeaf, Validity};
+use crate::config::OwnTls;
+use crate::failure::{Exit, Explain};
+
+/// Says why TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum TlsError {
+    /// The hub's own authority made no certificate.
+    #[error("could not make the hub's certificate")]
+    Leaf(#[source] CaError),
+    /// A PEM file of the operator cannot be read.
+    #[error("cannot read {}", path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: pem::Error,
+    },
+    /// The certificate file holds none.
+    #[error("{} holds no certificate", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Certificate and key cannot be used together.
+    #[error("the certificate cannot be used")]
+    Rustls(#[from] rustls::Error),
+    /// The verifier of client certificates.
+    #[error("the verifier of client certificates cannot be made")]
+    Verifier(#[from] VerifierBuilderError),
+}
+
+impl Explain for TlsError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Leaf(error) => error.exit(),
+            Self::Pem { .. } | Self::Empty { .. } | Self::Rustls(_) => Exit::Config,
+            Self::Verifier(_) => Exit::Failed,
+        }
+    }
+
+    fn fix(&self) -> Option<String> {
+        let fix = "tls.cert wants a PEM file with the leaf first and its chain after it, tls.key \
+                   the leaf's private key";
+        match self {
+            Self::Pem { .. } | Self::Empty { .. } | Self::Rustls(_) => Some(fix.to_owned()),
+            Self::Leaf(error) => error.fix(),
+            Self::Verifier(_) => None,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Current {
+    key: Arc<CertifiedKey>,
+    validity: Validity,
+}
+
+/// The hub's certificate by its own authority, replaced while connections come in.
+pub(crate) struct CurrentLeaf {
+    authority: Arc<Authority>,
+    hosts: Vec<String>,
+    current: RwLock<Current>,
+}
+
+impl fmt::Debug for CurrentLeaf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CurrentLeaf")
+            .field("hosts", &self.hosts)
+            .finish_non_exhaustive()
+    }
+}
+
+impl CurrentLeaf {
+    /// Makes a certificate that names `hosts` besides what every hub's does.
+    ///
+    /// # Errors
+    ///
+    /// When the authority cannot make it.
+    pub(crate) fn issue(
+        authority: Arc<Authority>,
+        hosts: Vec<String>,
+        now: Timestamp,
+    ) -> Result<Arc<Self>, TlsError> {
+        let current = current(authority.issue_hub_leaf(&hosts, now).map_err(TlsError::Leaf)?)?;
+        Ok(Arc::new(Self {
+            authority,
+            hosts,
+            current: RwLock::new(current),
+        }))
+    }
+
+    /// Makes a new certificate if half of the life of this one is over; says whether it did.
+    ///
+    /// # Errors
+    ///
+    /// When the authority cannot make it; the old one then stays.
+    pub(crate) fn renew_if_due(&self, now: Timestamp) -> Result<bool, TlsError> {
+        if !ca::is_due(self.read().1, now) {
+            return Ok(false);
+        }
+        let leaf = self.authority.issue_hub_leaf(&self.hosts, now);
+        let fresh = current(leaf.map_err(TlsError::Leaf)?)?;
+        // A panic while it is held would leave it whole: every change is one assignment.
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(true)
+    }
+
+    fn read(&self) -> (Arc<CertifiedKey>, Validity) {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        (Arc::clone(&current.key), current.validity)
+    }
+}
+
+impl ResolvesServerCert for CurrentLeaf {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.read().0)
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn current(leaf: HubLeaf) -> Result<Current, TlsError> {
+    let key = CertifiedKey::from_der(leaf.chain, leaf.key, &provider())?;
+    Ok(Current {
+        key: Arc::new(key),
+        validity: leaf.validity,
+    })
+}
+
+/// Returns the TLS settings of the agents' port. A peer shows a certificate of this authority, or
+/// none, for enrolment; a wrong or expired one ends the handshake.
+///
+/// # Errors
+///
+/// When rustls refuses the authority's root.
+pub(crate) fn for_agents(
+    authority: &Authority,
+    leaf: Arc<CurrentLeaf>,
+) -> Result<ServerConfig, TlsError> {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.root().clone())?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+        .allow_unauthenticated()
+        .build()?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(leaf);
+    config.alpn_protocols = vec![v1::ALPN.to_vec(), enroll::ALPN.to_vec()];
+    without_resumption(&mut config);
+    Ok(config)
+}
+
+/// Returns the TLS settings of the API's port with a certificate of the hub's own authority.
+///
+/// # Errors
+///
+/// When rustls refuses its own defaults.
+pub(crate) fn for_api(leaf: Arc<CurrentLeaf>) -> Result<ServerConfig, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_cert_resolver(leaf);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    without_resumption(&mut config);
+    Ok(config)
+}
+
+/// A ticket would carry an identity past its revocation.
+fn without_resumption(config: &mut ServerConfig) {
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.max_early_data_size = 0;
+}
+
+/// Returns the TLS settings of the API's port with the operator's own certificate.
+///
+/// # Errors
+///
+/// When a file cannot be read or the two do not fit each other.
+pub(crate) fn read_own(own: &OwnTls) -> Result<ServerConfig, TlsError> {
+    let unreadable = |path: &PathBuf| {
+        let path = path.clone();
+        move |source| TlsError::Pem { path, source }
+    };
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&own.certificate)
+        .and_then(Iterator::collect)
+        .map_err(unreadable(&own.certificate))?;
+    if chain.is_empty() {
+        let path = own.certificate.clone();
+        return Err(TlsError::Empty { path });
+    }
+    let key = PrivateKeyDer::from_pem_file(&own.key).map_err(unreadable(&own.key))?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    without_resumption(&mut config);
+    Ok(config)
+}
+
+/// Checks that the operator's own certificate can be used, for `check` and `doctor`.
+///
+/// # Errors
+///
+/// As [`read_own`].
+pub(crate) fn check_own(own: &OwnTls) -> Result<(), TlsError> {
+    read_own(own).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ca::Material;
+    use jiff::SignedDuration;
+
+    #[test]
+    fn a_renewed_certificate_is_shown_to_the_next_connection() {
+        let now: Timestamp = "2026-03-01T10:00:00Z".parse().unwrap();
+        let authority = Authority::load(&Material::generate(now).unwrap()).unwrap();
+        let leaf = CurrentLeaf::issue(Arc::new(authority), vec![], now).unwrap();
+        let first = leaf.read().0;
+        assert!(!leaf.renew_if_due(now + SignedDuration::from_hours(24)).unwrap());
+        assert!(Arc::ptr_eq(&first, &leaf.read().0));
+        let later = now + SignedDuration::from_hours(24 * 60);
+        assert!(leaf.renew_if_due(later).unwrap());
+        assert_ne!(first.cert, leaf.read().0.cert);
+        assert!(!leaf.renew_if_due(later).unwrap());
+    }
+
+    #[test]
+    fn a_certificate_that_does_not_fit_its_key_is_refused_with_the_way_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = OwnTls {
+            certificate: folder.path().join("hub.pem"),
+            key: folder.path().join("hub.key"),
+        };
+        assert!(matches!(check_own(&own), Err(TlsError::Pem { .. })));
+        let make = || rcgen::generate_simple_self_signed(vec!["hub.example".into()]).unwrap();
+        let (one, two) = (make(), make());
+        std::fs::write(&own.certificate, "nothing").unwrap();
+        std::fs::write(&own.key, one.signing_key.serialize_pem()).unwrap();
+        assert!(matches!(check_own(&own), Err(TlsError::Empty { .. })));
+        std::fs::write(&own.certificate, two.cert.pem()).unwrap();
+        let error = check_own(&own).unwrap_err();
+        assert_eq!(error.exit(), Exit::Config);
+        assert!(error.fix().unwrap().contains("the leaf first"));
+        std::fs::write(&own.certificate, one.cert.pem()).unwrap();
+        check_own(&own).unwrap();
+    }
+}
