@@ -1,0 +1,407 @@
+//! One organisation's store: the handle, its reads by name, its writes.
+
+mod read;
+mod write;
+
+use std::fmt;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use protocol::ids::{AgentId, EventId, FindingId, OrgId, ResourceId, TokenId};
+use protocol::wire::v1::Epoch;
+use protocol::{Scope, Urn};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+pub use self::read::OrgReader;
+pub use self::write::OrgWrite;
+use crate::error::{ApplianceError, Fatal, ReadError};
+use crate::list::{FindingList, FindingSummary, Page, ResourceList, ResourceSummary};
+use crate::rows::AgentState;
+use crate::rows::access::{AgentView, EnrolToken};
+use crate::rows::at;
+use crate::rows::audit::{AuditAct, AuditEntry, AuditHead};
+use crate::rows::event::{Event, EventPage, EventQuery, Quarantined};
+use crate::rows::finding::{Finding, Transition};
+use crate::rows::resource::{
+    Change, PastResource, Resource, ScopeStatus, Source, Subject, SweepOutcome,
+};
+use crate::rows::verdict::VerdictRow;
+
+/// One sequence space: an agent's lane in one life of its spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Stream {
+    /// The agent.
+    pub agent: AgentId,
+    /// The lane's number on the wire.
+    pub lane: u8,
+    /// Drawn at random when the spool was made, so that a restored disk cannot collide.
+    pub epoch: Epoch,
+}
+
+/// A batch header as its agent signed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedHeader {
+    /// The hub's clock at receipt.
+    pub received_at: Timestamp,
+    /// The bytes that were signed.
+    pub header: Vec<u8>,
+    /// The signature.
+    pub signature: Vec<u8>,
+}
+
+/// The signed header of one stored batch: the evidence that needs no trust in the hub.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredHeader {
+    /// First sequence number of the batch.
+    pub first_seq: u64,
+    /// Last sequence number of the batch.
+    pub last_seq: u64,
+    /// The hub's clock at receipt.
+    #[serde(with = "at")]
+    pub received_at: Timestamp,
+    /// The header as it was signed.
+    pub header: Vec<u8>,
+    /// The agent's signature over it.
+    pub signature: Vec<u8>,
+}
+
+/// What a commit came to. It is durable when the caller sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// The commit's number within the organisation. Later commits have greater numbers.
+    pub commit: u64,
+    /// The end of the audit log after it.
+    pub audit: AuditHead,
+    /// What each [`OrgWrite::end_sweep`] came to, in order.
+    pub sweeps: Vec<SweepOutcome>,
+}
+
+/// One organisation's store: the authority to read and write it.
+///
+/// Only [`Appliance::admit_agent`](crate::Appliance::admit_agent),
+/// [`Appliance::admit_user`](crate::Appliance::admit_user) and
+/// [`Store::maintenance`](crate::Store::maintenance) make one. Nobody can forge one:
+///
+/// ```compile_fail
+/// fn forge(admitted: store::OrgStore, org: protocol::ids::OrgId) -> store::OrgStore {
+///     store::OrgStore { inner: todo!() }
+/// }
+/// ```
+/// Its compiling twin, which differs in how the handle is obtained and in nothing else:
+/// ```
+/// fn forge(admitted: store::OrgStore, org: protocol::ids::OrgId) -> store::OrgStore {
+///     admitted
+/// }
+/// ```
+#[derive(Clone)]
+pub struct OrgStore {
+    inner: Arc<OrgInner>,
+}
+
+impl fmt::Debug for OrgStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OrgStore").field("org", &self.org()).finish_non_exhaustive()
+    }
+}
+
+pub(crate) struct OrgInner {
+    org: OrgId,
+}
+
+impl OrgStore {
+    /// Returns the organisation that this handle is the authority for.
+    pub fn org(&self) -> OrgId {
+        self.inner.org
+    }
+
+    /// Begins a write. Nothing happens before [`OrgWrite::commit`].
+    pub fn write(&self) -> OrgWrite {
+        todo!()
+    }
+
+    /// Runs `work` on a blocking thread, on one consistent snapshot.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future abandons the answer; the thread finishes its work.
+    pub async fn read<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&OrgReader) -> Result<R, ReadError> + Send + 'static,
+    ) -> Result<R, ReadError> {
+        drop(work);
+        todo!()
+    }
+
+    /// Returns a receiver that holds the number of the last commit and wakes at each new one.
+    pub fn commits(&self) -> watch::Receiver<u64> {
+        todo!()
+    }
+
+    /// Returns a resource, retired ones too.
+    pub async fn resource(&self, urn: &Urn) -> Result<Option<Resource>, ReadError> {
+        let urn = urn.clone();
+        self.read(move |reader| reader.resource(&urn)).await
+    }
+
+    /// Returns a resource by its id, retired ones too.
+    pub async fn resource_by_id(&self, id: ResourceId) -> Result<Option<Resource>, ReadError> {
+        self.read(move |reader| reader.resource_by_id(id)).await
+    }
+
+    /// Returns the documents that a resource had before, newest first.
+    pub async fn resource_history(&self, urn: &Urn) -> Result<Vec<PastResource>, ReadError> {
+        let urn = urn.clone();
+        self.read(move |reader| reader.resource_history(&urn)).await
+    }
+
+    /// Returns a page of the list of resources.
+    pub async fn resources(&self, list: ResourceList) -> Result<Page<ResourceSummary>, ReadError> {
+        self.read(move |reader| reader.resources(&list)).await
+    }
+
+    /// Returns every living resource of a scope.
+    pub async fn resources_in(&self, scope: &Scope) -> Result<Vec<Resource>, ReadError> {
+        let scope = scope.clone();
+        self.read(move |reader| reader.resources_in(&scope)).await
+    }
+
+    /// Returns how far the sweep of a scope has come; `None` if none ever began.
+    pub async fn scope(&self, scope: &Scope) -> Result<Option<ScopeStatus>, ReadError> {
+        let scope = scope.clone();
+        self.read(move |reader| reader.scope(&scope)).await
+    }
+
+    /// Returns every scope.
+    pub async fn scopes(&self) -> Result<Vec<ScopeStatus>, ReadError> {
+        self.read(OrgReader::scopes).await
+    }
+
+    /// Returns the URNs that a resource's links of a relation lead to, whether or not the hub
+    /// holds them.
+    pub async fn linked(&self, urn: &Urn, rel: &str) -> Result<Vec<Urn>, ReadError> {
+        let (urn, rel) = (urn.clone(), rel.to_owned());
+        self.read(move |reader| reader.linked(&urn, &rel)).await
+    }
+
+    /// Returns the resources whose links of a relation lead to this one.
+    pub async fn linked_from(&self, urn: &Urn, rel: &str) -> Result<Vec<Urn>, ReadError> {
+        let (urn, rel) = (urn.clone(), rel.to_owned());
+        self.read(move |reader| reader.linked_from(&urn, &rel)).await
+    }
+
+    /// Returns every verdict on a subject.
+    pub async fn verdicts(&self, subject: &Subject) -> Result<Option<VerdictRow>, ReadError> {
+        let subject = subject.clone();
+        self.read(move |reader| reader.verdicts(&subject)).await
+    }
+
+    /// Returns a page of all verdicts: at most `limit` rows (not verdicts), and the cursor of the
+    /// next page.
+    pub async fn scan_verdicts(
+        &self,
+        after: Option<String>,
+        limit: usize,
+    ) -> Result<Page<VerdictRow>, ReadError> {
+        self.read(move |reader| reader.scan_verdicts(after.as_deref(), limit)).await
+    }
+
+    /// Returns at most `limit` subjects that have a verdict due at or before `now`.
+    pub async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<Subject>, ReadError> {
+        self.read(move |reader| reader.due(now, limit)).await
+    }
+
+    /// Returns a finding.
+    pub async fn finding(&self, id: FindingId) -> Result<Option<Finding>, ReadError> {
+        self.read(move |reader| reader.finding(id)).await
+    }
+
+    /// Returns the life of a finding, oldest step first.
+    pub async fn finding_history(&self, id: FindingId) -> Result<Vec<Transition>, ReadError> {
+        self.read(move |reader| reader.finding_history(id)).await
+    }
+
+    /// Returns a page of the list of findings.
+    pub async fn findings(&self, list: FindingList) -> Result<Page<FindingSummary>, ReadError> {
+        self.read(move |reader| reader.findings(&list)).await
+    }
+
+    /// Returns every high-water mark of an agent with its last sequence number.
+    pub async fn high_waters(&self, agent: AgentId) -> Result<Vec<(Stream, u64)>, ReadError> {
+        self.read(move |reader| reader.high_waters(agent)).await
+    }
+
+    /// Returns the signed header of the batch that holds a sequence number.
+    pub async fn batch_header(
+        &self,
+        stream: Stream,
+        seq: u64,
+    ) -> Result<Option<StoredHeader>, ReadError> {
+        self.read(move |reader| reader.batch_header(stream, seq)).await
+    }
+
+    /// Searches events, newest receipt first.
+    pub async fn search_events(&self, query: EventQuery) -> Result<EventPage, ReadError> {
+        self.read(move |reader| reader.search_events(&query)).await
+    }
+
+    /// Returns an event.
+    pub async fn event(&self, id: EventId) -> Result<Option<Event>, ReadError> {
+        self.read(move |reader| reader.event(id)).await
+    }
+
+    /// Returns at most `limit` refused items, newest first.
+    pub async fn quarantine(&self, limit: usize) -> Result<Vec<Quarantined>, ReadError> {
+        self.read(move |reader| reader.quarantine(limit)).await
+    }
+
+    /// Returns every source.
+    pub async fn sources(&self) -> Result<Vec<Source>, ReadError> {
+        self.read(OrgReader::sources).await
+    }
+
+    /// Returns what changed after a commit, oldest first, each subject once with its last commit;
+    /// at most `limit`, but a commit is never cut, so that the last one named is seen whole.
+    pub async fn changes(&self, since: u64, limit: usize) -> Result<Vec<Change>, ReadError> {
+        self.read(move |reader| reader.changes(since, limit)).await
+    }
+
+    /// Returns the commit up to which the evaluator has judged ([`OrgWrite::changes_judged`]).
+    pub async fn judged_up_to(&self) -> Result<u64, ReadError> {
+        self.read(OrgReader::judged_up_to).await
+    }
+
+    /// Returns audit entries from a place in the log on, oldest first, at most `limit`.
+    pub async fn audit(&self, from: u64, limit: usize) -> Result<Vec<AuditEntry>, ReadError> {
+        self.read(move |reader| reader.audit(from, limit)).await
+    }
+
+    /// Returns the end of the audit log.
+    pub async fn audit_head(&self) -> Result<AuditHead, ReadError> {
+        self.read(OrgReader::audit_head).await
+    }
+
+    /// Returns the organisation's agents with what they last said.
+    pub async fn agents(&self) -> Result<Vec<AgentView>, ReadError> {
+        todo!()
+    }
+
+    /// Returns one of the organisation's agents.
+    pub async fn agent(&self, id: AgentId) -> Result<Option<AgentView>, ReadError> {
+        let _ = id;
+        todo!()
+    }
+
+    /// Changes whether one of the organisation's agents may speak. The caller closes its session.
+    ///
+    /// # Errors
+    ///
+    /// `Missing` when the organisation has no such agent.
+    pub async fn set_agent_state(
+        &self,
+        id: AgentId,
+        state: AgentState,
+    ) -> Result<(), ApplianceError> {
+        let _ = (id, state);
+        todo!()
+    }
+
+    /// Stores an enrolment token of this organisation.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` when the token names another organisation or its id exists.
+    pub async fn put_token(&self, token: EnrolToken) -> Result<(), ApplianceError> {
+        let _ = token;
+        todo!()
+    }
+
+    /// Returns this organisation's enrolment tokens.
+    pub async fn tokens(&self) -> Result<Vec<EnrolToken>, ReadError> {
+        todo!()
+    }
+
+    /// Removes one of this organisation's enrolment tokens; says whether there was one.
+    pub async fn delete_token(&self, id: TokenId) -> Result<bool, ApplianceError> {
+        let _ = id;
+        todo!()
+    }
+
+    /// Returns the error that ended durability, if one has.
+    pub fn fatal(&self) -> Option<Fatal> {
+        todo!()
+    }
+}
+
+/// What a hub administrator without a role may do in an organisation: run its enrolment. It reads
+/// and writes none of the organisation's data but the audit log that says what was done.
+#[derive(Clone)]
+pub struct Administration {
+    store: OrgStore,
+}
+
+impl fmt::Debug for Administration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Administration").field("org", &self.org()).finish_non_exhaustive()
+    }
+}
+
+impl Administration {
+    /// Returns the organisation that is administered.
+    pub fn org(&self) -> OrgId {
+        self.store.org()
+    }
+
+    /// Returns the organisation's agents, with what they last said.
+    pub async fn agents(&self) -> Result<Vec<AgentView>, ReadError> {
+        self.store.agents().await
+    }
+
+    /// Returns one of the organisation's agents.
+    pub async fn agent(&self, id: AgentId) -> Result<Option<AgentView>, ReadError> {
+        self.store.agent(id).await
+    }
+
+    /// See [`OrgStore::set_agent_state`].
+    ///
+    /// # Errors
+    ///
+    /// `Missing` when the organisation has no such agent.
+    pub async fn set_agent_state(
+        &self,
+        id: AgentId,
+        state: AgentState,
+    ) -> Result<(), ApplianceError> {
+        self.store.set_agent_state(id, state).await
+    }
+
+    /// See [`OrgStore::put_token`].
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` when the token names another organisation or its id exists.
+    pub async fn put_token(&self, token: EnrolToken) -> Result<(), ApplianceError> {
+        self.store.put_token(token).await
+    }
+
+    /// See [`OrgStore::tokens`].
+    pub async fn tokens(&self) -> Result<Vec<EnrolToken>, ReadError> {
+        self.store.tokens().await
+    }
+
+    /// See [`OrgStore::delete_token`].
+    pub async fn delete_token(&self, id: TokenId) -> Result<bool, ApplianceError> {
+        self.store.delete_token(id).await
+    }
+
+    /// Records an act in the organisation's audit log.
+    ///
+    /// # Errors
+    ///
+    /// As [`OrgWrite::commit`].
+    pub async fn audit(&self, act: AuditAct) -> Result<Committed, crate::error::CommitError> {
+        let mut write = self.store.write();
+        write.audit(act);
+        write.commit().await
+    }
+}
