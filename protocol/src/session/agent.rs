@@ -122,7 +122,8 @@ struct LaneState {
     sent: u64,
     in_flight: VecDeque<(u64, u64)>,
     in_flight_bytes: u64,
-    fetching: bool,
+    /// After which sequence a batch is being loaded.
+    fetching: Option<u64>,
     drained: bool,
     refusals: u32,
 }
@@ -393,10 +394,10 @@ impl Session {
         let Some(state) = self.lanes.get_mut(&lane) else {
             return;
         };
-        if state.fetching || state.drained || state.in_flight_bytes >= self.credit_bytes {
+        if state.fetching.is_some() || state.drained || state.in_flight_bytes >= self.credit_bytes {
             return;
         }
-        state.fetching = true;
+        state.fetching = Some(state.sent);
         self.outputs.push_back(Output::Fetch {
             lane,
             after_seq: state.sent,
@@ -409,7 +410,7 @@ impl Session {
         let Some(state) = self.lanes.get_mut(&lane) else {
             return;
         };
-        state.fetching = false;
+        let fetched_after = state.fetching.take();
         if !is_open {
             return;
         }
@@ -418,8 +419,23 @@ impl Session {
             return;
         };
         if batch.first_seq != state.sent + 1 {
-            // The lane was rewound or acknowledged while the batch was being loaded.
-            self.fill(lane);
+            if fetched_after == Some(state.sent) {
+                // Asking again would give the same answer.
+                state.drained = true;
+                let reason = format!(
+                    "lane {lane:?} should go on at {}, but the spool has a batch from {} to {}",
+                    state.sent + 1,
+                    batch.first_seq,
+                    batch.last_seq
+                );
+                self.outputs.push_back(Output::Close {
+                    code: CloseCode::Protocol,
+                    reason,
+                });
+            } else {
+                // The lane was rewound or acknowledged while the batch was being loaded.
+                self.fill(lane);
+            }
             return;
         }
         let bytes = u64::try_from(batch.frame.len()).unwrap_or(u64::MAX);

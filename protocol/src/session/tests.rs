@@ -283,6 +283,21 @@ fn a_gap_is_refused_with_the_expected_sequence() {
 }
 
 #[test]
+fn a_spool_with_a_hole_is_asked_once_and_the_connection_given_up() {
+    let mut world = World::new();
+    world.spool(Lane::Events, &["a", "b"]);
+    world.spool(Lane::Events, &["c"]);
+    world.spool.remove(&(Lane::Events, 1));
+    world.wait(Duration::ZERO);
+    world.run(None);
+    let hole = "close protocol violated: lane Events should go on at 1, but the spool has a batch \
+                from 3 to 3";
+    assert_eq!(world.log.last().unwrap(), hole);
+    assert!(world.stored.is_empty() && !world.agent.is_open());
+    assert!(world.agent.poll_timeout().is_some(), "it tries again later");
+}
+
+#[test]
 fn a_batch_by_another_key_or_before_the_greeting_ends_the_session() {
     let mut world = World::new();
     world.wait(Duration::ZERO);
