@@ -179,6 +179,20 @@ impl BatchBuilder {
         self.bytes.len() >= limits::BATCH_TARGET_BYTES || self.leaves.len() >= limits::BATCH_ITEMS
     }
 
+    /// Compresses the items without signing them; returns what [`open_payload`] takes: the
+    /// payload and its size before compression.
+    ///
+    /// # Errors
+    ///
+    /// When zstd fails.
+    pub fn compress(self) -> Result<(Vec<u8>, u32), BatchError> {
+        let mut compressed =
+            zstd::bulk::compress(&self.bytes, ZSTD_LEVEL).map_err(BatchError::Zstd)?;
+        pad_to_ratio(&mut compressed, self.bytes.len());
+        let bytes = u32::try_from(self.bytes.len()).expect("bounded by PAYLOAD_BYTES");
+        Ok((compressed, bytes))
+    }
+
     /// Compresses and signs the batch and returns it as a frame, ready for spool and wire.
     ///
     /// # Errors
@@ -207,9 +221,7 @@ impl BatchBuilder {
             source: place.source,
             made_at_ms: place.made_at_ms,
         };
-        let mut compressed =
-            zstd::bulk::compress(&self.bytes, ZSTD_LEVEL).map_err(BatchError::Zstd)?;
-        pad_to_ratio(&mut compressed, self.bytes.len());
+        let (compressed, _) = self.compress()?;
         let header_bytes = postcard::to_stdvec(&header).map_err(BatchError::Header)?;
         let signature = signer.sign(&signed_message(&header_bytes))?;
         let length = u16::try_from(header_bytes.len()).expect("a header takes some hundred bytes");
