@@ -1,1 +1,229 @@
-//! cli
+//! The command line: what can be asked, and which command answers.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, Flags};
+use crate::failure::{Exit, Failure};
+use crate::serve;
+
+mod checks;
+mod doctor;
+mod init;
+mod local;
+pub(crate) mod output;
+mod settings;
+mod verify;
+
+use output::{Asked as _, Format};
+
+/// The hub of Zero-X: keeps every organisation's facts apart, judges them, answers the console
+#[derive(Debug, Parser)]
+#[command(name = "zero-x-hub", version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    global: Global,
+    /// What the program is asked to do
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// Flags that stand before or after the verb
+#[derive(Debug, Args)]
+struct Global {
+    /// Settings file (default: /etc/zero-x-hub/hub.toml, and hub.d/*.toml beside it)
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder of the store and the admin socket
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// File with the master key; it must lie outside the data folder
+    #[arg(long, global = true, value_name = "FILE")]
+    master_key_file: Option<PathBuf>,
+    /// Form of the answer (default: table on a terminal, json otherwise)
+    #[arg(short, long, global = true, value_name = "FORM")]
+    output: Option<Format>,
+}
+
+impl Global {
+    /// Returns the settings that stand on the command line.
+    fn flags(&self) -> Flags {
+        Flags {
+            config: self.config.clone(),
+            data_dir: self.data_dir.clone(),
+            master_key_file: self.master_key_file.clone(),
+            agent_listen: None,
+            api_listen: None,
+        }
+    }
+}
+
+/// What the program is asked to do
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Make the store, the certificate authority, the first organisation and its admin
+    Init(Init),
+    /// Run the hub
+    Serve(Serve),
+    /// Say how the hub is doing
+    Status,
+    /// Look for what keeps the hub from working, and say how to mend it
+    Doctor {
+        /// What to look at; everything that keeps the hub from working when absent
+        #[command(subcommand)]
+        what: Option<Doctor>,
+    },
+    /// Show or check the settings
+    Config {
+        /// What `config` does
+        #[command(subcommand)]
+        what: Setting,
+    },
+    /// Check the settings; or run and list the rules
+    Check {
+        /// What `check` does; without a verb it checks the settings
+        #[command(subcommand)]
+        what: Option<Check>,
+    },
+    /// Read the whole store and follow every audit chain
+    Verify,
+}
+
+/// Flags of `init`
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// Name of the first organisation
+    #[arg(long, value_name = "NAME")]
+    org: String,
+    /// E-mail address of its admin, who also runs the hub
+    #[arg(long, value_name = "EMAIL")]
+    admin_email: String,
+    /// Read the admin's password from standard input
+    #[arg(long, required = true)]
+    admin_password_stdin: bool,
+    /// A name or address by which agents and consoles reach this hub; may be repeated
+    #[arg(long = "public-host", value_name = "HOST")]
+    public_hosts: Vec<String>,
+}
+
+/// Flags of `serve`
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Where agents connect, UDP (default: 0.0.0.0:7443)
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    agent_listen: Option<String>,
+    /// Where the console and API clients connect, TCP (default: 0.0.0.0:8443)
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    api_listen: Option<String>,
+}
+
+/// What `doctor` looks at
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum Doctor {
+    /// List every destination that the hub may open a connection to
+    Egress,
+}
+
+/// What `config` does
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum Setting {
+    /// Print every setting with its value and where it came from
+    Show,
+    /// Check the settings, the certificate files and the checks folder
+    Check,
+}
+
+/// What `check` does
+#[derive(Debug, Subcommand)]
+pub(crate) enum Check {
+    /// Run the inline tests of checks: the built-in ones, or those of files and folders
+    Test {
+        /// Check files, or folders that are searched for *.yaml
+        #[arg(value_name = "PATH")]
+        paths: Vec<PathBuf>,
+    },
+    /// List the checks in force
+    List,
+}
+
+/// Runs one command.
+///
+/// # Errors
+/// When it could not do what was asked.
+pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
+    let mut flags = cli.global.flags();
+    let format = cli.global.output.or_default();
+    match cli.verb {
+        Verb::Init(args) => init::run(&Config::load(&flags)?, &args, format).await,
+        Verb::Serve(args) => {
+            flags.agent_listen = args.agent_listen;
+            flags.api_listen = args.api_listen;
+            serve::run(Config::load(&flags)?).await
+        }
+        Verb::Status => local::status(&Config::load(&flags)?, format).await,
+        Verb::Doctor { what: None } => doctor::run(&flags, format).await,
+        Verb::Doctor {
+            what: Some(Doctor::Egress),
+        } => doctor::egress(&Config::load(&flags)?, format),
+        Verb::Config {
+            what: Setting::Show,
+        } => settings::show(&Config::load(&flags)?, format),
+        Verb::Config {
+            what: Setting::Check,
+        }
+        | Verb::Check { what: None } => settings::check(&Config::load(&flags)?),
+        Verb::Check {
+            what: Some(Check::Test { paths }),
+        } => checks::test(&paths, format),
+        Verb::Check {
+            what: Some(Check::List),
+        } => checks::list(&Config::load(&flags)?, format).await,
+        Verb::Verify => verify::run(&Config::load(&flags)?, format).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_stand_before_or_after_the_verb() {
+        for args in [
+            ["zero-x-hub", "--data-dir", "/d", "status"],
+            ["zero-x-hub", "status", "--data-dir", "/d"],
+        ] {
+            let cli = Cli::try_parse_from(args).unwrap();
+            assert_eq!(cli.global.flags().data_dir, Some(PathBuf::from("/d")));
+        }
+        let cli = Cli::try_parse_from(["zero-x-hub", "check", "list", "-o", "csv"]).unwrap();
+        assert_eq!(cli.global.output, Some(Format::Csv));
+    }
+
+    #[test]
+    fn a_flag_that_does_not_exist_is_refused_with_the_nearest_one() {
+        let error = Cli::try_parse_from(["zero-x-hub", "status", "--data-dri", "/d"]).unwrap_err();
+        assert!(error.to_string().contains("'--data-dir'"), "{error}");
+    }
+
+    #[test]
+    fn init_takes_the_password_from_standard_input_only() {
+        let args = ["zero-x-hub", "init", "--org", "Acme", "--admin-email", "a@example.com"];
+        let error = Cli::try_parse_from(args).unwrap_err();
+        assert!(error.to_string().contains("--admin-password-stdin"), "{error}");
+
+        let with = |more: &[&'static str]| {
+            Cli::try_parse_from(args.iter().copied().chain(more.iter().copied()))
+        };
+        assert!(with(&["--admin-password-stdin"]).is_ok());
+        assert!(with(&["--admin-password", "hunter2"]).is_err());
+        assert!(with(&["--admin-password-stdin=hunter2"]).is_err());
+    }
+}

@@ -1,1 +1,768 @@
-//! config
+//! Settings of the hub: flag over `ZERO_X_*` variable over `hub.d/*.toml` over `hub.toml` over
+//! default.
+//!
+//! Nothing else reads settings files or variables (but for the log filter of one-shot commands).
+//! Every value keeps its origin, so that `config show` and every refusal can name it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::io::{self, Read as _};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Spanned;
+use tracing_subscriber::EnvFilter;
+
+use crate::failure::{Exit, Explain};
+
+/// Largest settings file, in bytes.
+const FILE_BYTES: u64 = 1 << 20;
+
+const DEFAULT_FILE: &str = "/etc/zero-x-hub/hub.toml";
+
+/// Why the settings were refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum ConfigError {
+    /// A file cannot be read.
+    #[error("could not read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is not of the form.
+    #[error("{}:{line}: {reason}", path.display())]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// What is wrong, with the nearest key where that helps.
+        reason: String,
+    },
+    /// A setting has a value that it cannot have.
+    #[error("{origin}: {key} = {value:?}: {reason}")]
+    Value {
+        /// Where it was given.
+        origin: Origin,
+        /// The setting.
+        key: &'static str,
+        /// What was given.
+        value: String,
+        /// What is allowed.
+        reason: String,
+    },
+    /// A setting that has no default was not given.
+    #[error("no {key} is set")]
+    Missing {
+        /// The setting.
+        key: &'static str,
+    },
+}
+
+impl Explain for ConfigError {
+    fn exit(&self) -> Exit {
+        match self {
+            // What is missing can be given on the command line.
+            Self::Missing { .. } => Exit::Usage,
+            Self::Read { .. } | Self::Form { .. } | Self::Value { .. } => Exit::Config,
+        }
+    }
+
+    fn fix(&self) -> Option<String> {
+        Some(match self {
+            Self::Missing { key } => format!(
+                "give --{}, set {} or write {key} in {DEFAULT_FILE}",
+                key.replace('_', "-"),
+                variable(key)
+            ),
+            Self::Value { key, .. } if key.ends_with("_listen") => {
+                "write an address and a port, such as 0.0.0.0:7443 or [::]:7443".to_owned()
+            }
+            Self::Read { .. } | Self::Form { .. } | Self::Value { .. } => {
+                "`zero-x-hub config show` prints every key with its value and origin".to_owned()
+            }
+        })
+    }
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Nobody gave it.
+    Default,
+    /// A line of a file.
+    File(PathBuf, usize),
+    /// A variable of the environment.
+    Variable(String),
+    /// A flag.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path, line) => write!(f, "{}:{line}", path.display()),
+            Self::Variable(name) => write!(f, "variable {name}"),
+            Self::Flag(name) => write!(f, "flag --{name}"),
+        }
+    }
+}
+
+/// A value with its origin.
+#[derive(Debug, Clone)]
+pub(crate) struct Setting<T> {
+    pub(crate) value: T,
+    pub(crate) origin: Origin,
+}
+
+impl<T> Deref for Setting<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The operator's own certificate for the API.
+#[derive(Debug, Clone)]
+pub(crate) struct OwnTls {
+    /// PEM file with the certificate and its chain.
+    pub(crate) certificate: PathBuf,
+    /// PEM file with its private key.
+    pub(crate) key: PathBuf,
+}
+
+/// The checked settings.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    /// Folder of the store and the admin socket.
+    pub(crate) data_dir: PathBuf,
+    master_key_file: Option<PathBuf>,
+    /// Where agents connect.
+    pub(crate) agent_listen: Setting<SocketAddr>,
+    /// Where the console and API clients connect.
+    pub(crate) api_listen: Setting<SocketAddr>,
+    /// Folder with the operator's own checks.
+    pub(crate) checks_dir: PathBuf,
+    /// Names and addresses of this hub, besides those that `init` was told.
+    pub(crate) public_hosts: Vec<String>,
+    /// The API's own certificate; `None` for one from the hub's CA.
+    pub(crate) tls: Option<OwnTls>,
+    /// How the log is written.
+    pub(crate) log_format: LogFormat,
+    /// What is logged.
+    pub(crate) log_level: String,
+    shown: Vec<Shown>,
+}
+
+/// One setting as `config show` prints it.
+#[derive(Debug, Clone, serde::Serialize)]
+pub(crate) struct Shown {
+    pub(crate) key: &'static str,
+    pub(crate) value: String,
+    pub(crate) origin: String,
+    pub(crate) meaning: &'static str,
+}
+
+/// Settings that a command line gives.
+#[derive(Debug, Default)]
+pub(crate) struct Flags {
+    /// `--config`.
+    pub(crate) config: Option<PathBuf>,
+    /// `--data-dir`.
+    pub(crate) data_dir: Option<PathBuf>,
+    /// `--master-key-file`.
+    pub(crate) master_key_file: Option<PathBuf>,
+    /// `--agent-listen`.
+    pub(crate) agent_listen: Option<String>,
+    /// `--api-listen`.
+    pub(crate) api_listen: Option<String>,
+}
+
+/// Every key: name, default, meaning. An empty default stands for none.
+const KEYS: [(&str, &str, &str); 10] = [
+    (
+        "data_dir",
+        "/var/lib/zero-x-hub",
+        "folder of the store and the admin socket",
+    ),
+    (
+        "master_key_file",
+        "",
+        "file with the master key, outside data_dir",
+    ),
+    (
+        "agent_listen",
+        "0.0.0.0:7443",
+        "where agents connect (UDP)",
+    ),
+    (
+        "api_listen",
+        "0.0.0.0:8443",
+        "where the console and API clients connect (TCP)",
+    ),
+    (
+        "checks_dir",
+        "/etc/zero-x-hub/checks.d",
+        "folder with your own checks",
+    ),
+    (
+        "public_hosts",
+        "",
+        "names and addresses by which others reach this hub, besides those of init",
+    ),
+    (
+        "tls.cert",
+        "",
+        "PEM file with the API's certificate and chain; default: from the hub's CA",
+    ),
+    ("tls.key", "", "PEM file with the private key of tls.cert"),
+    ("log.format", "text", "text or json"),
+    (
+        "log.level",
+        "info",
+        "error, warn, info, debug, trace, or a filter such as zero_x_hub=debug",
+    ),
+];
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFile {
+    data_dir: Option<Spanned<String>>,
+    master_key_file: Option<Spanned<String>>,
+    agent_listen: Option<Spanned<String>>,
+    api_listen: Option<Spanned<String>>,
+    checks_dir: Option<Spanned<String>>,
+    public_hosts: Option<Spanned<Vec<String>>>,
+    #[serde(default)]
+    tls: RawTls,
+    #[serde(default)]
+    log: RawLog,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTls {
+    cert: Option<Spanned<String>>,
+    key: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLog {
+    format: Option<Spanned<String>>,
+    level: Option<Spanned<String>>,
+}
+
+/// Returns the variable of a key.
+fn variable(key: &str) -> String {
+    format!("ZERO_X_{}", key.replace('.', "_").to_uppercase())
+}
+
+impl Config {
+    /// Reads every layer.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its place.
+    pub(crate) fn load(flags: &Flags) -> Result<Self, ConfigError> {
+        let given = flags
+            .config
+            .clone()
+            .or_else(|| std::env::var_os("ZERO_X_CONFIG").map(PathBuf::from));
+        let mut layers = Layers::default();
+        match &given {
+            Some(path) => layers.read(path)?,
+            None => match layers.read(Path::new(DEFAULT_FILE)) {
+                Err(ConfigError::Read { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound => {}
+                result => result?,
+            },
+        }
+        let file = given.unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
+        for path in beside(&file)? {
+            layers.read(&path)?;
+        }
+        layers.variables(|name| std::env::var_os(name))?;
+        layers.flags(flags);
+        layers.finish()
+    }
+
+    /// Returns every setting with its value and origin.
+    pub(crate) fn shown(&self) -> &[Shown] {
+        &self.shown
+    }
+
+    /// Returns the file with the master key.
+    ///
+    /// # Errors
+    /// When none is set.
+    pub(crate) fn master_key_file(&self) -> Result<&Path, ConfigError> {
+        self.master_key_file
+            .as_deref()
+            .ok_or(ConfigError::Missing {
+                key: "master_key_file",
+            })
+    }
+}
+
+/// Returns the files `<name>.d/*.toml` beside a settings file, in the order of their names.
+fn beside(file: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let folder = file.with_extension("d");
+    let failed = |source| ConfigError::Read {
+        path: folder.clone(),
+        source,
+    };
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Values as they were given, later layers over earlier ones.
+#[derive(Debug, Default)]
+struct Layers {
+    values: BTreeMap<&'static str, Setting<String>>,
+}
+
+impl Layers {
+    fn read(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let failed = |source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let file = fs::File::open(path).map_err(failed)?;
+        let mut text = String::new();
+        file.take(FILE_BYTES + 1)
+            .read_to_string(&mut text)
+            .map_err(failed)?;
+        if text.len() as u64 > FILE_BYTES {
+            return Err(failed(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                "it is larger than 1 MiB",
+            )));
+        }
+        self.parse(path, &text)
+    }
+
+    fn parse(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
+        let line_of = |offset: usize| {
+            let before = text.get(..offset).unwrap_or(text);
+            before.bytes().filter(|byte| *byte == b'\n').count() + 1
+        };
+        let raw: RawFile = toml::from_str(text).map_err(|error| ConfigError::Form {
+            path: path.to_owned(),
+            line: line_of(error.span().map_or(0, |span| span.start)),
+            reason: with_nearest(error.message()),
+        })?;
+        let hosts = raw.public_hosts.map(|hosts| {
+            let span = hosts.span();
+            (span.start, hosts.into_inner().join(","))
+        });
+        let plain = |value: Option<Spanned<String>>| {
+            value.map(|value| (value.span().start, value.into_inner()))
+        };
+        let given = [
+            ("data_dir", plain(raw.data_dir)),
+            ("master_key_file", plain(raw.master_key_file)),
+            ("agent_listen", plain(raw.agent_listen)),
+            ("api_listen", plain(raw.api_listen)),
+            ("checks_dir", plain(raw.checks_dir)),
+            ("public_hosts", hosts),
+            ("tls.cert", plain(raw.tls.cert)),
+            ("tls.key", plain(raw.tls.key)),
+            ("log.format", plain(raw.log.format)),
+            ("log.level", plain(raw.log.level)),
+        ];
+        for (key, value) in given {
+            if let Some((offset, value)) = value {
+                let origin = Origin::File(path.to_owned(), line_of(offset));
+                self.values.insert(key, Setting { value, origin });
+            }
+        }
+        Ok(())
+    }
+
+    fn variables(
+        &mut self,
+        lookup: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<(), ConfigError> {
+        for (key, _, _) in KEYS {
+            let name = variable(key);
+            let Some(value) = lookup(&name) else {
+                continue;
+            };
+            let origin = Origin::Variable(name);
+            let value = value.into_string().map_err(|value| ConfigError::Value {
+                origin: origin.clone(),
+                key,
+                value: value.to_string_lossy().into_owned(),
+                reason: "not UTF-8".to_owned(),
+            })?;
+            self.values.insert(key, Setting { value, origin });
+        }
+        Ok(())
+    }
+
+    fn flags(&mut self, flags: &Flags) {
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        let given = [
+            ("data_dir", "data-dir", path(&flags.data_dir)),
+            (
+                "master_key_file",
+                "master-key-file",
+                path(&flags.master_key_file),
+            ),
+            ("agent_listen", "agent-listen", flags.agent_listen.clone()),
+            ("api_listen", "api-listen", flags.api_listen.clone()),
+        ];
+        for (key, flag, value) in given {
+            if let Some(value) = value {
+                let origin = Origin::Flag(flag);
+                self.values.insert(key, Setting { value, origin });
+            }
+        }
+    }
+
+    /// Returns what was given for a key, else its default; `None` where that is empty too.
+    fn get(&self, key: &'static str) -> Option<Setting<String>> {
+        let default = || {
+            let (_, default, _) = KEYS.iter().find(|(name, _, _)| *name == key)?;
+            Some(Setting {
+                value: (*default).to_owned(),
+                origin: Origin::Default,
+            })
+        };
+        self.values
+            .get(key)
+            .cloned()
+            .or_else(default)
+            .filter(|setting| !setting.value.is_empty() || setting.origin != Origin::Default)
+    }
+
+    /// Returns a value that must not be empty.
+    fn text(&self, key: &'static str) -> Result<Option<Setting<String>>, ConfigError> {
+        match self.get(key) {
+            Some(setting) if setting.value.is_empty() => {
+                Err(refused(key, &setting, "it is empty"))
+            }
+            setting => Ok(setting),
+        }
+    }
+
+    fn path(&self, key: &'static str) -> Result<Option<PathBuf>, ConfigError> {
+        Ok(self
+            .text(key)?
+            .map(|setting| PathBuf::from(setting.value)))
+    }
+
+    fn address(&self, key: &'static str) -> Result<Setting<SocketAddr>, ConfigError> {
+        let setting = self.text(key)?.ok_or(ConfigError::Missing { key })?;
+        let value = setting
+            .value
+            .parse()
+            .map_err(|_| refused(key, &setting, "not an address with a port"))?;
+        Ok(Setting {
+            value,
+            origin: setting.origin,
+        })
+    }
+
+    fn finish(self) -> Result<Config, ConfigError> {
+        let shown = KEYS
+            .iter()
+            .map(|(key, _, meaning)| {
+                let setting = self.get(key);
+                Shown {
+                    key,
+                    value: setting
+                        .as_ref()
+                        .map(|setting| setting.value.clone())
+                        .unwrap_or_default(),
+                    origin: setting.map_or(Origin::Default, |setting| setting.origin).to_string(),
+                    meaning,
+                }
+            })
+            .collect();
+        let log_format = match self.text("log.format")? {
+            Some(setting) => match setting.value.as_str() {
+                "text" => LogFormat::Text,
+                "json" => LogFormat::Json,
+                _ => return Err(refused("log.format", &setting, "one of text, json")),
+            },
+            None => LogFormat::Text,
+        };
+        let log_level = match self.text("log.level")? {
+            Some(setting) if EnvFilter::try_new(&setting.value).is_err() => {
+                let allowed = "one of error, warn, info, debug, trace, off, or a filter such as \
+                               zero_x_hub=debug";
+                return Err(refused("log.level", &setting, allowed));
+            }
+            Some(setting) => setting.value,
+            None => "info".to_owned(),
+        };
+        let public_hosts = match self.text("public_hosts")? {
+            Some(setting) => check_hosts(&setting.value)
+                .map_err(|reason| refused("public_hosts", &setting, &reason))?,
+            None => Vec::new(),
+        };
+        let tls = match (self.text("tls.cert")?, self.text("tls.key")?) {
+            (Some(certificate), Some(key)) => Some(OwnTls {
+                certificate: certificate.value.into(),
+                key: key.value.into(),
+            }),
+            (None, None) => None,
+            (Some(certificate), None) => return Err(lonely("tls.cert", &certificate, "tls.key")),
+            (None, Some(key)) => return Err(lonely("tls.key", &key, "tls.cert")),
+        };
+        Ok(Config {
+            data_dir: self
+                .path("data_dir")?
+                .ok_or(ConfigError::Missing { key: "data_dir" })?,
+            master_key_file: self.path("master_key_file")?,
+            agent_listen: self.address("agent_listen")?,
+            api_listen: self.address("api_listen")?,
+            checks_dir: self
+                .path("checks_dir")?
+                .ok_or(ConfigError::Missing { key: "checks_dir" })?,
+            public_hosts,
+            tls,
+            log_format,
+            log_level,
+            shown,
+        })
+    }
+}
+
+fn refused(key: &'static str, setting: &Setting<String>, reason: &str) -> ConfigError {
+    ConfigError::Value {
+        origin: setting.origin.clone(),
+        key,
+        value: setting.value.clone(),
+        reason: reason.to_owned(),
+    }
+}
+
+fn lonely(key: &'static str, setting: &Setting<String>, other: &str) -> ConfigError {
+    refused(key, setting, &format!("{other} must be set with it"))
+}
+
+/// Checks names and addresses, given with commas between them.
+///
+/// # Errors
+/// Which one is none, and why.
+pub(crate) fn check_hosts(text: &str) -> Result<Vec<String>, String> {
+    let mut hosts = Vec::new();
+    for host in text.split(',').map(str::trim) {
+        // RFC 1123 section 2.1, RFC 1035 section 2.3.4.
+        let is_label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        };
+        // A name of digits and dots alone is a mistyped address.
+        let is_name = host.len() <= 253
+            && host.split('.').all(is_label)
+            && host.bytes().any(|byte| byte.is_ascii_alphabetic());
+        if !is_name && host.parse::<IpAddr>().is_err() {
+            return Err(format!(
+                "{host:?} is neither a DNS name nor an IP address (no port, no scheme)"
+            ));
+        }
+        hosts.push(host.to_ascii_lowercase());
+    }
+    Ok(hosts)
+}
+
+/// Adds the nearest key to serde's refusal of an unknown one. Its wording is read with care: where
+/// it has another form, the text stays as it is.
+fn with_nearest(message: &str) -> String {
+    let message = message.trim_end();
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let Some(unknown) = quoted.next().filter(|_| message.starts_with("unknown field")) else {
+        return message.to_owned();
+    };
+    let nearest = quoted
+        .map(|key| (strsim::damerau_levenshtein(unknown, key), key))
+        .min()
+        .filter(|(distance, _)| *distance <= 3);
+    match nearest {
+        Some((_, key)) => format!("{message}; did you mean {key}?"),
+        None => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_wins_over_a_variable_over_a_later_file_over_an_earlier_one() {
+        let mut layers = Layers::default();
+        let first = "data_dir = '/1'\nchecks_dir = '/1'\nagent_listen = '127.0.0.1:1'\n\
+                     api_listen = '127.0.0.1:1'\n";
+        layers.parse(Path::new("hub.toml"), first).unwrap();
+        let second = "data_dir = '/2'\nagent_listen = '127.0.0.1:2'\napi_listen = '127.0.0.1:2'\n";
+        layers.parse(Path::new("hub.d/10.toml"), second).unwrap();
+        layers
+            .variables(|name| {
+                let value = match name {
+                    "ZERO_X_AGENT_LISTEN" => "127.0.0.1:3",
+                    "ZERO_X_API_LISTEN" => "127.0.0.1:3",
+                    _ => return None,
+                };
+                Some(value.into())
+            })
+            .unwrap();
+        layers.flags(&Flags {
+            api_listen: Some("127.0.0.1:4".to_owned()),
+            ..Flags::default()
+        });
+        let config = layers.finish().unwrap();
+        assert_eq!(config.checks_dir, Path::new("/1"));
+        assert_eq!(config.data_dir, Path::new("/2"));
+        assert_eq!(config.agent_listen.port(), 3);
+        assert_eq!(config.api_listen.port(), 4);
+        let origins: Vec<&str> = ["checks_dir", "data_dir", "agent_listen", "api_listen", "log.level"]
+            .iter()
+            .map(|key| {
+                let shown = config.shown().iter().find(|shown| shown.key == *key);
+                shown.unwrap().origin.as_str()
+            })
+            .collect();
+        assert_eq!(
+            origins,
+            [
+                "hub.toml:2",
+                "hub.d/10.toml:1",
+                "variable ZERO_X_AGENT_LISTEN",
+                "flag --api-listen",
+                "default",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line_and_the_nearest_one() {
+        let error = read("# a comment\ndata_dri = 'x'\n").unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("hub.toml:2: unknown field `data_dri`"), "{text}");
+        assert!(text.ends_with("did you mean data_dir?"), "{text}");
+        assert_eq!(error.exit().code(), 78);
+
+        let text = read("[log]\nlevl = 'x'\n").unwrap_err().to_string();
+        assert!(text.starts_with("hub.toml:2: unknown field `levl`"), "{text}");
+        assert!(text.ends_with("did you mean level?"), "{text}");
+    }
+
+    #[test]
+    fn a_bad_value_is_named_with_file_line_key_and_what_is_allowed() {
+        let cases = [
+            (
+                "\nagent_listen = 'foo'",
+                "hub.toml:2: agent_listen = \"foo\": not an address with a port",
+            ),
+            (
+                "[log]\nformat = 'xml'",
+                "hub.toml:2: log.format = \"xml\": one of text, json",
+            ),
+            (
+                "[tls]\ncert = '/a'",
+                "hub.toml:2: tls.cert = \"/a\": tls.key must be set with it",
+            ),
+            (
+                "public_hosts = ['hub.example.com', 'https://a']",
+                "hub.toml:1: public_hosts = \"hub.example.com,https://a\": \"https://a\" is \
+                 neither a DNS name nor an IP address (no port, no scheme)",
+            ),
+            (
+                "public_hosts = ['10.0.0.300']",
+                "hub.toml:1: public_hosts = \"10.0.0.300\": \"10.0.0.300\" is neither a DNS name \
+                 nor an IP address (no port, no scheme)",
+            ),
+            ("data_dir = ''", "hub.toml:1: data_dir = \"\": it is empty"),
+            (
+                "\n\ndata_dir = 3",
+                "hub.toml:3: invalid type: integer `3`, expected a string",
+            ),
+        ];
+        for (text, want) in cases {
+            let error = read(text).unwrap_err();
+            assert_eq!(error.to_string(), want);
+            assert_eq!(error.exit().code(), 78);
+        }
+    }
+
+    #[test]
+    fn a_missing_setting_says_every_way_to_give_it() {
+        let config = read("").unwrap();
+        let error = config.master_key_file().unwrap_err();
+        assert_eq!(error.to_string(), "no master_key_file is set");
+        assert_eq!(
+            error.fix().unwrap(),
+            "give --master-key-file, set ZERO_X_MASTER_KEY_FILE or write master_key_file in \
+             /etc/zero-x-hub/hub.toml"
+        );
+    }
+
+    #[test]
+    fn every_key_of_the_table_can_be_set_in_a_file() {
+        for (key, _, _) in KEYS {
+            let value = match key {
+                "agent_listen" | "api_listen" => "'127.0.0.1:9'",
+                "public_hosts" => "['127.0.0.1']",
+                "log.format" => "'json'",
+                "log.level" => "'zero_x_hub=debug'",
+                _ => "'/somewhere'",
+            };
+            let other = match key {
+                "tls.cert" => "tls.key = '/k'",
+                "tls.key" => "tls.cert = '/c'",
+                _ => "",
+            };
+            let config = read(&format!("{key} = {value}\n{other}\n")).unwrap();
+            let shown = config.shown().iter().find(|shown| shown.key == key);
+            assert_eq!(shown.unwrap().origin, "hub.toml:1", "{key}");
+        }
+    }
+
+    fn read(text: &str) -> Result<Config, ConfigError> {
+        let mut layers = Layers::default();
+        layers.parse(Path::new("hub.toml"), text)?;
+        layers.finish()
+    }
+}

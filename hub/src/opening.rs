@@ -1,1 +1,113 @@
-//! opening
+//! Opens the store as the settings say, and explains what keeps it from opening.
+
+use std::io;
+use std::path::Path;
+
+use store::error::{MasterKeyError, OpenError};
+use store::{MasterKey, Store, StoreConfig};
+
+use crate::config::Config;
+use crate::failure::{Exit, Explain, Failure};
+
+impl Explain for MasterKeyError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Io { source, .. } => of_io(source),
+            // Where the key may lie, how it must look and who may read it is configuration.
+            Self::InsideData { .. }
+            | Self::Mode { .. }
+            | Self::Content { .. }
+            | Self::Kind { .. }
+            | _ => Exit::Config,
+        }
+    }
+
+    fn fix(&self) -> Option<String> {
+        Some(match self {
+            Self::InsideData { .. } => "keep the key outside the data directory, for example in \
+                                        /etc/zero-x-hub/master.key: who copies the data must not \
+                                        get the key"
+                .to_owned(),
+            Self::Mode { path, .. } => format!("chmod 600 {}", path.display()),
+            Self::Content { .. } => {
+                "restore the file from your copy of the key; without it the data cannot be read"
+                    .to_owned()
+            }
+            Self::Kind { .. } => "name the file itself".to_owned(),
+            Self::Io { path, source } if source.kind() == io::ErrorKind::NotFound => format!(
+                "{} is the key that `zero-x-hub init` made; restore it from your copy",
+                path.display()
+            ),
+            Self::Io { .. } => "the file should be readable by the hub's user alone".to_owned(),
+            _ => return None,
+        })
+    }
+}
+
+impl Explain for OpenError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::MasterKey(error) => error.exit(),
+            Self::WrongMasterKey { .. } => Exit::Config,
+            Self::InUse { .. } => Exit::Unreachable,
+            Self::Io { source, .. } => of_io(source),
+            Self::Missing { .. }
+            | Self::Newer { .. }
+            | Self::Damaged { .. }
+            | Self::Foreign { .. } => Exit::Data,
+            Self::Exists { .. } | Self::Start { .. } | _ => Exit::Failed,
+        }
+    }
+
+    fn fix(&self) -> Option<String> {
+        Some(match self {
+            Self::MasterKey(error) => return error.fix(),
+            Self::WrongMasterKey { .. } => {
+                "give the key file that belongs to this data directory".to_owned()
+            }
+            Self::Missing { .. } => "run `zero-x-hub init` first".to_owned(),
+            Self::Newer { .. } => {
+                "install the newer version again; data is never converted back".to_owned()
+            }
+            Self::Damaged { .. } | Self::Foreign { .. } => {
+                "restore a backup; nothing was changed".to_owned()
+            }
+            Self::InUse { .. } => "another hub has it open; local commands reach a running hub \
+                                   through its admin.sock, as root or the hub's user"
+                .to_owned(),
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "run it as root or as the hub's user".to_owned()
+            }
+            Self::Exists { .. } | Self::Io { .. } | Self::Start { .. } | _ => return None,
+        })
+    }
+}
+
+fn of_io(error: &io::Error) -> Exit {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Exit::Forbidden,
+        io::ErrorKind::NotFound => Exit::Data,
+        _ => Exit::Failed,
+    }
+}
+
+/// Returns how the store of a data directory is to be opened.
+pub(crate) fn store_config(data_dir: &Path) -> StoreConfig {
+    StoreConfig::new(data_dir)
+}
+
+/// Opens the store that the settings name. Blocks.
+///
+/// # Errors
+/// When no master key is set, or the key or the store cannot be opened.
+pub(crate) fn open(config: &Config) -> Result<Store, Failure> {
+    let key_file = config.master_key_file()?;
+    if !Store::exists(&config.data_dir) {
+        return Err(OpenError::Missing {
+            path: config.data_dir.clone(),
+        }
+        .into());
+    }
+    let master = MasterKey::load(key_file, &config.data_dir)?;
+    Ok(Store::open(store_config(&config.data_dir), master)?)
+}

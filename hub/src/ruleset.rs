@@ -51,15 +51,11 @@ pub(crate) enum RulesError {
 }
 
 fn lines(faults: &[LoadError]) -> String {
-    let mut text = String::from("the checks are refused");
-    for fault in faults.iter().take(SHOWN) {
-        text.push_str("\n  ");
-        text.push_str(&fault.to_string());
-    }
+    let mut lines: Vec<String> = faults.iter().take(SHOWN).map(LoadError::to_string).collect();
     if let Some(more) = faults.len().checked_sub(SHOWN).filter(|more| *more > 0) {
-        text.push_str(&format!("\n  and {more} more"));
+        lines.push(format!("and {more} more faults"));
     }
-    text
+    lines.join("\n")
 }
 
 impl Explain for RulesError {
@@ -103,6 +99,14 @@ pub(crate) fn load(folder: &Path) -> Result<Rules, RulesError> {
     let mut files = RuleSet::builtin_files();
     files.extend(own.iter().map(|(path, text)| (path.as_str(), text.as_str())));
     build(&files)
+}
+
+/// Loads the built-in checks alone.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn builtin() -> Result<Rules, RulesError> {
+    build(&RuleSet::builtin_files())
 }
 
 fn build(files: &[(&str, &str)]) -> Result<Rules, RulesError> {
