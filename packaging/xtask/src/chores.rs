@@ -4,13 +4,19 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use line::programs;
+use line::{programs, python};
 
-/// Runs every test of the workspace.
+/// Runs every test of the workspace, with the emulator's Python environment and the three programs made first: the
+/// end-to-end tests would otherwise each make the one, and might find older ones of the other.
 pub(crate) fn test(more: &[String]) -> Result<()> {
+    let python = python::ensure(&programs::folder()?.join("emulator-python"))?;
+    let _built = programs::build()?;
     step(
         "cargo test",
-        programs::cargo().args(["test", "--workspace"]).args(more),
+        programs::cargo()
+            .args(["test", "--workspace"])
+            .args(more)
+            .env(python::VARIABLE, python),
     )
 }
 
