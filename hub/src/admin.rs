@@ -1,1 +1,380 @@
-//! admin
+//! The admin socket: how local commands ask the running hub, which alone has the store open.
+//!
+//! `D/admin.sock` takes one question a connection, a line of JSON, and answers with another. Only
+//! root and the hub's own user are answered: the socket has mode 0600, and the kernel says who is
+//! at the other end.
+
+use std::fs::{self, Permissions};
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use crate::failure::{Exit, Explain};
+
+/// Longest question, in bytes.
+const QUESTION_BYTES: u64 = 4 << 10;
+
+/// Longest answer, in bytes: every check with its texts stays below 1 MiB.
+const ANSWER_BYTES: u64 = 64 << 20;
+
+/// How long a command may take to ask.
+const ASKING: Duration = Duration::from_secs(5);
+
+/// How long a command waits for its answer: a large store takes a while to verify.
+const ANSWERING: Duration = Duration::from_secs(600);
+
+/// Commands that are answered at the same time; further ones wait to be accepted.
+const CALLERS: usize = 16;
+
+/// What a local command asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "lowercase")]
+pub(crate) enum Question {
+    /// How the hub is doing.
+    Status,
+    /// Which checks are in force.
+    Checks,
+    /// Whether the store is whole.
+    Verify,
+}
+
+/// What the hub answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Answer {
+    /// What was asked for.
+    Ok(Value),
+    /// Why there is no answer.
+    Error(String),
+}
+
+/// Who knows the answers.
+pub(crate) trait Oracle: Send + Sync + 'static {
+    /// Answers one question.
+    fn answer(&self, question: Question) -> impl Future<Output = Answer> + Send;
+}
+
+/// Why the running hub was not asked, or did not answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum AdminError {
+    /// The socket could not be made.
+    #[error("could not open {}", path.display())]
+    Open {
+        /// The socket.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The hub could not be asked.
+    #[error("could not ask the running hub at {}", path.display())]
+    Ask {
+        /// The socket.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The hub refused to answer.
+    #[error("the running hub refused: {0}")]
+    Refused(String),
+    /// The answer has another form than this program knows.
+    #[error("the running hub answered in a form that this program does not know")]
+    Form,
+}
+
+impl Explain for AdminError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Ask { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Exit::Forbidden
+            }
+            Self::Ask { .. } => Exit::Unreachable,
+            Self::Form => Exit::Data,
+            Self::Open { .. } | Self::Refused(_) => Exit::Failed,
+        }
+    }
+
+    fn fix(&self) -> Option<String> {
+        match self {
+            Self::Open { .. } => Some(
+                "the data directory should belong to the hub's user, and its path have less than \
+                 100 bytes"
+                    .to_owned(),
+            ),
+            Self::Ask { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("run it as root or as the hub's user".to_owned())
+            }
+            Self::Ask { .. } | Self::Refused(_) | Self::Form => None,
+        }
+    }
+}
+
+/// Returns where the socket of a data directory is.
+pub(crate) fn path(data_dir: &Path) -> PathBuf {
+    data_dir.join("admin.sock")
+}
+
+/// Makes the socket. The caller holds the store's lock, so a socket that is there already is one
+/// that a killed hub left behind.
+///
+/// # Errors
+/// When it cannot be made, or something else than a socket has its name.
+pub(crate) fn open(data_dir: &Path) -> Result<UnixListener, AdminError> {
+    let path = path(data_dir);
+    let failed = |source| AdminError::Open {
+        path: path.clone(),
+        source,
+    };
+    match fs::symlink_metadata(&path) {
+        Ok(there) if there.file_type().is_socket() => fs::remove_file(&path).map_err(failed)?,
+        // `bind` refuses what is no socket.
+        Ok(_) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(&path).map_err(failed)?;
+    // Between the two calls the data directory's own mode, 0700, keeps others out.
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Answers until it is told to stop.
+pub(crate) async fn serve<O: Oracle>(
+    listener: UnixListener,
+    owner: u32,
+    oracle: Arc<O>,
+    stop: CancellationToken,
+) {
+    let callers = Arc::new(Semaphore::new(CALLERS));
+    let answering = TaskTracker::new();
+    loop {
+        // Both may be dropped at any time: a permit that was got is given back, and a connection
+        // that was accepted is in hand at once.
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = async {
+                let place = Arc::clone(&callers).acquire_owned().await;
+                (place, listener.accept().await)
+            } => accepted,
+        };
+        let (Ok(place), accepted) = accepted else {
+            break;
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                match stream.peer_cred() {
+                    Ok(peer) if peer.uid() == 0 || peer.uid() == owner => {}
+                    Ok(_) | Err(_) => {
+                        warn!("a stranger asked on the admin socket");
+                        continue;
+                    }
+                }
+                let oracle = Arc::clone(&oracle);
+                let stop = stop.clone();
+                answering.spawn(async move {
+                    // Cut at a stop: the command sees the connection end.
+                    let told = tokio::select! {
+                        () = stop.cancelled() => Ok(()),
+                        told = converse(stream, &*oracle) => told,
+                    };
+                    if let Err(error) = told {
+                        debug!(%error, "a local command went away");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                warn!(%error, "the admin socket failed");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+    answering.close();
+    answering.wait().await;
+}
+
+/// Returns the user that files of a folder belong to.
+///
+/// # Errors
+/// When the folder cannot be looked at.
+pub(crate) fn owner_of(data_dir: &Path) -> Result<u32, AdminError> {
+    let there = fs::metadata(data_dir).map_err(|source| AdminError::Open {
+        path: data_dir.to_owned(),
+        source,
+    })?;
+    Ok(there.uid())
+}
+
+async fn converse<O: Oracle>(mut stream: UnixStream, oracle: &O) -> io::Result<()> {
+    let (read, mut write) = stream.split();
+    let mut line = String::new();
+    let mut read = BufReader::new(read.take(QUESTION_BYTES));
+    let answer = match tokio::time::timeout(ASKING, read.read_line(&mut line)).await {
+        Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => no_question(),
+        Ok(Err(error)) => return Err(error),
+        Ok(Ok(_)) => match serde_json::from_str(&line) {
+            Ok(question) => oracle.answer(question).await,
+            Err(_) => no_question(),
+        },
+    };
+    let mut text = serde_json::to_vec(&answer).map_err(io::Error::other)?;
+    text.push(b'\n');
+    write.write_all(&text).await?;
+    write.shutdown().await
+}
+
+fn no_question() -> Answer {
+    Answer::Error("this hub does not know the question; its version differs".to_owned())
+}
+
+/// Asks the hub that runs on a data directory; `None` when none does.
+///
+/// # Errors
+/// When it cannot be asked or refuses.
+pub(crate) async fn ask(
+    data_dir: &Path,
+    question: &Question,
+) -> Result<Option<Value>, AdminError> {
+    let path = path(data_dir);
+    let failed = |source| AdminError::Ask {
+        path: path.clone(),
+        source,
+    };
+    let mut stream = match UnixStream::connect(&path).await {
+        Ok(stream) => stream,
+        // No socket, no data directory, or one that a killed hub left behind.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::ConnectionRefused
+                    | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let mut text = serde_json::to_vec(question).expect("a question always serialises");
+    text.push(b'\n');
+    let mut answer = Vec::new();
+    let exchange = async {
+        stream.write_all(&text).await?;
+        stream.take(ANSWER_BYTES).read_to_end(&mut answer).await
+    };
+    tokio::time::timeout(ANSWERING, exchange)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(failed)?;
+    if answer.is_empty() {
+        return Err(failed(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "it ended the connection without an answer",
+        )));
+    }
+    match serde_json::from_slice(&answer) {
+        Ok(Answer::Ok(value)) => Ok(Some(value)),
+        Ok(Answer::Error(reason)) => Err(AdminError::Refused(reason)),
+        Err(_) => Err(AdminError::Form),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_local_command_asks_the_running_hub_and_finds_none_when_it_has_stopped() {
+        let folder = tempfile::tempdir().unwrap();
+        let none = ask(folder.path(), &Question::Status).await;
+        assert_eq!(none.unwrap(), None);
+
+        let (stop, served) = start(folder.path());
+        assert_eq!(
+            ask(folder.path(), &Question::Status).await.unwrap(),
+            Some(json!("Status"))
+        );
+        let refused = ask(folder.path(), &Question::Verify).await.unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "the running hub refused: the store is closing"
+        );
+        let mode = fs::metadata(path(folder.path())).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+
+        stop.cancel();
+        served.await.unwrap();
+        // The socket file is still there, as after a crash.
+        assert!(path(folder.path()).exists());
+        let none = ask(folder.path(), &Question::Status).await;
+        assert_eq!(none.unwrap(), None);
+
+        let (stop, served) = start(folder.path());
+        assert!(ask(folder.path(), &Question::Checks).await.unwrap().is_some());
+        stop.cancel();
+        served.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_question_that_is_none_is_answered_and_a_long_one_is_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let (stop, served) = start(folder.path());
+        for question in [
+            b"{\"ask\":\"everything\"}\n".to_vec(),
+            b"\xff\xfe\n".to_vec(),
+            vec![b'x'; 1 << 20],
+        ] {
+            let mut stream = UnixStream::connect(path(folder.path())).await.unwrap();
+            // The hub may have stopped listening to a long question before its end.
+            let _ = stream.write_all(&question).await;
+            let mut answer = String::new();
+            let read = stream.read_to_string(&mut answer).await;
+            if question.len() < 100 {
+                read.unwrap();
+            }
+            assert!(
+                answer.is_empty() && question.len() > 100
+                    || answer.contains("does not know the question"),
+                "{answer}"
+            );
+        }
+        // The hub goes on.
+        assert!(ask(folder.path(), &Question::Status).await.unwrap().is_some());
+        stop.cancel();
+        served.await.unwrap();
+    }
+
+    struct Echo;
+
+    impl Oracle for Echo {
+        async fn answer(&self, question: Question) -> Answer {
+            match question {
+                Question::Verify => Answer::Error("the store is closing".to_owned()),
+                Question::Status | Question::Checks => Answer::Ok(json!(format!("{question:?}"))),
+            }
+        }
+    }
+
+    fn start(folder: &Path) -> (CancellationToken, tokio::task::JoinHandle<()>) {
+        let stop = CancellationToken::new();
+        let listener = open(folder).unwrap();
+        let owner = owner_of(folder).unwrap();
+        let served = tokio::spawn(serve(listener, owner, Arc::new(Echo), stop.clone()));
+        (stop, served)
+    }
+}

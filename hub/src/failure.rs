@@ -112,6 +112,16 @@ impl Failure {
         self.exit
     }
 
+    /// Returns what failed and why, outermost first.
+    pub(crate) fn clauses(&self) -> &[String] {
+        &self.chain
+    }
+
+    /// Returns what the operator can do.
+    pub(crate) fn fix(&self) -> Option<&str> {
+        self.fix.as_deref()
+    }
+
     /// Returns the text for standard error, without a line end.
     pub(crate) fn lines(&self) -> String {
         let mut text = String::from("zero-x-hub");

@@ -1,1 +1,123 @@
-//! status
+//! How the hub is doing: what `status` prints, from the running hub or from its store.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use jiff::Timestamp;
+use protocol::enroll::Pin;
+use serde::{Deserialize, Serialize};
+use store::Store;
+use store::error::ReadError;
+
+/// What only a running hub knows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Running {
+    /// When it began to serve.
+    pub(crate) started_at: Timestamp,
+    /// Sessions of agents that are open.
+    pub(crate) sessions: usize,
+}
+
+/// How the hub is doing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// This program's version.
+    pub(crate) version: String,
+    /// `serving` or `stopped`.
+    pub(crate) state: String,
+    /// Only while it serves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) started_at: Option<Timestamp>,
+    /// Where agents connect.
+    pub(crate) agent_listen: SocketAddr,
+    /// Where the console and API clients connect.
+    pub(crate) api_listen: SocketAddr,
+    /// Pin of the root CA: what agents and consoles are given.
+    pub(crate) ca_pin: String,
+    /// Organisations of this hub.
+    pub(crate) organisations: usize,
+    /// Agents that were enrolled, in all organisations.
+    pub(crate) agents: usize,
+    /// Sessions of agents that are open.
+    pub(crate) sessions: usize,
+    /// Checks in force.
+    pub(crate) checks: usize,
+    /// Bytes of the data directory.
+    pub(crate) store_bytes: u64,
+    /// What needs a person, one clause each.
+    pub(crate) trouble: Vec<String>,
+}
+
+/// What [`gather`] is told.
+pub(crate) struct Known<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) data_dir: &'a Path,
+    pub(crate) agent_listen: SocketAddr,
+    pub(crate) api_listen: SocketAddr,
+    pub(crate) pin: Pin,
+    pub(crate) checks: usize,
+    /// `None` while no hub serves.
+    pub(crate) running: Option<Running>,
+}
+
+/// Gathers the status. An organisation whose store does not open is trouble, not an error: the
+/// others are told of all the same.
+///
+/// # Errors
+/// When the appliance's own store cannot be read.
+pub(crate) async fn gather(known: Known<'_>) -> Result<Status, ReadError> {
+    let orgs = known.store.appliance().orgs().await?;
+    let mut trouble = Vec::new();
+    let mut agents = 0;
+    for org in &orgs {
+        match known.store.maintenance(org.id).await {
+            Ok(Some(store)) => match store.agents().await {
+                Ok(list) => agents += list.len(),
+                Err(error) => trouble.push(format!("{}: its agents cannot be read: {error}", org.id)),
+            },
+            // It was deleted since the list was made.
+            Ok(None) => {}
+            Err(error) => trouble.push(format!("{}: {error}", org.id)),
+        }
+    }
+    let (state, started_at, sessions) = match known.running {
+        Some(running) => ("serving", Some(running.started_at), running.sessions),
+        None => ("stopped", None, 0),
+    };
+    let waiting = known.store.waiting_reads();
+    if waiting > 1000 {
+        trouble.push(format!("{waiting} reads wait for their turn; the disk may be slow"));
+    }
+    Ok(Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        state: state.to_owned(),
+        started_at,
+        agent_listen: known.agent_listen,
+        api_listen: known.api_listen,
+        ca_pin: known.pin.to_string(),
+        organisations: orgs.len(),
+        agents,
+        sessions,
+        checks: known.checks,
+        store_bytes: folder_bytes(known.data_dir, 0),
+        trouble,
+    })
+}
+
+/// Returns how many bytes the files below a folder have; what cannot be looked at counts nothing.
+fn folder_bytes(folder: &Path, depth: usize) -> u64 {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return 0;
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)))
+        .map(|(path, found)| match found.is_dir() {
+            // The store's own folders are two deep.
+            true if depth < 4 => folder_bytes(&path, depth + 1),
+            true => 0,
+            false => found.len(),
+        })
+        .sum()
+}

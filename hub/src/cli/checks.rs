@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use rules::{Check, RuleSet, TestResult};
 use serde_json::{Value, json};
 
+use super::local::rows_of;
 use super::output::{self, Format};
 use crate::admin::{self, Question};
 use crate::config::Config;
@@ -20,8 +21,7 @@ const COLUMNS: [&str; 4] = ["id", "severity", "type", "title"];
 pub(super) async fn list(config: &Config, format: Format) -> Result<Exit, Failure> {
     let answered = admin::ask(&config.data_dir, &Question::Checks).await?;
     let rows = match answered {
-        Some(Value::Array(rows)) => rows,
-        Some(_) => return Err(admin::AdminError::Form.into()),
+        Some(answer) => rows_of(answer)?,
         None => rows(&ruleset::load(&config.checks_dir)?.set),
     };
     output::print_list(format, &COLUMNS, &rows)?;
@@ -88,9 +88,9 @@ fn summary(results: &[TestResult], failed: usize) -> String {
     let mut checks: Vec<&str> = results.iter().map(|result| result.check.as_str()).collect();
     checks.sort_unstable();
     checks.dedup();
-    let tests = results.len();
-    match failed {
-        0 => format!("{tests} tests of {} checks pass", checks.len()),
-        _ => format!("{failed} of {tests} tests of {} checks fail", checks.len()),
-    }
+    format!(
+        "{} checks, {} tests passed, {failed} failed",
+        checks.len(),
+        results.len() - failed
+    )
 }

@@ -1,0 +1,184 @@
+//! `doctor`: looks for what keeps the hub from working, and says how to mend it.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::output::{self, Format};
+use crate::admin::{self, Question};
+use crate::config::{Config, Flags};
+use crate::failure::{Exit, Explain, Failure};
+use crate::{opening, ruleset, tls};
+
+/// What was looked at: its name, and what was found or what is wrong.
+type Look = (&'static str, Result<String, Failed>);
+
+/// What is wrong, and what mends it.
+struct Failed {
+    found: String,
+    fix: Option<String>,
+}
+
+impl<E: Explain> From<E> for Failed {
+    fn from(error: E) -> Self {
+        let fix = error.fix();
+        failed(&error, fix)
+    }
+}
+
+fn failed(error: &dyn std::error::Error, fix: Option<String>) -> Failed {
+    let mut found = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        found.push_str(": ");
+        found.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    Failed { found, fix }
+}
+
+/// Looks at everything; ends with 1 when something needs attention.
+///
+/// # Errors
+/// When something does.
+pub(super) async fn run(flags: &Flags, format: Format) -> Result<Exit, Failure> {
+    let config = match Config::load(flags) {
+        Ok(config) => config,
+        // Nothing else can be looked at before the settings are good.
+        Err(error) => return report(format, vec![("settings", Err(error.into()))]),
+    };
+    let mut looks: Vec<Look> = vec![("settings", Ok("good".to_owned()))];
+    let running = admin::ask(&config.data_dir, &Question::Status).await;
+    let is_running = matches!(running, Ok(Some(_)));
+    looks.push((
+        "running hub",
+        running.map_err(Failed::from).map(|answer| {
+            match answer {
+                Some(_) => "answers on its admin socket",
+                None => "none",
+            }
+            .to_owned()
+        }),
+    ));
+    looks.push(("data directory", data_dir(&config.data_dir)));
+    // A running hub holds the store and the ports; that it answers says that they are good.
+    if !is_running {
+        looks.push(("store", store(&config).await));
+        looks.push((
+            "agents' port",
+            port(
+                config.agent_listen.value,
+                UdpSocket::bind(config.agent_listen.value).map(drop),
+                "--agent-listen",
+            ),
+        ));
+        looks.push((
+            "API's port",
+            port(
+                config.api_listen.value,
+                TcpListener::bind(config.api_listen.value).map(drop),
+                "--api-listen",
+            ),
+        ));
+    }
+    let rules = ruleset::load(&config.checks_dir);
+    looks.push((
+        "checks",
+        rules
+            .map(|rules| format!("{} load", rules.set.checks().len()))
+            .map_err(Failed::from),
+    ));
+    let certificate = match &config.tls {
+        None => Ok("from the hub's own CA".to_owned()),
+        Some(own) => tls::check_own(own)
+            .map(|()| own.certificate.display().to_string())
+            .map_err(Failed::from),
+    };
+    looks.push(("API's certificate", certificate));
+    report(format, looks)
+}
+
+/// Lists every destination that the hub may open a connection to.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub(super) fn egress(_config: &Config, format: Format) -> Result<Exit, Failure> {
+    // Nothing that leaves the hub can be configured, so nothing is left out here.
+    output::print_list(format, &["destination", "purpose"], &[])?;
+    output::note("the hub opens no connection of its own: no destination is configured");
+    Ok(Exit::Ok)
+}
+
+fn data_dir(path: &Path) -> Result<String, Failed> {
+    let found = fs::metadata(path).map_err(|error| Failed {
+        found: format!("{}: {error}", path.display()),
+        fix: Some("run `zero-x-hub init` first".to_owned()),
+    })?;
+    let mode = found.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(Failed {
+            found: format!("{} has mode {mode:o}; others may look into it", path.display()),
+            fix: Some(format!("chmod 700 {}", path.display())),
+        });
+    }
+    Ok(format!("{}, for its owner alone", path.display()))
+}
+
+async fn store(config: &Config) -> Result<String, Failed> {
+    let opened = config.clone();
+    let opened = tokio::task::spawn_blocking(move || opening::open(&opened)).await;
+    let store = opened
+        .map_err(|error| failed(&error, None))?
+        .map_err(|failure| Failed {
+            found: failure.clauses().join(": "),
+            fix: failure.fix().map(str::to_owned),
+        })?;
+    let orgs = store.appliance().orgs().await;
+    store.close().await;
+    let count = orgs.map_err(Failed::from)?.len();
+    let noun = if count == 1 {
+        "organisation"
+    } else {
+        "organisations"
+    };
+    Ok(format!("opens; {count} {noun}"))
+}
+
+fn port(
+    address: SocketAddr,
+    bound: std::io::Result<()>,
+    flag: &str,
+) -> Result<String, Failed> {
+    bound.map_err(|error| Failed {
+        found: format!("{address}: {error}"),
+        fix: Some(format!(
+            "stop what uses it, or choose another: {flag} ADDRESS:PORT"
+        )),
+    })?;
+    Ok(format!("{address} is free"))
+}
+
+fn report(format: Format, looks: Vec<Look>) -> Result<Exit, Failure> {
+    let all = looks.len();
+    let bad = looks.iter().filter(|(_, look)| look.is_err()).count();
+    let rows: Vec<Value> = looks
+        .into_iter()
+        .map(|(what, look)| match look {
+            Ok(found) => json!({"what": what, "state": "ok", "found": found, "fix": null}),
+            Err(failed) => {
+                json!({"what": what, "state": "bad", "found": failed.found, "fix": failed.fix})
+            }
+        })
+        .collect();
+    output::print_list(format, &["what", "state", "found", "fix"], &rows)?;
+    if bad > 0 {
+        return Err(Failure::new(
+            Exit::Failed,
+            format!("{bad} of {all} need attention"),
+        ));
+    }
+    Ok(Exit::Ok)
+}

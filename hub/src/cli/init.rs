@@ -1,0 +1,274 @@
+//! `init`: makes the master key, the store, the hub's own keys, the first organisation and its
+//! admin.
+//!
+//! Every step can be run again, and the note of the founding is the last: an `init` that was cut
+//! off is finished by the next, and one that was not changes nothing.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use jiff::Timestamp;
+use protocol::ids::{OrgId, UserId};
+use secrecy::SecretString;
+use serde_json::json;
+use store::error::ApplianceError;
+use store::rows::Role;
+use store::rows::access::User;
+use store::{Appliance, MasterKey, Store};
+use zeroize::Zeroizing;
+
+use super::Init;
+use super::output::{self, Format};
+use crate::config::{self, Config};
+use crate::failure::{Exit, Explain as _, Failure};
+use crate::identity::{self, Founded, Identity};
+use crate::opening;
+use crate::password::{self, Hasher};
+
+/// Longest password that is read, in bytes, with its line end.
+const PASSWORD_BYTES: u64 = 4096;
+
+/// Makes what is not there yet, and prints what there is.
+///
+/// # Errors
+/// When something cannot be made, or the data belongs to another key.
+pub(super) async fn run(config: &Config, args: &Init, format: Format) -> Result<Exit, Failure> {
+    let org_name = check_org_name(&args.org)?;
+    let email = check_email(&args.admin_email)?;
+    let mut hosts = Vec::new();
+    for host in &args.public_hosts {
+        hosts.extend(config::check_hosts(host).map_err(|reason| {
+            Failure::new(Exit::Usage, format!("--public-host {host:?}: {reason}"))
+        })?);
+    }
+    let key_file = config.master_key_file()?.to_owned();
+    let data_dir = config.data_dir.clone();
+    let exists = Store::exists(&data_dir);
+    // Before anything is made: a bad password must not leave half a hub behind.
+    let password = peek_password(&email, exists)?;
+    let opened = config.clone();
+    let store = tokio::task::spawn_blocking(move || {
+        if exists {
+            opening::open(&opened)
+        } else {
+            create(&key_file, &data_dir)
+        }
+    })
+    .await
+    .map_err(|error| Failure::new(Exit::Failed, "cannot make the store").caused_by(&error))??;
+    let made = establish(&store, org_name, &email, password, &hosts).await;
+    store.close().await;
+    let (founded, pin, is_new) = made?;
+    if !is_new {
+        output::note("already initialised; nothing was changed");
+    }
+    let object = json!({
+        "org_id": founded.org,
+        "ca_pin": pin,
+        "admin_user_id": founded.admin,
+    });
+    let lines = [
+        ("org_id", founded.org.to_string()),
+        ("ca_pin", pin),
+        ("admin_user_id", founded.admin.to_string()),
+    ];
+    output::print_object(format, &object, &lines)?;
+    Ok(Exit::Ok)
+}
+
+/// Makes the key and an empty store. A key that is there is taken: an `init` that was cut off
+/// between the two made it, or the operator did.
+fn create(key_file: &Path, data_dir: &Path) -> Result<Store, Failure> {
+    let master = match key_file.symlink_metadata() {
+        Ok(_) => MasterKey::load(key_file, data_dir)?,
+        Err(_) => MasterKey::create(key_file, data_dir)?,
+    };
+    Ok(Store::create(opening::store_config(data_dir), master)?)
+}
+
+/// Makes what is missing; says whether anything was.
+async fn establish(
+    store: &Store,
+    org_name: &str,
+    email: &str,
+    password: Option<SecretString>,
+    hosts: &[String],
+) -> Result<(Founded, String, bool), Failure> {
+    let appliance = store.appliance();
+    if let Some(founded) = identity::founded(&appliance).await? {
+        let pin = Identity::load(&appliance).await?.authority.pin();
+        return Ok((founded, pin.to_string(), false));
+    }
+    let password = password.ok_or_else(no_password)?;
+    let now = Timestamp::now();
+    identity::establish(&appliance, hosts, now).await?;
+    let org = first_org(&appliance, org_name, now).await?;
+    let admin = first_admin(&appliance, org, email, password, now).await?;
+    let founded = Founded { org, admin };
+    identity::found(&appliance, founded).await?;
+    let pin = Identity::load(&appliance).await?.authority.pin();
+    Ok((founded, pin.to_string(), true))
+}
+
+fn appliance_failed(error: ApplianceError) -> Failure {
+    Failure::new(Exit::Failed, "cannot write to the store").caused_by(&error)
+}
+
+/// Returns the organisation of that name, made by an `init` that was cut off, or a new one.
+async fn first_org(
+    appliance: &Appliance,
+    name: &str,
+    now: Timestamp,
+) -> Result<OrgId, Failure> {
+    match appliance.create_org(name, now).await {
+        Ok(org) => Ok(org.id),
+        Err(ApplianceError::NameTaken) => {
+            let orgs = appliance.orgs().await?;
+            let known = orgs
+                .iter()
+                .find(|org| org.name.to_lowercase() == name.to_lowercase());
+            known
+                .map(|org| org.id)
+                .ok_or_else(|| appliance_failed(ApplianceError::NameTaken))
+        }
+        Err(error) => Err(appliance_failed(error)),
+    }
+}
+
+/// Returns the admin, made by an `init` that was cut off, or a new one. Either way the password is
+/// the one that was given now: that of the first run was never told to have worked.
+async fn first_admin(
+    appliance: &Appliance,
+    org: OrgId,
+    email: &str,
+    password: SecretString,
+    now: Timestamp,
+) -> Result<UserId, Failure> {
+    let password_hash = Hasher::default().hash(password).await?;
+    if let Some(known) = appliance.user_by_email(email).await? {
+        let changed = appliance.update_user(known.id, move |user| {
+            user.password_hash.clone_from(&password_hash);
+            user.roles.insert(org, Role::Admin);
+            user.hub_admin = true;
+        });
+        return Ok(changed.await.map_err(appliance_failed)?.id);
+    }
+    let id = UserId::from_bytes(*uuid::Uuid::now_v7().as_bytes());
+    let user = User {
+        id,
+        email: email.to_owned(),
+        password_hash,
+        roles: [(org, Role::Admin)].into(),
+        hub_admin: true,
+        created_at: now,
+        disabled: false,
+    };
+    appliance.create_user(user).await.map_err(appliance_failed)?;
+    Ok(id)
+}
+
+fn no_password() -> Failure {
+    Failure::new(Exit::Usage, "no password was given")
+        .with_fix("give the password on standard input")
+}
+
+/// Reads the password from standard input and checks it. Where the store exists, none may be
+/// needed, so nothing that is read is an error yet.
+fn peek_password(email: &str, exists: bool) -> Result<Option<SecretString>, Failure> {
+    let mut text = Zeroizing::new(String::new());
+    // The buffer has its size from the start, so that no copy is left behind by growing.
+    text.reserve_exact(PASSWORD_BYTES as usize + 1);
+    let read = std::io::stdin()
+        .lock()
+        .take(PASSWORD_BYTES)
+        .read_to_string(&mut text);
+    if let Err(error) = read {
+        return Err(
+            Failure::new(Exit::Usage, "could not read the password from standard input")
+                .caused_by(&error),
+        );
+    }
+    password::strip(&mut text);
+    match password::check(&text, email) {
+        Ok(()) => Ok(Some(SecretString::from(text.as_str()))),
+        Err(_) if exists => Ok(None),
+        Err(_) if text.is_empty() => Err(no_password()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Checks the name of an organisation.
+fn check_org_name(name: &str) -> Result<&str, Failure> {
+    let chars = name.chars().count();
+    let is_good = (1..=100).contains(&chars)
+        && name.trim() == name
+        && !name.chars().any(char::is_control);
+    if is_good {
+        return Ok(name);
+    }
+    Err(Failure::new(
+        Exit::Usage,
+        format!(
+            "--org {name:?}: a name has 1 to 100 characters, no control characters, no space at \
+             its ends"
+        ),
+    ))
+}
+
+/// Checks an e-mail address as far as it must be to tell two apart, and lower-cases it. Whether
+/// it takes mail is nobody's business here.
+fn check_email(email: &str) -> Result<String, Failure> {
+    let is_good = email.len() <= 254
+        && email.is_ascii()
+        && email.bytes().all(|byte| byte.is_ascii_graphic())
+        && email.split_once('@').is_some_and(|(local, domain)| {
+            !local.is_empty() && domain.contains('.') && !domain.contains('@')
+        });
+    if is_good {
+        return Ok(email.to_ascii_lowercase());
+    }
+    Err(Failure::new(
+        Exit::Usage,
+        format!("--admin-email {email:?} is not an e-mail address"),
+    ))
+}
+
+impl crate::failure::Explain for ApplianceError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Read(error) => error.exit(),
+            Self::Open(error) => error.exit(),
+            Self::NameTaken
+            | Self::EmailTaken
+            | Self::Missing { .. }
+            | Self::Conflict { .. }
+            | Self::Token(_)
+            | Self::TooLarge { .. }
+            | Self::Full
+            | Self::Fatal(_)
+            | Self::Closed
+            | _ => Exit::Failed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_addresses_that_cannot_be_told_apart_are_refused() {
+        for name in ["Acme", "Ä & Co. KG", "x"] {
+            assert!(check_org_name(name).is_ok(), "{name}");
+        }
+        for name in ["", " Acme", "Acme ", "Ac\u{7}me", "Ac\nme", &"x".repeat(101)] {
+            let failure = check_org_name(name).unwrap_err();
+            assert_eq!(failure.exit(), Exit::Usage, "{name:?}");
+        }
+        assert_eq!(check_email("Ann@Example.com").unwrap(), "ann@example.com");
+        for email in ["ann", "ann@", "@example.com", "a@b", "a b@example.com", "a@b@c.de", "\u{e4}@b.de"] {
+            let failure = check_email(email).unwrap_err();
+            assert_eq!(failure.exit(), Exit::Usage, "{email:?}");
+        }
+    }
+}

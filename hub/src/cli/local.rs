@@ -1,0 +1,108 @@
+//! `status`: asks the running hub, else reads the store.
+
+use serde_json::Value;
+
+use super::output::{self, Format};
+use crate::admin::{self, AdminError, Question};
+use crate::config::Config;
+use crate::failure::{Exit, Explain, Failure};
+use crate::identity::Identity;
+use crate::status::{self, Known, Status};
+use crate::{opening, ruleset};
+
+impl Explain for store::error::ReadError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Open(error) => error.exit(),
+            Self::Seal { .. } | Self::Newer { .. } | Self::Decode { .. } => Exit::Data,
+            Self::Engine(_) | Self::Cursor | Self::Closed | _ => Exit::Failed,
+        }
+    }
+}
+
+/// Prints how the hub is doing.
+///
+/// # Errors
+/// When neither the hub nor its store can be asked.
+pub(super) async fn status(config: &Config, format: Format) -> Result<Exit, Failure> {
+    let answer = match admin::ask(&config.data_dir, &Question::Status).await? {
+        Some(answer) => answer,
+        None => serde_json::to_value(offline_status(config).await?)
+            .expect("a status always serialises"),
+    };
+    let status: Status = serde_json::from_value(answer.clone()).map_err(|_| AdminError::Form)?;
+    output::print_object(format, &answer, &readable(&status))?;
+    Ok(if status.trouble.is_empty() {
+        Exit::Ok
+    } else {
+        Exit::Failed
+    })
+}
+
+async fn offline_status(config: &Config) -> Result<Status, Failure> {
+    let opened = config.clone();
+    let store = tokio::task::spawn_blocking(move || opening::open(&opened))
+        .await
+        .map_err(|error| Failure::new(Exit::Failed, "cannot open the store").caused_by(&error))??;
+    let identity = Identity::load(&store.appliance()).await?;
+    let rules = ruleset::load(&config.checks_dir);
+    let mut status = status::gather(Known {
+        store: &store,
+        data_dir: &config.data_dir,
+        agent_listen: config.agent_listen.value,
+        api_listen: config.api_listen.value,
+        pin: identity.authority.pin(),
+        checks: rules.as_ref().map_or(0, |rules| rules.set.checks().len()),
+        running: None,
+    })
+    .await?;
+    if let Err(error) = rules {
+        status.trouble.push(error.to_string());
+    }
+    store.close().await;
+    Ok(status)
+}
+
+fn readable(status: &Status) -> Vec<(&'static str, String)> {
+    let hub = match status.started_at {
+        Some(at) => format!("{} since {} (version {})", status.state, clock(at), status.version),
+        None => format!("{} (version {})", status.state, status.version),
+    };
+    let mut lines = vec![
+        ("hub", hub),
+        (
+            "agents",
+            format!(
+                "{}, {} of {} connected",
+                status.agent_listen, status.sessions, status.agents
+            ),
+        ),
+        ("console, API", status.api_listen.to_string()),
+        ("organisations", status.organisations.to_string()),
+        ("checks", status.checks.to_string()),
+        ("store", format!("{} bytes", status.store_bytes)),
+        ("CA pin", status.ca_pin.clone()),
+    ];
+    lines.extend(status.trouble.iter().map(|clause| ("trouble", clause.clone())));
+    lines
+}
+
+/// Returns an instant to the second, RFC 3339.
+fn clock(at: jiff::Timestamp) -> String {
+    jiff::Timestamp::from_second(at.as_second())
+        .unwrap_or(at)
+        .to_string()
+}
+
+/// Returns rows that an answer of the admin socket holds.
+///
+/// # Errors
+/// When it holds something else.
+pub(super) fn rows_of(answer: Value) -> Result<Vec<Value>, AdminError> {
+    match answer {
+        Value::Array(rows) => Ok(rows),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => {
+            Err(AdminError::Form)
+        }
+    }
+}
