@@ -15,8 +15,8 @@ use crate::serve::RulesInForce;
 use access::AccessKeys;
 use throttle::Throttle;
 
-mod access;
-mod throttle;
+pub(crate) mod access;
+pub(crate) mod throttle;
 
 /// What every request may need.
 pub(crate) struct State {

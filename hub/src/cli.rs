@@ -8,13 +8,13 @@ use crate::config::{Config, Flags};
 use crate::failure::{Exit, Failure};
 use crate::serve;
 
-mod checks;
+pub(crate) mod checks;
 mod doctor;
 mod init;
 mod local;
 pub(crate) mod output;
 mod settings;
-mod verify;
+pub(crate) mod verify;
 
 use output::{Asked as _, Format};
 

@@ -4,6 +4,8 @@
 //! The QUIC keys are kept because agents of a hub that forgot them hang until their idle timeout
 //! after each restart (DESIGN 6).
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use protocol::ids::{OrgId, UserId};
 use protocol::wire::v1::Epoch;
@@ -75,7 +77,7 @@ pub(crate) struct Founded {
 /// The hub's own keys.
 pub(crate) struct Identity {
     /// Issues the hub's and the agents' certificates.
-    pub(crate) authority: Authority,
+    pub(crate) authority: Arc<Authority>,
     /// Names this life of the store to agents; a restored backup gets another.
     pub(crate) epoch: Epoch,
     /// Ed25519 key in PKCS#8 DER that signs access tokens.
@@ -175,7 +177,7 @@ impl Identity {
         let material = ca::Material::from_bytes(&bytes(CA, "certificate authority").await?)?;
         let hosts = bytes(PUBLIC_HOSTS, "public names").await?;
         Ok(Self {
-            authority: Authority::load(&material)?,
+            authority: Arc::new(Authority::load(&material)?),
             epoch: *sized(&bytes(EPOCH, "epoch").await?, "its epoch")?,
             jwt_pkcs8: bytes(JWT, "session key").await?,
             stateless_reset_key: sized(

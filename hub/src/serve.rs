@@ -1,12 +1,48 @@
 //! `zero-x-hub serve`: starts every part, watches over them, and stops them in order.
 
+use std::fs;
+use std::io::{self, IsTerminal};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::Timestamp;
+use protocol::enroll::Pin;
+use sd_notify::NotifyState;
+use serde_json::Value;
+use store::Store;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+use tracing_subscriber::EnvFilter;
 
+use crate::admin::{self, Answer, Question};
+use crate::api;
+use crate::api::access::AccessKeys;
+use crate::api::throttle::Throttle;
+use crate::cli::{checks, verify};
+use crate::config::{Config, LogFormat};
+use crate::failure::{Exit, Failure};
+use crate::identity::Identity;
+use crate::ingest;
+use crate::live::Live;
+use crate::opening;
+use crate::password::Hasher;
+use crate::posture;
 use crate::ruleset::{self, Rules, RulesError};
+use crate::status::{self, Known, Running};
+use crate::tls::{self, CurrentLeaf};
+
+/// How long the parts may take to end. Below what service managers and tests wait.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// Time between two rounds of upkeep: the hub's certificate lives for months, a session for hours.
+const UPKEEP: Duration = Duration::from_secs(600);
 
 /// The rules in force, which a reload may replace while the hub runs.
 #[derive(Debug)]
@@ -50,5 +86,341 @@ impl RulesInForce {
                 warn!(%error, "the checks were refused; the last good ones stay in force");
             }
         }
+    }
+}
+
+/// Runs the hub until it is told to stop.
+///
+/// # Errors
+/// When a part cannot start, or ended although nobody told it to.
+pub(crate) async fn run(config: Config) -> Result<Exit, Failure> {
+    log(&config);
+    serve(config).await?;
+    info!("stopped");
+    Ok(Exit::Ok)
+}
+
+fn log(config: &Config) {
+    // The settings were checked with the same parser.
+    let filter = EnvFilter::try_new(&config.log_level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
+    // Only a second subscriber could fail here, and there is none.
+    let _ = match config.log_format {
+        LogFormat::Json => lines.json().try_init(),
+        LogFormat::Text => lines
+            .with_target(false)
+            .with_ansi(io::stderr().is_terminal())
+            .try_init(),
+    };
+}
+
+async fn serve(config: Config) -> Result<(), Failure> {
+    let opened = config.clone();
+    let store = tokio::task::spawn_blocking(move || opening::open(&opened))
+        .await
+        .map_err(|error| Failure::new(Exit::Failed, "cannot open the store").caused_by(&error))??;
+    let served = parts(&config, &store).await;
+    // Whatever happened, what is queued is written.
+    store.close().await;
+    served
+}
+
+/// Starts every part, waits, and ends them.
+async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
+    let appliance = store.appliance();
+    let identity = Identity::load(&appliance).await?;
+    let pin = identity.authority.pin();
+    let rules = Arc::new(RulesInForce::new(config.checks_dir.clone())?);
+    let live = Arc::new(Live::default());
+    let mut hosts = identity.public_hosts.clone();
+    hosts.extend(config.public_hosts.iter().cloned());
+    hosts.dedup();
+    let leaf = CurrentLeaf::issue(
+        Arc::clone(&identity.authority),
+        hosts.clone(),
+        Timestamp::now(),
+    )?;
+
+    let agents_tls = tls::for_agents(&identity.authority, Arc::clone(&leaf))?;
+    let endpoint = ingest::open(config.agent_listen.value, &identity, agents_tls)?;
+    let agent_listen = endpoint
+        .local_addr()
+        .unwrap_or(config.agent_listen.value);
+    let api_tls = Arc::new(match &config.tls {
+        Some(own) => tls::read_own(own)?,
+        None => tls::for_api(Arc::clone(&leaf))?,
+    });
+    let api_listener = bind(config.api_listen.value).await?;
+    let api_listen = api_listener
+        .local_addr()
+        .unwrap_or(config.api_listen.value);
+    let admin_socket = admin::open(&config.data_dir)?;
+    let owner = admin::owner_of(&config.data_dir)?;
+
+    let stop = CancellationToken::new();
+    let keys = AccessKeys::from_pkcs8(&identity.jwt_pkcs8)?;
+    let hub = Arc::new(ingest::Hub {
+        store: store.clone(),
+        appliance: appliance.clone(),
+        authority: Arc::clone(&identity.authority),
+        live: Arc::clone(&live),
+        epoch: identity.epoch,
+    });
+    let state = Arc::new(api::State {
+        store: store.clone(),
+        appliance: appliance.clone(),
+        live: Arc::clone(&live),
+        rules: Arc::clone(&rules),
+        keys,
+        throttle: Throttle::new(),
+        hasher: Hasher::default(),
+        pin,
+        agent_hubs: agent_hubs(&hosts, agent_listen.port(), || {
+            fs::read_to_string("/proc/sys/kernel/hostname").ok()
+        }),
+        stop: stop.clone(),
+    });
+    let oracle = Arc::new(Oracle {
+        store: store.clone(),
+        data_dir: config.data_dir.clone(),
+        agent_listen,
+        api_listen,
+        pin,
+        rules: Arc::clone(&rules),
+        live: Arc::clone(&live),
+        started_at: Timestamp::now(),
+    });
+
+    let mut tasks = Tasks::default();
+    tasks.start(
+        "agents' port",
+        ingest::serve(endpoint, hub, stop.clone()),
+    );
+    tasks.start("API", api::serve(api_listener, api_tls, state, stop.clone()));
+    info!(address = %api_listen, "listening for the console and API clients");
+    let judged = posture::run(store.clone(), live, rules.watch(), stop.clone());
+    tasks.start("posture", judged);
+    tasks.start(
+        "admin socket",
+        admin::serve(admin_socket, owner, oracle, stop.clone()),
+    );
+    tasks.start("upkeep", upkeep(leaf, appliance, stop.clone()));
+    tasks.start("watchdog", watchdog(stop.clone()));
+    notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
+
+    let ended = wait(&mut tasks, store, &rules).await;
+    notify(&[NotifyState::Stopping]);
+    info!("stopping");
+    stop.cancel();
+    tasks.drain(Instant::now() + DRAIN).await;
+    ended
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let exit = match error.kind() {
+            io::ErrorKind::PermissionDenied => Exit::Forbidden,
+            _ => Exit::Failed,
+        };
+        Failure::new(exit, format!("cannot listen at {address} for the API"))
+            .caused_by(&error)
+            .with_fix("stop what uses the port, or choose another with --api-listen")
+    })
+}
+
+/// Returns where agents reach this hub, as enrolment tokens say it: every public host with the
+/// port, else this machine's own name.
+fn agent_hubs(
+    hosts: &[String],
+    port: u16,
+    machine_name: impl FnOnce() -> Option<String>,
+) -> Vec<String> {
+    let with_port = |host: &str| match host.parse() {
+        Ok(IpAddr::V6(address)) => format!("[{address}]:{port}"),
+        Ok(IpAddr::V4(_)) | Err(_) => format!("{host}:{port}"),
+    };
+    if !hosts.is_empty() {
+        return hosts.iter().map(|host| with_port(host)).collect();
+    }
+    warn!("no public host is set; enrolment tokens will carry this machine's own name");
+    let name = machine_name().unwrap_or_default();
+    let name = name.trim();
+    vec![with_port(if name.is_empty() { "localhost" } else { name })]
+}
+
+/// Everything that runs; nothing is spawned elsewhere but below one of these.
+#[derive(Default)]
+struct Tasks {
+    set: JoinSet<&'static str>,
+}
+
+impl Tasks {
+    fn start(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.set.spawn(async move {
+            task.await;
+            name
+        });
+    }
+
+    /// Waits until a task ends. Cancel safe: a task that has ended is told of by the next call.
+    async fn ended(&mut self) -> Result<&'static str, JoinError> {
+        match self.set.join_next().await {
+            Some(ended) => ended,
+            None => Ok("every part"),
+        }
+    }
+
+    /// Waits for all until a deadline, and says how many were abandoned.
+    async fn drain(mut self, deadline: Instant) {
+        while !self.set.is_empty() {
+            if timeout_at(deadline, self.ended()).await.is_err() {
+                warn!(tasks = self.set.len(), "tasks were abandoned at the end of the drain");
+                return;
+            }
+        }
+    }
+}
+
+/// Waits for a reason to stop. An error is a reason that nobody wanted.
+async fn wait(tasks: &mut Tasks, store: &Store, rules: &Arc<RulesInForce>) -> Result<(), Failure> {
+    let listen = |kind| {
+        signal(kind).map_err(|error| {
+            Failure::new(Exit::Failed, "cannot listen for signals").caused_by(&error)
+        })
+    };
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    loop {
+        // Every branch is cancel safe: a signal, an ended task and a lost disk are told of again.
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => {
+                let rules = Arc::clone(rules);
+                if tokio::task::spawn_blocking(move || rules.reload()).await.is_err() {
+                    error!("loading the checks panicked; the last good ones stay in force");
+                }
+            }
+            fatal = store.failed() => {
+                error!(reason = fatal.reason, "the hub ends");
+                return Err(Failure::new(Exit::Failed, "durability is lost").caused_by(&fatal)
+                    .with_fix("look at the disk and the kernel's log; the hub starts again with what is durable"));
+            }
+            ended = tasks.ended() => {
+                let what = match ended {
+                    Ok(name) => format!("{name} ended by itself"),
+                    Err(error) => format!("a part of the hub failed: {error}"),
+                };
+                error!(what, "the hub ends");
+                return Err(Failure::new(Exit::Failed, what));
+            }
+        }
+    }
+}
+
+/// Renews the hub's certificate and forgets old sessions.
+async fn upkeep(leaf: Arc<CurrentLeaf>, appliance: store::Appliance, stop: CancellationToken) {
+    let mut rounds = interval(UPKEEP);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = rounds.tick() => {}
+        }
+        let now = Timestamp::now();
+        match leaf.renew_if_due(now) {
+            Ok(true) => info!("the hub's certificate was renewed"),
+            Ok(false) => {}
+            Err(error) => error!(%error, "no new certificate"),
+        }
+        if let Err(error) = appliance.expire_sessions(now).await {
+            warn!(%error, "old sessions could not be removed");
+        }
+    }
+}
+
+/// Tells the service manager that the hub lives, at half of the time it allows.
+async fn watchdog(stop: CancellationToken) {
+    let Some(allowed) = sd_notify::watchdog_enabled().filter(|allowed| !allowed.is_zero()) else {
+        return stop.cancelled().await;
+    };
+    let mut beats = interval(allowed / 2);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = beats.tick() => notify(&[NotifyState::Watchdog]),
+        }
+    }
+}
+
+/// Tells the service manager; without one this does nothing.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        debug!(%error, "the service manager could not be told");
+    }
+}
+
+/// Answers local commands.
+struct Oracle {
+    store: Store,
+    data_dir: PathBuf,
+    agent_listen: SocketAddr,
+    api_listen: SocketAddr,
+    pin: Pin,
+    rules: Arc<RulesInForce>,
+    live: Arc<Live>,
+    started_at: Timestamp,
+}
+
+impl admin::Oracle for Oracle {
+    async fn answer(&self, question: Question) -> Answer {
+        let answer = match question {
+            Question::Status => {
+                let status = status::gather(Known {
+                    store: &self.store,
+                    data_dir: &self.data_dir,
+                    agent_listen: self.agent_listen,
+                    api_listen: self.api_listen,
+                    pin: self.pin,
+                    checks: self.rules.now().set.checks().len(),
+                    running: Some(Running {
+                        started_at: self.started_at,
+                        sessions: self.live.session_count(),
+                    }),
+                });
+                status.await.map(|status| {
+                    serde_json::to_value(status).expect("a status always serialises")
+                })
+            }
+            Question::Checks => Ok(Value::Array(checks::rows(&self.rules.now().set))),
+            Question::Verify => verify::verify(&self.store).await.map(Value::Array),
+        };
+        match answer {
+            Ok(value) => Answer::Ok(value),
+            Err(error) => Answer::Error(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_carry_the_public_hosts_with_the_port_agents_reach() {
+        let hosts = ["hub.example.com", "10.0.0.1", "2001:db8::1"].map(str::to_owned);
+        let never = || panic!("the machine's name is not needed");
+        assert_eq!(
+            agent_hubs(&hosts, 443, never),
+            ["hub.example.com:443", "10.0.0.1:443", "[2001:db8::1]:443"]
+        );
+        assert_eq!(
+            agent_hubs(&[], 7443, || Some("hub-1\n".to_owned())),
+            ["hub-1:7443"]
+        );
+        assert_eq!(agent_hubs(&[], 7443, || None), ["localhost:7443"]);
     }
 }
