@@ -108,7 +108,7 @@ impl Connector {
                 let secret = secret.as_ref().map(|secret| text(source, secret));
                 Box::new(azure::Azure::connect(settings, secret.transpose()?).await?)
             }
-            Reads::Host => Box::new(crate::collect::host::Host::new(detector)),
+            Reads::Host => Box::new(crate::collect::host::Host::new()),
             Reads::Wazuh { path } => {
                 let tail = crate::collect::wazuh::Wazuh::new(path);
                 return Ok(Connected::Tail(Box::new(tail)));

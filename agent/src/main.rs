@@ -347,7 +347,8 @@ fn written(result: std::io::Result<()>) -> Result<(), Failure> {
     match result {
         // Whoever reads has seen enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other
-            .map_err(|error| Failure::of(Exit::No, "cannot write to standard output", error)),
+        other => {
+            other.map_err(|error| Failure::of(Exit::No, "cannot write to standard output", error))
+        }
     }
 }
