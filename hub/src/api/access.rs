@@ -432,6 +432,14 @@ pub(super) struct Administered {
 }
 
 impl Administered {
+    /// Makes it of an admission that a hub administrator has had.
+    pub(super) const fn by_hub(caller: Caller, administration: Administration) -> Self {
+        Self {
+            caller,
+            right: Right::Hub(administration),
+        }
+    }
+
     /// Returns which organisation it is.
     pub(super) fn org(&self) -> OrgId {
         match &self.right {
