@@ -145,7 +145,8 @@ async fn try_enroll(
         Refusal::Store
     })?;
     let name = decide(token.as_ref(), request, exporter, now)?;
-    let org = token.ok_or(Refusal::Unknown)?.org;
+    let token = token.ok_or(Refusal::Unknown)?;
+    let org = token.org;
     let agent = AgentId::from_bytes(uuid::Uuid::now_v7().into_bytes());
     let leaf = desk
         .authority
@@ -174,7 +175,7 @@ async fn try_enroll(
             Refusal::Store
         }
     })?;
-    if let Err(error) = audit(desk.appliance, &row, request, &leaf.serial, now).await {
+    if let Err(error) = audit(desk.appliance, &row, &token, &leaf.serial, now).await {
         error!(
             error = &*error,
             %agent,
@@ -204,7 +205,7 @@ async fn try_enroll(
 async fn audit(
     appliance: &Appliance,
     row: &Agent,
-    request: &Request,
+    token: &EnrolToken,
     serial: &[u8],
     now: Timestamp,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
@@ -214,13 +215,17 @@ async fn audit(
         serial: serial.to_vec(),
     };
     let admitted = appliance.admit_agent(&identity).await?;
+    let maker = match token.made_by {
+        Some(user) => user.to_string(),
+        None => "the hub's own commands".to_owned(),
+    };
     let mut write = admitted.store.write();
     write.audit(AuditAct {
         at: now,
         actor: Actor::Agent(row.id),
         action: "agent.enrol".to_owned(),
         object: row.id.to_string(),
-        detail: format!("with token {} as {:?}", request.token, row.name),
+        detail: format!("as {:?} with token {}, made by {maker}", row.name, token.id),
     });
     write.commit().await?;
     Ok(())
