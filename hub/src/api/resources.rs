@@ -1,0 +1,178 @@
+//! Resources: what exists, as the agents read it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use jiff::Timestamp;
+use protocol::api::{FindingStatus, Page, Problem, RESOURCE_FIELDS, Resource, Severity};
+use protocol::ids::ResourceId;
+use protocol::urn::Urn;
+use store::{
+    FindingList, OpenFindings, OrgReader, Order, ReadError, ResourceList, ResourceSort,
+    ResourceSummary,
+};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::State;
+use super::access::Member;
+use super::list::{ListQuery, OrgQuery};
+use super::problem::{Query, Refusal, Segment};
+
+/// Severities, worst first.
+const WORST_FIRST: [Severity; 5] = [
+    Severity::Critical,
+    Severity::High,
+    Severity::Medium,
+    Severity::Low,
+    Severity::Info,
+];
+
+/// What a list of resources can be sorted by.
+const SORTS: &[(&str, ResourceSort)] = &[
+    ("urn", ResourceSort::Urn),
+    ("name", ResourceSort::Name),
+    ("type", ResourceSort::Type),
+    ("first_seen", ResourceSort::FirstSeen),
+    ("last_seen", ResourceSort::LastSeen),
+    ("findings", ResourceSort::Findings),
+];
+
+pub(super) fn routes() -> OpenApiRouter<Arc<State>> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(show))
+}
+
+fn by_severity(count: impl Fn(Severity) -> u64) -> BTreeMap<String, u64> {
+    WORST_FIRST
+        .into_iter()
+        .map(|severity| (severity.word().to_owned(), count(severity)))
+        .filter(|(_, count)| *count > 0)
+        .collect()
+}
+
+fn from_summary(open: OpenFindings) -> BTreeMap<String, u64> {
+    by_severity(|severity| u64::from(open.of(severity)))
+}
+
+/// Counts the open findings on one resource.
+fn open_findings(reader: &OrgReader, urn: &Urn) -> Result<BTreeMap<String, u64>, ReadError> {
+    let wanted = urn.clone();
+    let mut list = FindingList {
+        filter: Some(Arc::new(move |row: &store::FindingSummary| {
+            row.status == FindingStatus::Open && row.urn == wanted
+        })),
+        ..FindingList::default()
+    };
+    let mut counts: BTreeMap<Severity, u64> = BTreeMap::new();
+    loop {
+        let page = reader.findings(&list)?;
+        for row in &page.items {
+            *counts.entry(row.severity).or_default() += 1;
+        }
+        match page.next {
+            Some(next) => list.after = Some(next),
+            None => break,
+        }
+    }
+    Ok(by_severity(|severity| counts.get(&severity).copied().unwrap_or_default()))
+}
+
+fn resource_of(
+    id: ResourceId,
+    row: store::rows::resource::Resource,
+    open_findings: BTreeMap<String, u64>,
+) -> Resource {
+    Resource {
+        resource_id: id,
+        document: row.document,
+        first_seen: row.first_seen,
+        last_seen: row.last_seen,
+        agent_id: row.agent,
+        open_findings,
+    }
+}
+
+/// Lists the resources that exist.
+#[utoipa::path(
+    get, path = "/api/v1/resources", operation_id = "list_resources", tag = "resources",
+    params(ListQuery),
+    responses(
+        (status = 200, body = Page<Resource>),
+        (status = 400, body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn list(
+    member: Member,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Page<Resource>>, Refusal> {
+    let filter = query.filter(RESOURCE_FIELDS, Timestamp::now())?;
+    let sort = query.sort(SORTS)?;
+    let (sort, order) = sort.unwrap_or((ResourceSort::Urn, Order::Ascending));
+    let list = ResourceList {
+        filter: (!filter.is_empty()).then(|| -> store::Predicate<_> {
+            Arc::new(move |row: &ResourceSummary| filter.matches(row))
+        }),
+        sort,
+        order,
+        limit: query.limit()?,
+        after: query.cursor,
+    };
+    let page = member
+        .store
+        .read(move |reader| {
+            let page = reader.resources(&list)?;
+            let mut items = Vec::with_capacity(page.items.len());
+            for summary in page.items {
+                // The columns follow the commits; a row may have gone between the two.
+                if let Some(row) = reader.resource(&summary.urn)? {
+                    let open = from_summary(summary.open_findings);
+                    items.push(resource_of(summary.id, row, open));
+                }
+            }
+            Ok(Page {
+                total: page.total.unwrap_or(items.len() as u64),
+                items,
+                next_cursor: page.next,
+            })
+        })
+        .await?;
+    Ok(Json(page))
+}
+
+/// Shows one resource, by id or by URN (percent-encoded in the path).
+#[utoipa::path(
+    get, path = "/api/v1/resources/{id}", operation_id = "show_resource", tag = "resources",
+    params(("id" = String, Path, description = "Its id or its URN"), OrgQuery),
+    responses(
+        (status = 200, body = Resource),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn show(
+    member: Member,
+    Segment(id): Segment,
+    Query(_): Query<OrgQuery>,
+) -> Result<Json<Resource>, Refusal> {
+    let resource = member
+        .store
+        .read(move |reader| {
+            let row = match (id.parse::<ResourceId>(), id.parse::<Urn>()) {
+                (Ok(id), _) => reader.resource_by_id(id)?,
+                (Err(_), Ok(urn)) => reader.resource(&urn)?,
+                (Err(_), Err(_)) => None,
+            };
+            // What is gone is no longer shown: its findings and history still are.
+            let Some(row) = row.filter(|row| row.retired_at.is_none()) else {
+                return Ok(None);
+            };
+            let urn = row.document.urn.clone();
+            let id = store::rows::resource::Resource::id_of(reader.org(), &urn);
+            let open = open_findings(reader, &urn)?;
+            Ok(Some(resource_of(id, row, open)))
+        })
+        .await?;
+    resource.map(Json).ok_or_else(Refusal::not_found)
+}
