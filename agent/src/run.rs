@@ -348,6 +348,8 @@ async fn once_within(
         return Err(Failure::new(Exit::No, clause));
     }
     acknowledged(node, config.sync.once_timeout, stop).await?;
+    let frame_bytes = node.link.borrow().sent_bytes;
+    info!(frame_bytes, "the hub has acknowledged everything");
     let failed: Vec<String> = outcomes.into_iter().filter_map(Result::err).collect();
     if failed.is_empty() {
         return Ok(Exit::Ok);

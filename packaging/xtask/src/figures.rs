@@ -25,6 +25,8 @@ struct Usage {
     cpu_seconds: f64,
     wall_seconds: f64,
     peak_mib: f64,
+    /// Session frames, without what QUIC and TLS put around them.
+    frame_bytes: u64,
 }
 
 pub(crate) fn run(dev: bool) -> Result<()> {
@@ -102,14 +104,16 @@ pub(crate) fn run(dev: bool) -> Result<()> {
     );
     println!("first sync, peak memory         {:.1} MiB", first.peak_mib);
     println!(
-        "first sync, sent                {first_bytes} bytes of UDP payload, handshake included"
+        "first sync, sent                {} bytes of frames ({first_bytes} of UDP payload, handshake included)",
+        first.frame_bytes
     );
     println!(
         "second sync, CPU                {:.2} s",
         second.cpu_seconds
     );
     println!(
-        "second sync, sent               {second_bytes} bytes of UDP payload, handshake included"
+        "second sync, sent               {} bytes of frames ({second_bytes} of UDP payload, handshake included)",
+        second.frame_bytes
     );
     println!("agent, idle memory              {agent_idle:.1} MiB");
     println!("hub, idle memory                {hub_idle:.1} MiB");
@@ -167,11 +171,25 @@ fn sync(agent: &Agent) -> Result<Usage> {
         "the sync ended with {status}\n{}",
         process.log_tail()
     );
+    let log = fs::read_to_string(agent.log()).context("the agent has no log")?;
     Ok(Usage {
         cpu_seconds,
         wall_seconds,
         peak_mib,
+        frame_bytes: frame_bytes(&log).context("the agent did not say what it sent")?,
     })
+}
+
+/// What the agent said last that it has sent; a terminal's colours may stand around the name.
+fn frame_bytes(log: &str) -> Option<u64> {
+    let (_, rest) = log.rsplit_once("frame_bytes")?;
+    let digits: String = rest
+        .chars()
+        .skip_while(|character| *character != '=')
+        .skip_while(|character| !character.is_ascii_digit() || *character == '=')
+        .take_while(char::is_ascii_digit)
+        .collect();
+    digits.parse().ok()
 }
 
 /// The state of a process and the processor time it has used. Source: proc(5), fields 3, 14 and 15 of `stat`.
