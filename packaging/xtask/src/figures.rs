@@ -180,15 +180,10 @@ fn sync(agent: &Agent) -> Result<Usage> {
     })
 }
 
-/// What the agent said last that it has sent; a terminal's colours may stand around the name.
+/// What the agent said last that it has sent.
 fn frame_bytes(log: &str) -> Option<u64> {
-    let (_, rest) = log.rsplit_once("frame_bytes")?;
-    let digits: String = rest
-        .chars()
-        .skip_while(|character| *character != '=')
-        .skip_while(|character| !character.is_ascii_digit() || *character == '=')
-        .take_while(char::is_ascii_digit)
-        .collect();
+    let (_, rest) = log.rsplit_once("frame_bytes=")?;
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().ok()
 }
 
