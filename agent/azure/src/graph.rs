@@ -101,13 +101,20 @@ struct Subscription {
 
 impl Graph {
     pub(crate) fn new(endpoint: Endpoint, tokens: Tokens) -> Result<Self, CollectError> {
-        Ok(Self {
-            queries: Http::new(Budget::new(QUERIES.0, QUERIES.1, 2), Limits::default())?,
-            reads: Http::new(Budget::new(READS.0, READS.1, 4), Limits::default())?,
+        let queries = Http::new(Budget::new(QUERIES.0, QUERIES.1, 2), Limits::default())?;
+        let reads = Http::new(Budget::new(READS.0, READS.1, 4), Limits::default())?;
+        Ok(Self::over(queries, reads, endpoint, tokens))
+    }
+
+    /// Makes the two APIs over a client for each.
+    pub(crate) fn over(queries: Http, reads: Http, endpoint: Endpoint, tokens: Tokens) -> Self {
+        Self {
+            queries,
+            reads,
             endpoint,
             tokens,
             refilled_at: Mutex::new(None),
-        })
+        }
     }
 
     /// Returns how many requests were sent so far, retries included.

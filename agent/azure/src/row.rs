@@ -111,8 +111,7 @@ fn tags(tags: Option<Value>) -> Option<BTreeMap<String, String>> {
         Some(Value::Object(map)) => {
             let tags = map.into_iter().map(|(name, value)| match value {
                 Value::Null => Some((name, String::new())),
-                Value::String(text) => Some((name, text)),
-                _ => None,
+                other => Some((name, other.as_str()?.to_owned())),
             });
             tags.collect()
         }

@@ -37,7 +37,7 @@ const LIFE_LONGEST: u64 = 86_400;
 /// Tokens of one identity.
 pub(crate) enum Tokens {
     /// From a server on this host, which speaks no TLS; `azure_identity` refuses such.
-    Plain(Plain),
+    Plain(Box<Plain>),
     /// From one of the SDK's credentials, which keep their token and renew it.
     Credential(Arc<dyn TokenCredential>),
 }
@@ -75,20 +75,20 @@ impl Tokens {
         Ok(tokens)
     }
 
-    fn of(
+    pub(crate) fn of(
         tenant: String,
         client_id: String,
         secret: SecretBox<str>,
         endpoint: &Endpoint,
     ) -> Result<Self, CollectError> {
         if let Some(base) = endpoint.base().filter(|_| endpoint.is_plain()) {
-            return Ok(Self::Plain(Plain {
+            return Ok(Self::Plain(Box::new(Plain {
                 http: client()?,
                 url: format!("{base}/{tenant}/oauth2/v2.0/token"),
                 client_id,
                 secret,
                 held: Mutex::new(None),
-            }));
+            })));
         }
         let options = ClientSecretCredentialOptions {
             client_options: client_options(client()?),

@@ -14,6 +14,7 @@ use collect::http::Failure;
 use collect::required::missing;
 use collect::{CollectError, Draft, Fact, Fault, Output, Summary};
 use jiff::Timestamp;
+use protocol::declare::Kind;
 use protocol::urn::Scope;
 use serde_json::{Map, Value};
 
@@ -91,6 +92,10 @@ impl<'a> Sweep<'a> {
             Ok(projects) => {
                 self.project_documents(&projects).await?;
                 self.buckets(&projects).await?;
+                if let Parent::Project(_) = self.parent {
+                    // The one that was asked for is known; others are only noted.
+                    self.strays.clear();
+                }
             }
             Err(fault) => {
                 self.strays.entry(PROJECT).or_insert_with(|| fault.clone());
@@ -362,10 +367,9 @@ fn data<'a>(asset: &'a Asset, name: &str) -> Option<&'a Value> {
 
 /// Returns a text that is not empty; a whole number as text.
 fn text(value: &Value) -> Option<String> {
-    match fit(&protocol::declare::Kind::String, value.clone()) {
-        Value::String(text) if !text.is_empty() => Some(text),
-        _ => None,
-    }
+    let fitted = fit(&Kind::String, value.clone());
+    let text = fitted.as_str().filter(|text| !text.is_empty())?;
+    Some(text.to_owned())
 }
 
 /// Returns the number of an asset's project: as its data has it, else from the names around it.
