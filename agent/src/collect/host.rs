@@ -8,7 +8,7 @@ mod net;
 mod packages;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -157,7 +157,7 @@ impl Host {
                 return Err(fault(call, &error));
             }
             // rpm cannot be told to read below another root than its own.
-            Ok(_) | Err(_) if *self.root != PathBuf::from("/") => {
+            Ok(_) | Err(_) if self.root.as_path() != Path::new("/") => {
                 return Err(code(call, "no package database"));
             }
             Ok(_) | Err(_) => {
@@ -195,13 +195,13 @@ fn draft(type_name: &str, name: &str) -> Draft {
 /// Says in a word why a file could not be read. A table of the kernel that is not there is hidden
 /// by a sandbox; each kernel has them all.
 fn fault(call: &str, error: &io::Error) -> Fault {
-    let word = match error.kind() {
-        io::ErrorKind::NotFound => "hidden",
-        io::ErrorKind::PermissionDenied => "denied",
-        io::ErrorKind::FileTooLarge => "truncated",
-        _ => "unreadable",
-    };
-    code(call, word)
+    let words = [
+        (io::ErrorKind::NotFound, "hidden"),
+        (io::ErrorKind::PermissionDenied, "denied"),
+        (io::ErrorKind::FileTooLarge, "truncated"),
+    ];
+    let word = words.iter().find(|(kind, _)| *kind == error.kind());
+    code(call, word.map_or("unreadable", |(_, word)| word))
 }
 
 fn unreadable(call: &str) -> Fault {

@@ -167,7 +167,10 @@ mod tests {
         format!("{:08X}", u32::from_ne_bytes(address))
     }
 
-    fn route(rows: &[(&str, [u8; 4], [u8; 4], [u8; 4])]) -> String {
+    /// Interface, destination, gateway and mask.
+    type Row<'a> = (&'a str, [u8; 4], [u8; 4], [u8; 4]);
+
+    fn route(rows: &[Row<'_>]) -> String {
         let mut text =
             "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\n".to_owned();
         for (interface, destination, gateway, mask) in rows {

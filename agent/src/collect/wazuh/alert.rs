@@ -217,6 +217,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::print_stdout, reason = "says what was not tested")]
     fn recorded_alerts_are_read_and_malformed_ones_are_refused() {
         let name = "recorded_alerts_are_read_and_malformed_ones_are_refused";
         let folder = std::env::var_os("ZERO_X_SHARED").map_or_else(

@@ -239,8 +239,7 @@ impl Follower {
             }
             // Of a file that nothing was read of, only the name tells it from a later one with
             // the same inode.
-            let is_other_day = candidate.day != place.day && candidate.path != self.present;
-            if !place.has_head() && is_other_day {
+            if !place.has_head() && candidate.day != place.day {
                 continue;
             }
             if let Some(input) = candidate.resume(input, place) {
@@ -349,7 +348,8 @@ impl Follower {
 
     /// Opens what comes after a file and holds something.
     fn next_file(&self, current: &Input) -> io::Result<Option<Input>> {
-        let is_next = |input: &Input| Ok(!input.is_same_file(current) && input.has_content()?);
+        let is_next =
+            |input: &Input| io::Result::Ok(!input.is_same_file(current) && input.has_content()?);
         if current.day.is_none() || current.is_copy {
             let (written, place) = (current.modified()?, current.place());
             for (modified, candidate) in siblings(&self.present)? {

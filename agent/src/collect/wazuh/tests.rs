@@ -542,13 +542,16 @@ proptest! {
         let path = folder.path().join("alerts.json");
         let numbered = |number: usize| folder.path().join(format!("alerts.json.{number}"));
         let (mut text, mut rotations, mut seconds) = (Text::default(), 0usize, 0u64);
+        let begin = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
         fs::write(&path, text.lines(1, 0)).unwrap();
+        let file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.set_modified(begin).unwrap();
         let mut reader = Reader::new(path.clone());
         reader.step();
         for (kind, count) in deeds {
             // Rotations lie far apart, whatever the clock's grain.
             seconds += 60;
-            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000 + seconds);
+            let now = begin + Duration::from_secs(seconds);
             let stamp = |path: &Path| {
                 let file = OpenOptions::new().append(true).open(path).unwrap();
                 file.set_modified(now).unwrap();
