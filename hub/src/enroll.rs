@@ -9,18 +9,21 @@
 //! nothing elsewhere.
 
 use std::error::Error;
+use std::time::Duration;
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use jiff::Timestamp;
 use protocol::enroll::{EXPORTER_LABEL, MESSAGE_BYTES, Reply, Request, signed_message};
 use protocol::ids::AgentId;
-use quinn::{Connection, ConnectionError, ReadExactError, WriteError};
+use protocol::session::CloseCode;
+use quinn::{Connection, ConnectionError, ReadExactError, SendStream, WriteError};
 use store::error::{ApplianceError, TokenError};
 use store::rows::AgentState;
 use store::rows::access::{Agent, EnrolToken, Enrolment};
 use store::rows::audit::AuditAct;
 use store::rows::finding::Actor;
 use store::{AgentIdentity, Appliance};
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::ca::{Authority, CaError};
@@ -28,6 +31,9 @@ use crate::live::{Changed, Live, What};
 
 /// Longest name of an agent, in bytes: that of a host (RFC 1035 section 2.3.4).
 const NAME_BYTES: usize = 255;
+
+/// Time for the peer to send its request, and to hang up after the reply.
+const PEER_TIME: Duration = Duration::from_secs(20);
 
 /// Says why a token was not accepted. The agent gets the code and these words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -256,9 +262,32 @@ pub(crate) enum ExchangeError {
     /// TLS gives no keying material.
     #[error("the connection gives no keying material")]
     Exporter,
+    /// The request did not come in time.
+    #[error("the enrolment took too long")]
+    Slow,
+    /// The hub stops.
+    #[error("the hub is stopping")]
+    Stopping,
 }
 
-/// Reads the one request of a connection and answers it. The caller bounds the time.
+impl ExchangeError {
+    /// Returns the code to close the connection with.
+    pub(crate) fn close_code(&self) -> CloseCode {
+        match self {
+            Self::Slow => CloseCode::Silent,
+            Self::Stopping => CloseCode::Busy,
+            Self::Connection(_)
+            | Self::Read(_)
+            | Self::Write(_)
+            | Self::TooLong { .. }
+            | Self::Malformed
+            | Self::Exporter => CloseCode::Protocol,
+        }
+    }
+}
+
+/// Reads the one request of a connection and answers it. What is decided is carried through: only
+/// the waiting for the peer is bounded and ends at a stop.
 ///
 /// # Errors
 ///
@@ -266,13 +295,35 @@ pub(crate) enum ExchangeError {
 pub(crate) async fn exchange(
     connection: &Connection,
     desk: Desk<'_>,
-    now: Timestamp,
+    now: fn() -> Timestamp,
+    stop: &CancellationToken,
 ) -> Result<(), ExchangeError> {
     let mut exporter = [0; 32];
     connection
         .export_keying_material(&mut exporter, EXPORTER_LABEL, b"")
         .map_err(|_| ExchangeError::Exporter)?;
-    let (mut send, mut receive) = connection.accept_bi().await?;
+    let read = tokio::time::timeout(PEER_TIME, read_request(connection));
+    let (request, mut send) = tokio::select! {
+        () = stop.cancelled() => return Err(ExchangeError::Stopping),
+        read = read => read.map_err(|_| ExchangeError::Slow)??,
+    };
+    let reply = enroll(desk, &request, &exporter, now()).await;
+    let reply = postcard::to_stdvec(&reply).expect("plain enums always serialise");
+    let length = u32::try_from(reply.len()).expect("a reply has some thousand bytes");
+    send.write_all(&length.to_le_bytes()).await?;
+    send.write_all(&reply).await?;
+    // It fails only for a stream that was finished before, which this one was not.
+    let _ = send.finish();
+    // The agent hangs up when it has read the reply; closing before would discard it.
+    tokio::select! {
+        () = stop.cancelled() => {}
+        _ = tokio::time::timeout(PEER_TIME, connection.closed()) => {}
+    }
+    Ok(())
+}
+
+async fn read_request(connection: &Connection) -> Result<(Request, SendStream), ExchangeError> {
+    let (send, mut receive) = connection.accept_bi().await?;
     let mut length = [0; 4];
     receive.read_exact(&mut length).await?;
     let bytes = u32::from_le_bytes(length);
@@ -282,20 +333,10 @@ pub(crate) async fn exchange(
     }
     let mut request = vec![0; length];
     receive.read_exact(&mut request).await?;
-    let request: Request = match postcard::take_from_bytes(&request) {
-        Ok((request, [])) => request,
-        Ok(_) | Err(_) => return Err(ExchangeError::Malformed),
-    };
-    let reply = enroll(desk, &request, &exporter, now).await;
-    let reply = postcard::to_stdvec(&reply).expect("plain enums always serialise");
-    let length = u32::try_from(reply.len()).expect("a reply has some thousand bytes");
-    send.write_all(&length.to_le_bytes()).await?;
-    send.write_all(&reply).await?;
-    // It fails only for a stream that was finished before, which this one was not.
-    let _ = send.finish();
-    // The agent hangs up when it has read the reply; closing before would discard it.
-    connection.closed().await;
-    Ok(())
+    match postcard::take_from_bytes(&request) {
+        Ok((request, [])) => Ok((request, send)),
+        Ok(_) | Err(_) => Err(ExchangeError::Malformed),
+    }
 }
 
 #[cfg(test)]

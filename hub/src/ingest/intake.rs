@@ -195,7 +195,7 @@ impl Intake {
         now: Timestamp,
     ) -> Result<Taken, IntakeError> {
         let batch: Arc<VerifiedBatch> = Arc::from(batch);
-        let mut too_large = None;
+        let mut too_large: Option<String> = None;
         let mut attempt = 1;
         loop {
             let admitted = match &too_large {

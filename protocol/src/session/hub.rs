@@ -228,6 +228,8 @@ impl Session {
             return;
         };
         state.committed = state.committed.max(seq);
+        // A commit of an earlier session may have come in after the high-water mark was read.
+        state.received = state.received.max(state.committed);
         while let Some(&(last, bytes)) = state.pending.front()
             && last <= seq
         {

@@ -1,0 +1,741 @@
+//! One session of one agent: admission, and the moving of bytes between its lanes, the protocol's
+//! state machine and the store. Decides nothing about items.
+//!
+//! ```text
+//! stream of a lane ─▶ reader ─▶ pieces ─▶ hub::Session ─▶ batches, by lane ─▶ Intake ─▶ store
+//! control stream   ◀─ writer ◀─ frames ◀──────┘◀────────── acknowledgement ◀─────┘
+//! ```
+//! The agent opens one stream per lane with the lane's first frame. QUIC opens every stream with a
+//! lower number along with it, so one that stays silent is left alone.
+//!
+//! One batch is in the store's hands at a time. While batches wait, no more of the data lanes is
+//! read and QUIC's windows hold the agent back; the control lane is always read.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::error::Error;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use protocol::batch::VerifiedBatch;
+use protocol::declare::Declarations;
+use protocol::frame::{HEADER_BYTES, Lane};
+use protocol::session::hub::{self, Output};
+use protocol::session::{CloseCode, Now, SessionError};
+use protocol::wire::v1::{GoAway, Heartbeat, Hello, HighWater};
+use quinn::{Connection, ConnectionError, RecvStream, SendStream};
+use rustls_pki_types::CertificateDer;
+use store::OrgStore;
+use store::error::AdmitAgentError;
+use store::rows::AgentState;
+use store::rows::access::AgentStatus;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::admit::{Terms, clip};
+use super::intake::{Intake, IntakeError, Taken};
+use super::{Shared, close};
+use crate::ca::spiffe::read_peer;
+use crate::live::{Changed, EndSession, Live, Registered, SessionInfo, What};
+
+/// Largest piece read from a stream at once, in bytes.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// Largest piece given to the state machine at once, in bytes: what a hostile peer can make of it
+/// before [`HELD_BYTES`] is looked at again is some twenty small batches.
+const FEED_BYTES: usize = 4 << 10;
+
+/// Decompressed bytes of batches that wait, from which no more of the data lanes is read.
+const HELD_BYTES: usize = 8 << 20;
+
+/// Pieces that may wait between readers and session, per kind of lane.
+const PIECES: usize = 4;
+
+/// Frames that may wait for the control stream. An agent that reads nothing is given up.
+const CONTROL_FRAMES: usize = 1024;
+
+/// Where in a frame its lane stands ([`protocol::frame`]).
+const LANE_AT: usize = 5;
+
+/// Time between two writings of an agent's status.
+const STATUS_EVERY: Duration = Duration::from_secs(60);
+
+/// Time for an agent to hang up when it is asked to.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Shortest pause that a stopping hub asks for, and how much is added by chance so that agents do
+/// not come back together, in milliseconds.
+const RETURN_MS: (u64, u64) = (1_000, 4_000);
+
+/// Longest reason in a close, in bytes: it travels in one packet.
+const REASON_BYTES: usize = 512;
+
+/// Longest program version that is kept, in bytes.
+const VERSION_BYTES: usize = 64;
+
+fn now() -> Now {
+    Now {
+        at: Instant::now(),
+        wall_ms: Timestamp::now().as_millisecond(),
+    }
+}
+
+/// How a session ended.
+enum Ending {
+    /// The agent left, or the network did.
+    Gone(ConnectionError),
+    /// This side ends it.
+    Close(EndSession),
+}
+
+impl From<EndSession> for Ending {
+    fn from(end: EndSession) -> Self {
+        Self::Close(end)
+    }
+}
+
+fn end(code: CloseCode, reason: impl Into<String>) -> EndSession {
+    EndSession {
+        code,
+        reason: reason.into(),
+    }
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(shared: &Shared, connection: &Connection, stop: CancellationToken) {
+    let remote = connection.remote_address();
+    let (drive, ended) = match admit(shared, connection).await {
+        Ok(admitted) => admitted,
+        Err(EndSession { code, reason }) => {
+            info!(%remote, %code, %reason, "session refused");
+            return close(connection, code, &reason);
+        }
+    };
+    let agent = drive.status.agent;
+    info!(%remote, org = %drive.store.org(), %agent, "session open");
+    match drive.run(ended, stop).await {
+        Ending::Gone(error) => {
+            let reason = connection_ended(&error);
+            info!(%agent, %reason, "session closed");
+        }
+        Ending::Close(EndSession { code, reason }) => {
+            info!(%agent, %code, %reason, "session closed");
+            close(connection, code, &clip(&reason, REASON_BYTES));
+        }
+    }
+}
+
+/// Finds out who speaks, by the certificate and nothing else, and whether it may.
+async fn admit(
+    shared: &Shared,
+    connection: &Connection,
+) -> Result<(Drive, oneshot::Receiver<EndSession>), EndSession> {
+    let hub = &shared.hub;
+    let unreadable = || end(CloseCode::Store, "the hub cannot read its store at the moment");
+    let chain = connection
+        .peer_identity()
+        .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let leaf = chain.as_deref().and_then(|chain| chain.first());
+    let leaf = leaf.ok_or_else(|| {
+        let reason = "no client certificate: enrol this agent first (`zero-x-agent enroll`)";
+        end(CloseCode::Unenrolled, reason)
+    })?;
+    let peer = read_peer(leaf, hub.authority.trust_domain())
+        .map_err(|error| end(CloseCode::Unenrolled, error.to_string()))?;
+    let admitted = match hub.appliance.admit_agent(&peer.identity).await {
+        Ok(admitted) => admitted,
+        Err(error) => {
+            let code = match &error {
+                AdmitAgentError::Unknown | AdmitAgentError::WrongSerial => CloseCode::Unenrolled,
+                AdmitAgentError::Revoked => CloseCode::Revoked,
+                AdmitAgentError::Suspended | AdmitAgentError::Quarantined => CloseCode::Suspended,
+                AdmitAgentError::Read(_) | AdmitAgentError::Open(_) | _ => {
+                    let agent = peer.identity.agent;
+                    error!(%agent, error = &error as &dyn Error, "an agent could not be admitted");
+                    return Err(unreadable());
+                }
+            };
+            return Err(end(code, error.to_string()));
+        }
+    };
+    let (agent, store) = (admitted.agent.id, admitted.store);
+    let since = Timestamp::now();
+    let session = SessionInfo {
+        org: store.org(),
+        transport: "quic",
+        remote: connection.remote_address(),
+        since,
+        heard_at: since,
+    };
+    let (registered, ended) = hub.live.register(agent, session);
+    // Who was revoked between the two was not on the list of sessions to end.
+    let failed = |error: &(dyn Error + 'static)| {
+        error!(%agent, error, "an agent's state could not be read");
+        unreadable()
+    };
+    let row = hub.appliance.agent(agent).await;
+    let row = row.map_err(|error| failed(&error))?;
+    if let Some(refusal) = refusal_of(row.map(|row| row.state)) {
+        return Err(refusal);
+    }
+    let view = store.agent(agent).await.map_err(|error| failed(&error))?;
+    let high_water = store.high_waters(agent).await;
+    let high_water = high_water.map_err(|error| failed(&error))?;
+    let config = hub::Config {
+        hub_epoch: hub.epoch,
+        high_water: high_water
+            .into_iter()
+            .map(|(stream, seq)| HighWater {
+                lane: stream.lane,
+                epoch: stream.epoch,
+                seq,
+            })
+            .collect(),
+        public_key: peer.public_key,
+    };
+    let terms = Terms {
+        agent,
+        accounts: admitted
+            .agent
+            .accounts
+            .map(|accounts| accounts.into_iter().collect()),
+        types: Declarations::builtin(),
+    };
+    let status = view.and_then(|view| view.status);
+    let status = status.unwrap_or_else(|| AgentStatus {
+        agent,
+        last_seen: since,
+        version: String::new(),
+        transport: "quic".to_owned(),
+        spool_bytes: 0,
+        spool_oldest: None,
+        clock_skew_ms: 0,
+        refused_batches: 0,
+    });
+    let (live, spoiled) = (hub.live.clone(), shared.spoiled.clone());
+    let intake = Intake::new(store.clone(), terms, live, spoiled);
+    let core = hub::Session::new(config, now());
+    let live = hub.live.clone();
+    let drive = Drive::new(connection.clone(), core, store, intake, live, registered, status);
+    Ok((drive, ended))
+}
+
+/// Returns how the session of an agent in a state is refused.
+fn refusal_of(state: Option<AgentState>) -> Option<EndSession> {
+    let error = match state {
+        Some(AgentState::Active) => return None,
+        Some(AgentState::Suspended) => (CloseCode::Suspended, AdmitAgentError::Suspended),
+        Some(AgentState::Quarantined) => (CloseCode::Suspended, AdmitAgentError::Quarantined),
+        Some(AgentState::Revoked) => (CloseCode::Revoked, AdmitAgentError::Revoked),
+        None => (CloseCode::Unenrolled, AdmitAgentError::Unknown),
+    };
+    Some(end(error.0, error.1.to_string()))
+}
+
+/// What a reader has to say.
+enum Heard {
+    /// The first bytes of a stream, which say its lane; with the way back.
+    Opened(Lane, SendStream, Bytes),
+    /// Bytes of a lane.
+    Bytes(Lane, Bytes),
+    /// The stream breaks the protocol.
+    Broken(String),
+}
+
+/// What became of a batch that was given to the store.
+struct Answer {
+    intake: Intake,
+    lane: Lane,
+    bytes: usize,
+    taken: Result<Taken, IntakeError>,
+}
+
+type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+/// Waits for the answer that is due; for ever when none is.
+async fn next_answer(answering: &mut Option<Answering>) -> Answer {
+    match answering {
+        Some(answer) => {
+            let answer = answer.await;
+            *answering = None;
+            answer
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// A session under way.
+struct Drive {
+    connection: Connection,
+    core: hub::Session,
+    store: OrgStore,
+    live: std::sync::Arc<Live>,
+    registered: Registered,
+    status: AgentStatus,
+    status_stored: Option<Instant>,
+    /// At home, or with the batch that is being stored.
+    intake: Option<Intake>,
+    answering: Option<Answering>,
+    work: BTreeMap<Lane, VecDeque<Box<VerifiedBatch>>>,
+    /// Decompressed bytes of the batches in `work` and of the one that is being stored.
+    held_bytes: usize,
+    /// Of a data lane, not yet given to the core.
+    piece: Option<(Lane, Bytes)>,
+    lanes: BTreeSet<Lane>,
+    control: Option<mpsc::Sender<Vec<u8>>>,
+    /// Readers, the writer, writings of the status. Aborted with the session.
+    tasks: JoinSet<()>,
+}
+
+/// The ends of the readers' queues.
+struct Ears {
+    control: mpsc::Receiver<Heard>,
+    data: mpsc::Receiver<Heard>,
+}
+
+/// What readers speak into.
+#[derive(Clone)]
+struct Mouths {
+    control: mpsc::Sender<Heard>,
+    data: mpsc::Sender<Heard>,
+}
+
+impl Mouths {
+    fn of(&self, lane: Lane) -> &mpsc::Sender<Heard> {
+        match lane {
+            Lane::Control => &self.control,
+            Lane::Events | Lane::Inventory | Lane::Cost | Lane::Results => &self.data,
+        }
+    }
+}
+
+impl Drive {
+    fn new(
+        connection: Connection,
+        core: hub::Session,
+        store: OrgStore,
+        intake: Intake,
+        live: std::sync::Arc<Live>,
+        registered: Registered,
+        status: AgentStatus,
+    ) -> Self {
+        Self {
+            connection,
+            core,
+            store,
+            live,
+            registered,
+            status,
+            status_stored: None,
+            intake: Some(intake),
+            answering: None,
+            work: BTreeMap::new(),
+            held_bytes: 0,
+            piece: None,
+            lanes: BTreeSet::new(),
+            control: None,
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Drives the session to its end.
+    async fn run(
+        mut self,
+        ended: oneshot::Receiver<EndSession>,
+        stop: CancellationToken,
+    ) -> Ending {
+        let ending = match self.converse(ended, stop).await {
+            Ok(never) => match never {},
+            Err(ending) => ending,
+        };
+        if self.answering.is_some() {
+            // It is stored or not; the agent will ask.
+            debug!(
+                agent = %self.status.agent,
+                "a batch was still being stored when the session ended"
+            );
+        }
+        self.tasks.abort_all();
+        if self.status_stored.is_some() || self.status.refused_batches > 0 {
+            let stored = store_status(self.store.clone(), self.status.clone());
+            // The peer's close should not wait for a store that is stuck.
+            let _ = tokio::time::timeout(FAREWELL, stored).await;
+        }
+        ending
+    }
+
+    async fn converse(
+        &mut self,
+        mut ended: oneshot::Receiver<EndSession>,
+        stop: CancellationToken,
+    ) -> Result<std::convert::Infallible, Ending> {
+        let (control, from_control) = mpsc::channel(PIECES);
+        let (data, from_data) = mpsc::channel(PIECES);
+        let mouths = Mouths { control, data };
+        let mut ears = Ears {
+            control: from_control,
+            data: from_data,
+        };
+        let connection = self.connection.clone();
+        loop {
+            self.feed()?;
+            self.next_work();
+            let silent = tokio::time::Instant::from_std(self.core.poll_timeout());
+            let may_hear = self.piece.is_none();
+            // Every branch may be cancelled: what was not taken stays where it was.
+            tokio::select! {
+                why = &mut ended => {
+                    let lost = |_| end(CloseCode::Done, "the session was ended");
+                    return Err(why.unwrap_or_else(lost).into());
+                }
+                () = stop.cancelled() => return Err(self.ask_to_return().await),
+                error = connection.closed() => return Err(Ending::Gone(error)),
+                stream = connection.accept_bi() => {
+                    let (send, receive) = stream.map_err(Ending::Gone)?;
+                    while self.tasks.try_join_next().is_some() {}
+                    self.tasks.spawn(read_lane(send, receive, mouths.clone()));
+                }
+                Some(heard) = ears.control.recv() => self.hear(heard)?,
+                Some(heard) = ears.data.recv(), if may_hear => self.hear(heard)?,
+                answer = next_answer(&mut self.answering) => self.answered(answer)?,
+                () = tokio::time::sleep_until(silent) => {
+                    if let Err(error) = self.core.handle_timeout(now()) {
+                        return Err(self.broken(&error).into());
+                    }
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, heard: Heard) -> Result<(), Ending> {
+        let (lane, bytes) = match heard {
+            Heard::Opened(lane, send, bytes) => {
+                self.lane_opened(lane, send)?;
+                (lane, bytes)
+            }
+            Heard::Bytes(lane, bytes) => (lane, bytes),
+            Heard::Broken(reason) => return Err(self.breaks(reason).into()),
+        };
+        match lane {
+            Lane::Control => self.give(lane, &bytes),
+            Lane::Events | Lane::Inventory | Lane::Cost | Lane::Results => {
+                self.piece = Some((lane, bytes));
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives the core what waits, until enough batches wait in turn.
+    fn feed(&mut self) -> Result<(), Ending> {
+        while self.held_bytes < HELD_BYTES
+            && let Some((lane, mut bytes)) = self.piece.take()
+        {
+            let some = bytes.split_to(FEED_BYTES.min(bytes.len()));
+            if !bytes.is_empty() {
+                self.piece = Some((lane, bytes));
+            }
+            self.give(lane, &some)?;
+        }
+        Ok(())
+    }
+
+    fn give(&mut self, lane: Lane, bytes: &[u8]) -> Result<(), Ending> {
+        match self.core.handle_bytes(lane, bytes, now()) {
+            Ok(()) => self.send_outputs(),
+            Err(error) => Err(self.broken(&error).into()),
+        }
+    }
+
+    /// Gives the next batch to the store, the most urgent lane first.
+    fn next_work(&mut self) {
+        if self.answering.is_some() {
+            return;
+        }
+        let Some((lane, batch)) = self
+            .work
+            .iter_mut()
+            .find_map(|(lane, queue)| Some((*lane, queue.pop_front()?)))
+        else {
+            return;
+        };
+        let Some(mut intake) = self.intake.take() else {
+            return;
+        };
+        let bytes = size(&batch);
+        self.answering = Some(Box::pin(async move {
+            let taken = intake.take(batch, Timestamp::now()).await;
+            Answer {
+                intake,
+                lane,
+                bytes,
+                taken,
+            }
+        }));
+    }
+
+    /// Counts a breach of the protocol.
+    fn broken(&mut self, error: &SessionError) -> EndSession {
+        let mut reason = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            reason = format!("{reason}: {cause}");
+            source = cause.source();
+        }
+        match error.close_code() {
+            // Silence is the network's fault more often than the agent's.
+            code @ CloseCode::Silent => end(code, reason),
+            code => EndSession {
+                code,
+                ..self.breaks(reason)
+            },
+        }
+    }
+
+    fn breaks(&mut self, reason: String) -> EndSession {
+        let agent = self.status.agent;
+        warn!(%agent, %reason, "the agent broke the protocol");
+        self.status.refused_batches = self.status.refused_batches.saturating_add(1);
+        end(CloseCode::Protocol, reason)
+    }
+
+    /// Asks the agent to come back later, once what is being stored is acknowledged.
+    async fn ask_to_return(&mut self) -> Ending {
+        let stopping = || end(CloseCode::Done, "the hub is stopping");
+        if self.answering.is_some() {
+            let answer = next_answer(&mut self.answering);
+            if let Ok(answer) = tokio::time::timeout(FAREWELL, answer).await
+                && let Err(ending) = self.answered(answer)
+            {
+                return ending;
+            }
+        }
+        let mut chance = [0; 8];
+        // Without chance they all come back after the same pause.
+        let _ = getrandom::fill(&mut chance);
+        let (least, spread) = RETURN_MS;
+        self.core.ask_to_leave(GoAway {
+            code: CloseCode::Done.number(),
+            reason: stopping().reason,
+            retry_after_ms: least + u64::from_le_bytes(chance) % spread,
+        });
+        if let Err(ending) = self.send_outputs() {
+            return ending;
+        }
+        match tokio::time::timeout(FAREWELL, self.connection.closed()).await {
+            Ok(error) => Ending::Gone(error),
+            Err(_) => stopping().into(),
+        }
+    }
+
+    fn answered(&mut self, answer: Answer) -> Result<(), Ending> {
+        let Answer {
+            intake,
+            lane,
+            bytes,
+            taken,
+        } = answer;
+        self.intake = Some(intake);
+        self.held_bytes = self.held_bytes.saturating_sub(bytes);
+        let agent = self.status.agent;
+        match taken {
+            Ok(Taken::Stored {
+                seq,
+                commit,
+                audit_head,
+                resync,
+            }) => {
+                self.core.handle_committed(lane, seq, commit, audit_head);
+                for scope in resync {
+                    self.core.ask_resync(&scope.to_string());
+                }
+            }
+            Ok(Taken::Repeat { high_water }) => {
+                self.core.handle_committed(lane, high_water, 0, [0; 32]);
+            }
+            Ok(Taken::Gap { expected }) => {
+                warn!(%agent, ?lane, expected, "a batch did not follow what is stored");
+                self.status.refused_batches = self.status.refused_batches.saturating_add(1);
+                // What waits follows the refused one; the agent will send it again.
+                let dropped = self.work.remove(&lane).unwrap_or_default();
+                let bytes: usize = dropped.iter().map(|batch| size(batch)).sum();
+                self.held_bytes = self.held_bytes.saturating_sub(bytes);
+                self.core.handle_refused(lane, expected);
+            }
+            Err(error) => {
+                error!(%agent, error = &error as &dyn Error, "a batch could not be stored");
+                let reason = match error {
+                    IntakeError::Full => "the hub's disk is full",
+                    IntakeError::Read(_) | IntakeError::Commit(_) | IntakeError::Examined(_) => {
+                        "the hub cannot store at the moment"
+                    }
+                };
+                return Err(end(CloseCode::Store, reason).into());
+            }
+        }
+        self.send_outputs()
+    }
+
+    fn lane_opened(&mut self, lane: Lane, send: SendStream) -> Result<(), Ending> {
+        if !self.lanes.insert(lane) {
+            let reason = format!("a second stream of lane {lane:?}");
+            return Err(self.breaks(reason).into());
+        }
+        // Only the control lane has a way back; dropping the others' ends them.
+        if lane == Lane::Control {
+            let (control, frames) = mpsc::channel(CONTROL_FRAMES);
+            self.control = Some(control);
+            self.tasks.spawn(write_control(send, frames));
+        }
+        Ok(())
+    }
+
+    fn send_outputs(&mut self) -> Result<(), Ending> {
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                Output::Send { bytes, .. } => {
+                    let sent = self.control.as_ref().map(|control| control.try_send(bytes));
+                    if let Some(Err(mpsc::error::TrySendError::Full(_))) = sent {
+                        let reason = "the agent does not read its acknowledgements";
+                        return Err(self.breaks(reason.to_owned()).into());
+                    }
+                }
+                Output::Greeted(hello) => self.greeted(hello),
+                Output::Admit(batch) => {
+                    let lane = Lane::from_number(batch.header().lane).unwrap_or(Lane::Control);
+                    self.held_bytes = self.held_bytes.saturating_add(size(&batch));
+                    self.work.entry(lane).or_default().push_back(batch);
+                }
+                Output::Beat(beat) => self.beat(&beat),
+            }
+        }
+        Ok(())
+    }
+
+    fn greeted(&mut self, hello: Hello) {
+        let at = Timestamp::now();
+        self.status.version = clip(&hello.agent_version, VERSION_BYTES);
+        "quic".clone_into(&mut self.status.transport);
+        self.status.clock_skew_ms = hello.wall_ms.saturating_sub(at.as_millisecond());
+        let (agent, skew_ms) = (self.status.agent, self.status.clock_skew_ms);
+        info!(%agent, version = %self.status.version, skew_ms, "agent greeted");
+        self.alive(at);
+    }
+
+    fn beat(&mut self, beat: &Heartbeat) {
+        let at = Timestamp::now();
+        self.status.spool_bytes = beat.spool_bytes;
+        self.status.spool_oldest = match beat.oldest_ms {
+            0 => None,
+            ms => Timestamp::from_millisecond(ms).ok(),
+        };
+        self.status.clock_skew_ms = beat.wall_ms.saturating_sub(at.as_millisecond());
+        self.alive(at);
+    }
+
+    fn alive(&mut self, at: Timestamp) {
+        self.registered.heard(at);
+        self.status.last_seen = at;
+        self.store_status_if_due();
+    }
+
+    fn store_status_if_due(&mut self) {
+        let is_due = self
+            .status_stored
+            .is_none_or(|stored| stored.elapsed() >= STATUS_EVERY);
+        if is_due {
+            self.status_stored = Some(Instant::now());
+            let (store, status, live) = (self.store.clone(), self.status.clone(), self.live.clone());
+            // Beside the session, which must hear of its end while the store is slow.
+            self.tasks.spawn(async move {
+                let org = store.org();
+                store_status(store, status).await;
+                live.tell(Changed {
+                    org,
+                    what: What::Agents,
+                });
+            });
+        }
+    }
+}
+
+async fn store_status(store: OrgStore, status: AgentStatus) {
+    let agent = status.agent;
+    let mut write = store.write();
+    write.put_agent_status(status);
+    if let Err(error) = write.commit().await {
+        warn!(%agent, error = &error as &dyn Error, "an agent's status could not be stored");
+    }
+}
+
+/// Says in words why a connection ended that this side did not end.
+fn connection_ended(error: &ConnectionError) -> String {
+    match error {
+        ConnectionError::ApplicationClosed(closed) => {
+            let reason = String::from_utf8_lossy(&closed.reason);
+            format!("the agent left: {}", clip(&reason, REASON_BYTES).escape_debug())
+        }
+        ConnectionError::TimedOut => "the connection timed out".to_owned(),
+        ConnectionError::VersionMismatch
+        | ConnectionError::TransportError(_)
+        | ConnectionError::ConnectionClosed(_)
+        | ConnectionError::Reset
+        | ConnectionError::LocallyClosed
+        | ConnectionError::CidsExhausted => error.to_string(),
+    }
+}
+
+/// Returns how many bytes a batch holds in memory.
+fn size(batch: &VerifiedBatch) -> usize {
+    let items = usize::try_from(batch.header().payload_bytes).unwrap_or(usize::MAX);
+    items.saturating_add(batch.payload().len())
+}
+
+/// Reads a stream to its end. Its first frame says which lane it is.
+async fn read_lane(send: SendStream, mut receive: RecvStream, mouths: Mouths) {
+    let mut head = Vec::with_capacity(HEADER_BYTES);
+    let lane = loop {
+        match receive.read_chunk(PIECE_BYTES, true).await {
+            Ok(Some(chunk)) => head.extend_from_slice(&chunk.bytes),
+            // It was never used, or the connection ended, which is seen elsewhere.
+            Ok(None) | Err(_) => return,
+        }
+        if let Some(number) = head.get(LANE_AT) {
+            let Some(lane) = Lane::from_number(*number) else {
+                let broken = Heard::Broken(format!("there is no lane {number}"));
+                let _ = mouths.control.send(broken).await;
+                return;
+            };
+            break lane;
+        }
+    };
+    let mouth = mouths.of(lane);
+    // The session has ended where nobody listens.
+    let mut heard = Heard::Opened(lane, send, Bytes::from(head));
+    loop {
+        if mouth.send(heard).await.is_err() {
+            return;
+        }
+        heard = match receive.read_chunk(PIECE_BYTES, true).await {
+            Ok(Some(chunk)) => Heard::Bytes(lane, chunk.bytes),
+            Err(quinn::ReadError::Reset(_)) => {
+                let _ = mouth
+                    .send(Heard::Broken("the agent reset a lane's stream".to_owned()))
+                    .await;
+                return;
+            }
+            Ok(None) | Err(_) => return,
+        };
+    }
+}
+
+/// Writes frames to the control stream until the session or the connection ends.
+async fn write_control(mut send: SendStream, mut frames: mpsc::Receiver<Vec<u8>>) {
+    while let Some(frame) = frames.recv().await {
+        if send.write_all(&frame).await.is_err() {
+            return;
+        }
+    }
+}
