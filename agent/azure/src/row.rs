@@ -109,9 +109,9 @@ fn tags(tags: Option<Value>) -> Option<BTreeMap<String, String>> {
         // Resource Graph writes no tags as an empty text in some rows.
         Some(Value::String(text)) if text.is_empty() => Some(BTreeMap::new()),
         Some(Value::Object(map)) => {
-            let tags = map.into_iter().map(|(name, value)| match value {
-                Value::Null => Some((name, String::new())),
-                other => Some((name, other.as_str()?.to_owned())),
+            let tags = map.into_iter().map(|(name, value)| {
+                let text = if value.is_null() { "" } else { value.as_str()? };
+                Some((name, text.to_owned()))
             });
             tags.collect()
         }
