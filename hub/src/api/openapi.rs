@@ -1,0 +1,84 @@
+//! Health, and the description of the API by itself.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State as Shared;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use http::{StatusCode, header};
+use serde_json::json;
+use utoipa::openapi::OpenApi as Document;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+
+use super::State;
+
+/// Reads that may wait before the hub says that it is not ready.
+const WAITING_READS: usize = 256;
+
+/// What stands in the document beside the endpoints.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Zero-X hub",
+        description = "Errors are RFC 9457 problem documents; lists take filter, sort, limit and \
+            cursor. Another organisation's id and a missing id answer alike.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    modifiers(&Bearer),
+    security(("bearer" = [])),
+    components(schemas(protocol::api::Problem)),
+)]
+pub(super) struct Frame;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut Document) {
+        let mut http = Http::new(HttpAuthScheme::Bearer);
+        http.bearer_format = Some("JWT".to_owned());
+        document
+            .components
+            .get_or_insert_default()
+            .add_security_scheme("bearer", SecurityScheme::Http(http));
+    }
+}
+
+/// Returns the routes that are in no document: health, and the document.
+pub(super) fn routes(document: &Document) -> axum::Router<Arc<State>> {
+    let text = Bytes::from(serde_json::to_vec(document).expect("the document has text keys"));
+    axum::Router::new()
+        .route("/healthz", get(alive))
+        .route("/readyz", get(ready))
+        .route(
+            "/api/v1/openapi.json",
+            get(move || std::future::ready(serve(text.clone()))),
+        )
+}
+
+fn serve(text: Bytes) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+/// Says that the process answers.
+async fn alive() -> Json<serde_json::Value> {
+    std::future::ready(Json(json!({"status": "ok"}))).await
+}
+
+/// Says whether requests can be served: the store reads, and not too many wait for it.
+async fn ready(Shared(state): Shared<Arc<State>>) -> Response {
+    let reason = if state.stop.is_cancelled() {
+        "the hub is stopping"
+    } else if state.store.waiting_reads() > WAITING_READS {
+        "too many requests wait for the store"
+    } else if let Err(error) = state.appliance.orgs().await {
+        tracing::error!(%error, "not ready: the store cannot be read");
+        "the store cannot be read"
+    } else {
+        return Json(json!({"status": "ready"})).into_response();
+    };
+    let body = Json(json!({"status": "not ready", "reason": reason}));
+    (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+}
