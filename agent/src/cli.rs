@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::show::Format;
-use crate::sources::Kind;
+use crate::sources::Wanted;
 
 /// Reads clouds, hosts and security tools with credentials that stay on this host, and streams
 /// compact facts to its hub.
@@ -105,7 +105,7 @@ pub(crate) enum SourceVerb {
 #[derive(Debug, Args)]
 pub(crate) struct SourceAdd {
     /// What kind of source it is.
-    pub(crate) kind: Kind,
+    pub(crate) kind: Wanted,
     /// A name of your choosing.
     #[arg(long)]
     pub(crate) name: String,

@@ -12,7 +12,7 @@ use crate::input::Input;
 use crate::layout::Layout;
 use crate::rights;
 use crate::show::{self, Format};
-use crate::sources::{Kind, Reads, Source, Sources, SourcesError, read_secret};
+use crate::sources::{Kind, Reads, Source, Sources, SourcesError, Wanted, read_secret};
 use crate::vault::Vault;
 
 /// Runs one verb.
@@ -68,14 +68,15 @@ fn hint(line: &str) {
 fn add(
     layout: &Layout,
     config: &Config,
-    kind: Kind,
+    kind: Wanted,
     name: &str,
     settings: &[String],
     secret: Option<Input>,
 ) -> Result<Exit, Failure> {
     let _lock = layout.lock_sources()?;
     let mut sources = Sources::load(layout)?;
-    let id = sources.add(kind, name, settings, Timestamp::now())?.id;
+    let source = sources.add(kind, name, settings, Timestamp::now())?;
+    let (id, kind) = (source.id, source.kind);
     if let Some(input) = secret {
         let secret = read_secret(kind, &input.read()?).map_err(|source| SourcesError::Secret {
             name: name.to_owned(),
@@ -100,18 +101,7 @@ pub(crate) fn missing_drop_in(kind: Kind) -> Option<String> {
     let file = match kind {
         Kind::Host => "host.conf",
         Kind::Wazuh => "wazuh.conf",
-        Kind::Aws
-        | Kind::Gcp
-        | Kind::Azure
-        | Kind::Github
-        | Kind::Gitlab
-        | Kind::Bitbucket
-        | Kind::Dockerhub
-        | Kind::Ecr
-        | Kind::Bigquery
-        | Kind::Cloudtrail
-        | Kind::Syslog
-        | Kind::Webhook => return None,
+        Kind::Aws | Kind::Gcp | Kind::Azure => return None,
     };
     let units = [
         "/usr/lib/systemd/system/zero-x-agent.service",

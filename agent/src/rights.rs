@@ -91,18 +91,6 @@ pub(crate) fn policy(kind: Kind, format: PolicyFormat) -> Result<String, &'stati
             Kind::Host | Kind::Wazuh,
             PolicyFormat::Terraform | PolicyFormat::Cloudformation | PolicyFormat::Bicep,
         ) => Err("a source of this host has json: the systemd drop-in that it needs"),
-        (
-            Kind::Github
-            | Kind::Gitlab
-            | Kind::Bitbucket
-            | Kind::Dockerhub
-            | Kind::Ecr
-            | Kind::Bigquery
-            | Kind::Cloudtrail
-            | Kind::Syslog
-            | Kind::Webhook,
-            _,
-        ) => Err("this version reads no such sources"),
     }
 }
 

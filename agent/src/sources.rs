@@ -10,8 +10,10 @@ mod settings;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use jiff::Timestamp;
 use protocol::ids::SourceId;
 use serde::{Deserialize, Serialize};
@@ -44,33 +46,6 @@ pub(crate) enum Kind {
     Host,
     /// Alerts of a Wazuh manager on this host.
     Wazuh,
-    /// GitHub.
-    #[value(hide = true)]
-    Github,
-    /// GitLab.
-    #[value(hide = true)]
-    Gitlab,
-    /// Bitbucket.
-    #[value(hide = true)]
-    Bitbucket,
-    /// Docker Hub.
-    #[value(hide = true)]
-    Dockerhub,
-    /// Amazon's container registry.
-    #[value(hide = true)]
-    Ecr,
-    /// Google's billing export.
-    #[value(hide = true)]
-    Bigquery,
-    /// AWS CloudTrail.
-    #[value(hide = true)]
-    Cloudtrail,
-    /// Syslog receiver.
-    #[value(hide = true)]
-    Syslog,
-    /// Webhook receiver.
-    #[value(hide = true)]
-    Webhook,
 }
 
 impl Kind {
@@ -82,24 +57,53 @@ impl Kind {
             Self::Azure => "azure",
             Self::Host => "host",
             Self::Wazuh => "wazuh",
-            Self::Github => "github",
-            Self::Gitlab => "gitlab",
-            Self::Bitbucket => "bitbucket",
-            Self::Dockerhub => "dockerhub",
-            Self::Ecr => "ecr",
-            Self::Bigquery => "bigquery",
-            Self::Cloudtrail => "cloudtrail",
-            Self::Syslog => "syslog",
-            Self::Webhook => "webhook",
         }
     }
+}
 
-    /// Returns whether this version reads such sources.
-    pub(crate) fn is_built(self) -> bool {
-        matches!(
-            self,
-            Self::Aws | Self::Gcp | Self::Azure | Self::Host | Self::Wazuh
-        )
+/// Kinds of sources that a later version will read: known by name, so that asking for one is no
+/// spelling mistake.
+const PLANNED: [&str; 9] = [
+    "github",
+    "gitlab",
+    "bitbucket",
+    "dockerhub",
+    "ecr",
+    "bigquery",
+    "cloudtrail",
+    "syslog",
+    "webhook",
+];
+
+/// A kind as `source add` is asked for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// One that this version reads.
+    Read(Kind),
+    /// One of [`PLANNED`].
+    Planned(&'static str),
+}
+
+impl From<Kind> for Wanted {
+    fn from(kind: Kind) -> Self {
+        Self::Read(kind)
+    }
+}
+
+impl ValueEnum for Wanted {
+    fn value_variants<'a>() -> &'a [Self] {
+        static ALL: LazyLock<Vec<Wanted>> = LazyLock::new(|| {
+            let read = Kind::value_variants().iter().copied().map(Wanted::Read);
+            read.chain(PLANNED.map(Wanted::Planned)).collect()
+        });
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            Self::Read(kind) => kind.to_possible_value(),
+            Self::Planned(name) => Some(PossibleValue::new(*name).hide(true)),
+        }
     }
 }
 
@@ -164,8 +168,8 @@ pub(crate) enum SourcesError {
     #[error("an agent has at most {SOURCES} sources")]
     TooMany,
     /// This version does not read such sources.
-    #[error("this version reads no {} sources", kind.name())]
-    NotBuilt { kind: Kind },
+    #[error("this version reads no {kind} sources")]
+    NotBuilt { kind: &'static str },
     /// A setting cannot be used.
     #[error("the settings of {name} cannot be used")]
     Setting {
@@ -307,14 +311,15 @@ impl Sources {
     /// When the name, the kind or a setting cannot be used.
     pub(crate) fn add(
         &mut self,
-        kind: Kind,
+        kind: Wanted,
         name: &str,
         settings: &[String],
         now: Timestamp,
     ) -> Result<&mut Source, SourcesError> {
-        if !kind.is_built() {
-            return Err(SourcesError::NotBuilt { kind });
-        }
+        let kind = match kind {
+            Wanted::Read(kind) => kind,
+            Wanted::Planned(kind) => return Err(SourcesError::NotBuilt { kind }),
+        };
         check_name(name)?;
         if let Some(taken) = self.all.iter().find(|source| source.name == name) {
             return Err(SourcesError::Taken {
@@ -407,12 +412,12 @@ mod tests {
 
     fn add(
         sources: &mut Sources,
-        kind: Kind,
+        kind: impl Into<Wanted>,
         name: &str,
         settings: &[&str],
     ) -> Result<SourceId, String> {
         let settings: Vec<String> = settings.iter().map(|text| (*text).to_owned()).collect();
-        let added = sources.add(kind, name, &settings, Timestamp::UNIX_EPOCH);
+        let added = sources.add(kind.into(), name, &settings, Timestamp::UNIX_EPOCH);
         added.map(|source| source.id).map_err(|error| {
             let below = std::error::Error::source(&error).map(|below| format!(": {below}"));
             format!("{error}{}", below.unwrap_or_default())
@@ -440,21 +445,21 @@ mod tests {
         add(&mut sources, Kind::Host, "here", &[]).unwrap();
         let mut told = Vec::new();
         for (kind, name, settings) in [
-            (Kind::Host, "here", &[][..]),
-            (Kind::Host, "a/b", &[]),
-            (Kind::Host, "src_x", &[]),
-            (Kind::Github, "code", &[]),
-            (Kind::Aws, "a", &["region=eu-west-1"]),
-            (Kind::Aws, "a", &["regions"]),
-            (Kind::Aws, "a", &["regions=Europe"]),
-            (Kind::Aws, "a", &["role_arn=admin"]),
-            (Kind::Aws, "a", &["external_id=x"]),
-            (Kind::Aws, "a", &["secret_access_key=abc"]),
-            (Kind::Aws, "a", &["endpoint=http://user:pass@h"]),
-            (Kind::Aws, "a", &["interval=5m", "cron=0 * * * *"]),
-            (Kind::Aws, "a", &["cron=* * *"]),
-            (Kind::Gcp, "g", &["project=p", "folder=1"]),
-            (Kind::Wazuh, "w", &["path=alerts.json"]),
+            (Kind::Host.into(), "here", &[][..]),
+            (Kind::Host.into(), "a/b", &[]),
+            (Kind::Host.into(), "src_x", &[]),
+            (Wanted::Planned("github"), "code", &[]),
+            (Kind::Aws.into(), "a", &["region=eu-west-1"]),
+            (Kind::Aws.into(), "a", &["regions"]),
+            (Kind::Aws.into(), "a", &["regions=Europe"]),
+            (Kind::Aws.into(), "a", &["role_arn=admin"]),
+            (Kind::Aws.into(), "a", &["external_id=x"]),
+            (Kind::Aws.into(), "a", &["secret_access_key=abc"]),
+            (Kind::Aws.into(), "a", &["endpoint=http://user:pass@h"]),
+            (Kind::Aws.into(), "a", &["interval=5m", "cron=0 * * * *"]),
+            (Kind::Aws.into(), "a", &["cron=* * *"]),
+            (Kind::Gcp.into(), "g", &["project=p", "folder=1"]),
+            (Kind::Wazuh.into(), "w", &["path=alerts.json"]),
         ] {
             told.push(add(&mut sources, kind, name, settings).unwrap_err());
         }

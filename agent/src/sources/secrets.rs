@@ -73,17 +73,7 @@ pub(crate) fn read_secret(
             }
             Ok(SecretSlice::from(text.as_bytes().to_vec()))
         }
-        Kind::Host
-        | Kind::Wazuh
-        | Kind::Github
-        | Kind::Gitlab
-        | Kind::Bitbucket
-        | Kind::Dockerhub
-        | Kind::Ecr
-        | Kind::Bigquery
-        | Kind::Cloudtrail
-        | Kind::Syslog
-        | Kind::Webhook => Err(SecretError::None { kind }),
+        Kind::Host | Kind::Wazuh => Err(SecretError::None { kind }),
     }
 }
 

@@ -144,16 +144,7 @@ fn keys(kind: Kind) -> &'static [&'static str] {
             "endpoint",
         ],
         Kind::Wazuh => &["path"],
-        Kind::Host
-        | Kind::Github
-        | Kind::Gitlab
-        | Kind::Bitbucket
-        | Kind::Dockerhub
-        | Kind::Ecr
-        | Kind::Bigquery
-        | Kind::Cloudtrail
-        | Kind::Syslog
-        | Kind::Webhook => &[],
+        Kind::Host => &[],
     }
 }
 
@@ -384,17 +375,7 @@ fn reads(kind: Kind, take: &Taker<'_>) -> Result<Reads, SettingError> {
                 path: path.unwrap_or_else(|| WAZUH_ALERTS.to_owned()).into(),
             })
         }
-        // Kinds that are not built yet are refused before their settings are looked at.
-        Kind::Host
-        | Kind::Github
-        | Kind::Gitlab
-        | Kind::Bitbucket
-        | Kind::Dockerhub
-        | Kind::Ecr
-        | Kind::Bigquery
-        | Kind::Cloudtrail
-        | Kind::Syslog
-        | Kind::Webhook => Ok(Reads::Host),
+        Kind::Host => Ok(Reads::Host),
     }
 }
 
