@@ -1,18 +1,19 @@
 //! The command line: one table of nouns, the same verbs for each.
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::console::{self, Theme};
 use crate::exit::{Exit, Failure};
 
 mod kinds;
 mod output;
 mod verbs;
 
-/// Scripting client of a Zero-X hub.
+/// Console and scripting client of a Zero-X hub. Without a command it opens the console.
 #[derive(Debug, Parser)]
 #[command(
     name = "zero-x",
@@ -24,8 +25,25 @@ mod verbs;
 struct Cli {
     #[command(flatten)]
     global: Global,
+    /// When the console uses colour; by itself unless NO_COLOR is set.
+    #[arg(long, value_enum, default_value_t = Colour::Auto, hide_default_value = true)]
+    color: Colour,
+    /// The console draws with nothing but ASCII.
+    #[arg(long)]
+    ascii: bool,
     #[command(subcommand)]
     command: Option<Command>,
+}
+
+/// When to use colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Colour {
+    /// Unless `NO_COLOR` is set.
+    Auto,
+    /// In any case.
+    Always,
+    /// In no case.
+    Never,
 }
 
 /// Flags that stand before or after the verb.
@@ -298,10 +316,12 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match cli.command {
         None => {
-            let help = Cli::command().render_help().to_string();
-            // Nowhere is left to report that stderr is closed.
-            let _ = std::io::stderr().write_all(help.as_bytes());
-            Exit::Usage.into()
+            let opened = console_theme(&cli)
+                .and_then(|theme| runtime.block_on(console::run(cli.global.org, theme)));
+            let code = opened.unwrap_or_else(|failure| failure.report().into());
+            // A question to a hub that does not answer must not keep the shell waiting.
+            runtime.shutdown_background();
+            code
         }
         Some(command) => match runtime.block_on(verbs::run(command, &cli.global)) {
             Ok(exit) => exit.into(),
@@ -309,6 +329,32 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Err(Stop::Failed(failure)) => failure.report().into(),
         },
     }
+}
+
+/// Returns how the console is to look, if it can be opened at all.
+fn console_theme(cli: &Cli) -> Result<Theme, Failure> {
+    let refused = |words: &str, fix: &str| Failure::new(Exit::Usage, words).fix(fix);
+    if cli.global.output.is_some() || cli.global.all_orgs {
+        return Err(refused(
+            "the console takes neither --output nor --all-orgs",
+            "name what to list, for example `zero-x finding list -o json`; `zero-x --help` has more",
+        ));
+    }
+    let variable = |name: &str| std::env::var(name).ok();
+    let is_terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    if !is_terminal || variable("TERM").is_some_and(|term| term == "dumb") {
+        return Err(refused(
+            "the console needs a terminal that can place its cursor, and this is none",
+            "use a command, for example `zero-x finding list`; `zero-x --help` has more",
+        ));
+    }
+    let theme = Theme::from_environment(variable);
+    let theme = match cli.color {
+        Colour::Auto => theme,
+        Colour::Always => theme.with_colour(true),
+        Colour::Never => theme.with_colour(false),
+    };
+    Ok(if cli.ascii { theme.with_ascii() } else { theme })
 }
 
 /// Stdout could not be written.

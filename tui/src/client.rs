@@ -240,6 +240,16 @@ pub(crate) struct Client {
     endpoint: Endpoint,
     connection: Mutex<Option<SendRequest<Full<Bytes>>>>,
     session: Mutex<Option<Session>>,
+    /// Held while the session is being renewed.
+    renewal: Mutex<()>,
+}
+
+/// An answer that does not end by itself.
+pub(crate) struct Stream {
+    /// What comes.
+    pub(crate) body: hyper::body::Incoming,
+    /// The connection is closed when nobody could send on it any more.
+    _sender: SendRequest<Full<Bytes>>,
 }
 
 impl Client {
@@ -249,6 +259,7 @@ impl Client {
             endpoint,
             connection: Mutex::new(None),
             session: Mutex::new(None),
+            renewal: Mutex::new(()),
         }
     }
 
@@ -379,8 +390,49 @@ impl Client {
         self.renew(&token).await
     }
 
+    /// Waits until no renewal of the session is under way: one that is cut off after the hub has
+    /// taken the old token and before the new one is on disk ends the session.
+    pub(crate) async fn settle(&self) {
+        drop(self.renewal.lock().await);
+    }
+
+    /// Opens a stream of server-sent events on a connection of its own.
+    pub(crate) async fn listen(&self, path: &str) -> Result<Stream, ClientError> {
+        let token = self.token().await?;
+        let mut sender = self.endpoint.connect().await?;
+        let request = Request::builder()
+            .uri(path)
+            .header(header::HOST, self.endpoint.address())
+            .header(header::ACCEPT, "text/event-stream")
+            .header(header::AUTHORIZATION, format!("Bearer {token}"))
+            .body(Full::default())
+            .map_err(|error| ClientError::Answer {
+                reason: error.to_string(),
+            })?;
+        let late = ClientError::Time {
+            address: self.endpoint.address(),
+            seconds: ANSWER_TIME.as_secs(),
+        };
+        let response = tokio::time::timeout(ANSWER_TIME, sender.send_request(request))
+            .await
+            .map_err(|_| late)?
+            .map_err(|error| ClientError::Broken {
+                source: Box::new(error),
+            })?;
+        if !response.status().is_success() {
+            return Err(ClientError::Answer {
+                reason: format!("status {}", response.status()),
+            });
+        }
+        Ok(Stream {
+            body: response.into_body(),
+            _sender: sender,
+        })
+    }
+
     /// Renews the session unless another process already has, and returns the access token.
     async fn renew(&self, stale: &str) -> Result<String, ClientError> {
+        let _renewal = self.renewal.lock().await;
         let path = session::path()?;
         let locked = tokio::task::spawn_blocking(move || Locked::open(&path)).await;
         let mut file = locked.map_err(|error| ClientError::Broken {

@@ -1,7 +1,8 @@
-//! The scripting client: talks HTTPS to the hub, and to nothing else.
+//! The console and the scripting client: talks HTTPS to the hub, and to nothing else.
 
 mod cli;
 mod client;
+mod console;
 mod exit;
 mod session;
 mod text;

@@ -1,0 +1,237 @@
+//! A list of any kind: the same table for all.
+
+use ratatui::style::Style;
+
+use super::{Canvas, cells};
+use crate::console::item::Column;
+use crate::console::state::list::ListState;
+use crate::console::state::{Link, State};
+
+/// Cells before the first column: cursor and mark.
+const GUTTER: u16 = 4;
+
+/// Cells between two columns.
+const GAP: u16 = 2;
+
+/// Returns the columns that fit into `width` cells, each with its own width.
+///
+/// Columns are dropped by their [`Column::drop`], the highest first, never those with 0. What is
+/// left over goes to the columns that can use it, in turn from the left.
+fn layout(columns: &'static [Column], width: u16) -> Vec<(&'static Column, u16)> {
+    let mut kept: Vec<&Column> = columns.iter().collect();
+    let needed = |kept: &[&Column]| -> u16 {
+        GUTTER + kept.iter().map(|column| column.least + GAP).sum::<u16>()
+    };
+    while needed(&kept) > width {
+        let worst = kept.iter().map(|column| column.drop).max().unwrap_or(0);
+        if worst == 0 {
+            break;
+        }
+        kept.retain(|column| column.drop != worst);
+    }
+    let mut left = width.saturating_sub(needed(&kept));
+    let mut fitted: Vec<(&Column, u16)> = kept
+        .into_iter()
+        .map(|column| (column, column.least))
+        .collect();
+    while left > 0 {
+        let before = left;
+        for (column, width) in &mut fitted {
+            if left > 0 && *width < column.most {
+                *width += 1;
+                left -= 1;
+            }
+        }
+        if left == before {
+            break;
+        }
+    }
+    fitted
+}
+
+/// Returns the first row to draw, so that the cursor is in the middle where that can be.
+pub(super) fn first_row(cursor: usize, len: usize, height: usize) -> usize {
+    cursor
+        .saturating_sub(height / 2)
+        .min(len.saturating_sub(height))
+}
+
+/// Returns what the list is made of, for the title.
+pub(super) fn title(list: &ListState) -> String {
+    let mut parts = Vec::new();
+    if let Some(rows) = &list.loaded.value {
+        let place = list.cursor.saturating_add(1).min(list.len());
+        let loaded = u64::try_from(rows.items.len()).unwrap_or(u64::MAX);
+        let mut words = format!("{place} of {}", list.len());
+        if rows.is_cut && loaded < rows.total {
+            words.push_str(&format!(" loaded, {} in all", rows.total));
+        } else if rows.is_cut {
+            words.push_str(" loaded, the hub has more");
+        }
+        parts.push(words);
+    }
+    if !list.marks.is_empty() {
+        parts.push(format!("{} marked", list.marks.len()));
+    }
+    if let (Some(column), Some(sort)) = (list.sorted_column(), list.sort) {
+        let arrow = if sort.is_descending { "▼" } else { "▲" };
+        parts.push(format!("sort {} {arrow}", column.title));
+    }
+    parts.join("   ")
+}
+
+pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State) {
+    let Some(list) = state.list() else {
+        return;
+    };
+    let theme = canvas.theme;
+    let columns = layout(list.kind.columns(), canvas.area.width);
+    let mut x = GUTTER;
+    for (column, width) in &columns {
+        canvas.text(x, 0, *width, column.title, theme.heading());
+        x += width + GAP;
+    }
+    if list.len() == 0 {
+        let (words, style) = why_empty(canvas, state, list);
+        let width = canvas.area.width.saturating_sub(GUTTER + 1);
+        canvas.text(GUTTER, 2, width, &words, style);
+        return;
+    }
+    let mut height = usize::from(canvas.area.height.saturating_sub(1));
+    // Old rows stay under the reason why there are no newer ones.
+    if let Some(error) = &list.loaded.error {
+        height = height.saturating_sub(1);
+        let last = canvas.area.height.saturating_sub(1);
+        let width = canvas.area.width;
+        canvas.text(
+            1,
+            last,
+            width.saturating_sub(2),
+            &error.to_string(),
+            theme.bad(),
+        );
+    }
+    let first = first_row(list.cursor, list.len(), height);
+    for (y, place) in (1..).zip(first..list.len().min(first + height)) {
+        let Some(item) = list.row(place) else {
+            break;
+        };
+        if !list.marks.is_empty() && list.marks.contains(&item.id()) {
+            canvas.text(2, y, 1, "*", theme.heading());
+        }
+        let mut x = GUTTER;
+        for (column, width) in &columns {
+            let (text, tone) = (column.read)(item, state.now);
+            let style = canvas.tone(tone);
+            if column.is_private {
+                canvas.private(x, y, *width, &text, style);
+            } else {
+                canvas.text(x, y, *width, &text, style);
+            }
+            x += width + GAP;
+        }
+        if place == list.cursor {
+            canvas.text(0, y, 1, "▸", Style::new());
+            canvas.highlight(y);
+        }
+    }
+    debug_assert!(cells("▸") == 1);
+}
+
+/// Says why there are no rows: there are none, there are none yet, or nobody may see them.
+fn why_empty(canvas: &Canvas<'_>, state: &State, list: &ListState) -> (String, Style) {
+    let theme = canvas.theme;
+    if let Some(error) = &list.loaded.error {
+        return (error.to_string(), theme.bad());
+    }
+    let name = list.kind.name();
+    match (&list.loaded.value, &state.link) {
+        (Some(rows), _) if !rows.items.is_empty() => (
+            format!(
+                "none of {} loaded {name} match; enter asks the hub",
+                rows.items.len()
+            ),
+            Style::new(),
+        ),
+        (Some(_), _) if list.filter.trim().is_empty() => (format!("no {name}"), Style::new()),
+        (Some(_), _) => (format!("no {name} match {}", list.filter), Style::new()),
+        (None, Link::Offline { why, .. }) => (format!("no data yet: {why}"), theme.bad()),
+        (None, Link::SignedOut) => (
+            crate::console::event::FetchError::SignedOut.to_string(),
+            theme.bad(),
+        ),
+        (None, Link::Connecting | Link::Live) => ("asking the hub…".to_owned(), theme.dim()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::item::{KINDS, Kind};
+
+    fn titles(kind: Kind, width: u16) -> Vec<&'static str> {
+        layout(kind.columns(), width)
+            .iter()
+            .map(|(column, _)| column.title)
+            .collect()
+    }
+
+    #[test]
+    fn narrow_screens_drop_columns_in_order_and_never_a_severity_or_a_state() {
+        assert_eq!(
+            titles(Kind::Finding, 200),
+            [
+                "SEV",
+                "STATE",
+                "AGE",
+                "RISK",
+                "BROKEN RULE",
+                "RESOURCE",
+                "ACCOUNT",
+                "REGION",
+                "OWNER"
+            ]
+        );
+        assert_eq!(
+            titles(Kind::Finding, 80),
+            ["SEV", "STATE", "AGE", "BROKEN RULE", "RESOURCE"]
+        );
+        assert_eq!(titles(Kind::Finding, 60), ["SEV", "STATE", "BROKEN RULE"]);
+        for kind in KINDS {
+            let mut shown = titles(kind, 300).len();
+            for width in (60..=300).rev() {
+                let titles = titles(kind, width);
+                assert!(titles.len() <= shown, "{kind:?} at {width}");
+                shown = titles.len();
+                for never in ["SEV", "STATE"] {
+                    let has = kind.columns().iter().any(|column| column.title == never);
+                    assert!(!has || titles.contains(&never), "{kind:?} at {width}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn columns_never_reach_beyond_the_screen() {
+        for kind in KINDS {
+            for width in 60..=300_u16 {
+                let used: u16 = layout(kind.columns(), width)
+                    .iter()
+                    .map(|(_, width)| width + GAP)
+                    .sum();
+                assert!(GUTTER + used <= width, "{kind:?} at {width}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_cursor_is_always_in_view() {
+        for len in [1, 5, 20, 1000] {
+            for cursor in [0, 1, len / 2, len - 1] {
+                let first = first_row(cursor, len, 18);
+                assert!(first <= cursor && cursor < first + 18);
+                assert!(first + 18 <= len.max(18), "no gap below the last row");
+            }
+        }
+    }
+}
