@@ -15,7 +15,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use protocol::ids::OrgId;
 use protocol::{Scope, Urn};
-use rules::{Check, Outcome};
+use rules::{Check, Outcome, RuleSet};
 use store::error::{ApplianceError, CommitError, ReadError};
 use store::rows::resource::{Change, Subject};
 use store::{Appliance, OrgReader, OrgStore, Store};
@@ -87,13 +87,14 @@ struct Shared {
 /// When the store cannot be read.
 pub(crate) fn explain(
     reader: &OrgReader,
-    rules: &Rules,
     checks: &[&Check],
     urn: &Urn,
     at: Timestamp,
 ) -> Result<Vec<Outcome>, ReadError> {
+    // The checks are given, so the library has none to offer.
+    let rules = RuleSet::default();
     let mut unread_links = UnreadLinks::new();
-    let mut library = Library::new(reader, &rules.set, &mut unread_links);
+    let mut library = Library::new(reader, &rules, &mut unread_links);
     let Some(found) = library.resource(urn)?.filter(|found| is_living(found)) else {
         return Ok(Vec::new());
     };

@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 use super::Init;
 use super::output::{self, Format};
 use crate::config::{self, Config};
-use crate::failure::{Exit, Explain as _, Failure};
+use crate::failure::{Exit, Failure};
 use crate::identity::{self, Founded, Identity};
 use crate::opening;
 use crate::password::{self, Hasher};

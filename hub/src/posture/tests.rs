@@ -1,0 +1,531 @@
+//! Posture on a real store with built-in checks: what changes must be judged, and what must not
+//! be concluded.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use protocol::declare::Declarations;
+use protocol::document::{Gap, Link, SetHash};
+use protocol::ids::{AgentId, SourceId};
+use protocol::{Document, Scope, Urn};
+use rules::RuleSet;
+use serde_json::{Value, json};
+use store::rows::finding::Finding;
+use store::rows::resource::{Coverage, Provenance, Subject, SweepEnd};
+use store::rows::{FindingStatus, Verdict};
+use store::{MasterKey, OrgStore, Store, StoreConfig};
+
+use super::{Evaluator, Passed, explain};
+use crate::ruleset::Rules;
+
+const ENCRYPTED: &str = "aws.ec2.ebs-volume-encryption";
+const COPIED: &str = "aws.ec2.ebs-volume-snapshots-exists";
+const OLD: &str = "aws.ec2.instance-older-than-specific-days";
+const VOLUME: &str = "aws.ec2.volume";
+const SNAPSHOT: &str = "aws.ec2.snapshot";
+const INSTANCE: &str = "aws.ec2.instance";
+
+#[tokio::test]
+async fn absence_proves_nothing_before_a_complete_sweep_nor_after_a_denied_one() {
+    let mut org = org(&[COPIED]).await;
+    org.sweep(VOLUME, [volume("v1", json!(true))]).await;
+    org.judge().await;
+    assert_eq!(org.of_volume("v1", COPIED).await, Some(Verdict::Unknown));
+    assert_eq!(org.finding(COPIED, "v1").await, None);
+
+    org.deny(SNAPSHOT).await;
+    org.judge().await;
+    assert_eq!(org.of_volume("v1", COPIED).await, Some(Verdict::Unknown));
+    let row = org.verdict(&Subject::Resource(volume_urn("v1"))).await;
+    let gaps: Vec<&Gap> = row[0].gaps.iter().map(|(_, gap)| gap).collect();
+    assert_eq!(gaps[0].error, "AccessDenied", "{gaps:?}");
+    assert_eq!(org.finding(COPIED, "v1").await, None);
+
+    org.sweep(SNAPSHOT, []).await;
+    org.judge().await;
+    assert_eq!(org.of_volume("v1", COPIED).await, Some(Verdict::Fail));
+    let finding = org.finding(COPIED, "v1").await.unwrap();
+    assert_eq!(finding.status, FindingStatus::Open);
+
+    org.deny(SNAPSHOT).await;
+    org.judge().await;
+    assert_eq!(org.of_volume("v1", COPIED).await, Some(Verdict::Unknown));
+    let finding = org.finding(COPIED, "v1").await.unwrap();
+    assert_eq!(finding.status, FindingStatus::Open);
+    assert_eq!(finding.verdict, Verdict::Unknown);
+    assert!(finding.unknown_since.is_some());
+}
+
+#[tokio::test]
+async fn a_neighbour_that_comes_or_goes_is_judged_at_once_and_reopens() {
+    let mut org = org(&[COPIED]).await;
+    org.sweep(VOLUME, [volume("v1", json!(true))]).await;
+    org.sweep(SNAPSHOT, []).await;
+    org.judge().await;
+    assert_eq!(org.of_volume("v1", COPIED).await, Some(Verdict::Fail));
+
+    org.sweep(SNAPSHOT, [snapshot("s1", "v1", "completed")]).await;
+    org.judge().await;
+    assert_eq!(org.of_volume("v1", COPIED).await, Some(Verdict::Pass));
+    let finding = org.finding(COPIED, "v1").await.unwrap();
+    assert_eq!(finding.status, FindingStatus::Resolved);
+
+    org.sweep(SNAPSHOT, []).await;
+    org.judge().await;
+    assert_eq!(org.of_volume("v1", COPIED).await, Some(Verdict::Fail));
+    let finding = org.finding(COPIED, "v1").await.unwrap();
+    assert_eq!(finding.status, FindingStatus::Open);
+    assert_eq!(finding.reopened, 1);
+    let history = org.store.finding_history(finding.id).await.unwrap();
+    let notes: Vec<&str> = history.iter().map(|step| step.note.as_str()).collect();
+    assert_eq!(notes, ["the check fails", "", "the check fails again"]);
+}
+
+#[tokio::test]
+async fn a_link_that_is_taken_away_leads_back_to_its_former_end() {
+    let mut org = org(&[COPIED]).await;
+    org.sweep(VOLUME, [volume("v1", json!(true)), volume("v2", json!(true))])
+        .await;
+    org.sweep(SNAPSHOT, [snapshot("s1", "v1", "completed")]).await;
+    org.judge().await;
+    assert_eq!(org.of_volume("v1", COPIED).await, Some(Verdict::Pass));
+    assert_eq!(org.of_volume("v2", COPIED).await, Some(Verdict::Fail));
+
+    org.sweep(SNAPSHOT, [snapshot("s1", "v2", "completed")]).await;
+    org.judge().await;
+    assert_eq!(org.of_volume("v1", COPIED).await, Some(Verdict::Fail));
+    assert_eq!(org.of_volume("v2", COPIED).await, Some(Verdict::Pass));
+}
+
+#[tokio::test]
+async fn links_that_were_not_read_prove_no_absence() {
+    let mut org = org(&[COPIED]).await;
+    org.sweep(VOLUME, [volume("v1", json!(true))]).await;
+    org.sweep(SNAPSHOT, [snapshot("s1", "v2", "completed")]).await;
+    org.judge().await;
+    assert_eq!(org.of_volume("v1", COPIED).await, Some(Verdict::Fail));
+
+    let mut unread = snapshot("s1", "v2", "completed");
+    unread.links.clear();
+    unread.gaps.insert("links".to_owned(), denied("ec2:DescribeSnapshots"));
+    org.sweep(SNAPSHOT, [unread]).await;
+    org.judge().await;
+    assert_eq!(org.of_volume("v1", COPIED).await, Some(Verdict::Unknown));
+
+    org.sweep(SNAPSHOT, [snapshot("s1", "v2", "completed")]).await;
+    org.judge().await;
+    assert_eq!(org.of_volume("v1", COPIED).await, Some(Verdict::Fail));
+}
+
+#[tokio::test]
+async fn a_denied_list_says_unknown_once_a_check_until_a_sweep_is_complete() {
+    let mut org = org(&[ENCRYPTED, COPIED]).await;
+    org.deny(VOLUME).await;
+    org.judge().await;
+    let about = Subject::Scope(scope(VOLUME));
+    let row = org.verdict(&about).await;
+    let said: Vec<(&str, Verdict)> = row
+        .iter()
+        .map(|judged| (judged.check_id.as_str(), judged.verdict))
+        .collect();
+    assert_eq!(
+        said,
+        [(ENCRYPTED, Verdict::Unknown), (COPIED, Verdict::Unknown)]
+    );
+    assert_eq!(row[0].gaps[0].1, denied("ec2:DescribeVolumes"));
+    let count = org.store.read(|reader| {
+        let mut count = 0;
+        reader.each_finding(&mut |_| {
+            count += 1;
+            true
+        })?;
+        Ok(count)
+    });
+    assert_eq!(count.await.unwrap(), 0, "unknown opens no finding");
+
+    // A sweep that has begun has read nothing yet.
+    let mut write = org.store.write();
+    org.generation += 1;
+    write.begin_sweep(&scope(VOLUME), AGENT, SOURCE, org.generation, org.now);
+    write.commit().await.unwrap();
+    org.judge().await;
+    assert_eq!(org.verdict(&about).await.len(), 2);
+
+    org.sweep(VOLUME, [volume("v1", json!(true))]).await;
+    org.judge().await;
+    assert!(org.verdict(&about).await.is_empty());
+    assert_eq!(org.of_volume("v1", ENCRYPTED).await, Some(Verdict::Pass));
+}
+
+#[tokio::test]
+async fn losing_the_right_to_read_a_field_resolves_nothing() {
+    let mut org = org(&[ENCRYPTED]).await;
+    org.sweep(VOLUME, [volume("v1", json!(false))]).await;
+    org.judge().await;
+    assert_eq!(org.of_volume("v1", ENCRYPTED).await, Some(Verdict::Fail));
+
+    let mut unread = volume("v1", Value::Null);
+    unread.config.as_object_mut().unwrap().remove("Encrypted");
+    let gap = denied("ec2:DescribeVolumes");
+    unread.gaps.insert("config.Encrypted".to_owned(), gap.clone());
+    org.sweep(VOLUME, [unread]).await;
+    org.judge().await;
+    assert_eq!(org.of_volume("v1", ENCRYPTED).await, Some(Verdict::Unknown));
+    let finding = org.finding(ENCRYPTED, "v1").await.unwrap();
+    assert_eq!(finding.status, FindingStatus::Open);
+    assert_eq!(finding.verdict, Verdict::Unknown);
+    assert_eq!(finding.gaps.values().collect::<Vec<_>>(), [&gap]);
+    assert_eq!(finding.evidence["Encrypted"], json!(false));
+
+    org.sweep(VOLUME, [volume("v1", json!(true))]).await;
+    org.judge().await;
+    let finding = org.finding(ENCRYPTED, "v1").await.unwrap();
+    assert_eq!(finding.status, FindingStatus::Resolved);
+    assert_eq!(finding.unknown_since, None);
+}
+
+#[tokio::test]
+async fn a_resource_that_is_gone_ends_its_findings_and_verdicts() {
+    let mut org = org(&[ENCRYPTED]).await;
+    org.sweep(VOLUME, [volume("v1", json!(false)), volume("v2", json!(false))])
+        .await;
+    org.judge().await;
+    org.sweep(VOLUME, [volume("v2", json!(false))]).await;
+    org.judge().await;
+    assert_eq!(org.of_volume("v1", ENCRYPTED).await, None);
+    let finding = org.finding(ENCRYPTED, "v1").await.unwrap();
+    assert_eq!(finding.status, FindingStatus::Resolved);
+    let history = org.store.finding_history(finding.id).await.unwrap();
+    assert_eq!(history.last().unwrap().note, "the resource is gone");
+    let other = org.finding(ENCRYPTED, "v2").await.unwrap();
+    assert_eq!(other.status, FindingStatus::Open);
+}
+
+#[tokio::test]
+async fn a_full_sweep_and_a_judgement_of_everything_find_nothing_new() {
+    let mut org = org(&[ENCRYPTED, COPIED]).await;
+    let volumes = || [volume("v1", json!(false)), volume("v2", json!(true))];
+    let snapshots = || [snapshot("s1", "v1", "completed")];
+    org.sweep(VOLUME, volumes()).await;
+    org.sweep(SNAPSHOT, snapshots()).await;
+    org.deny(INSTANCE).await;
+    assert_eq!(org.judge().await, Passed::Findings);
+    let before = everything(&org.store).await;
+    assert!(!before.is_empty());
+
+    let commits = *org.store.commits().borrow();
+    let (passed, resources) = org
+        .evaluator
+        .judge_all(&org.rules, org.now)
+        .await
+        .unwrap();
+    assert_eq!((passed, resources), (Passed::Same, 3));
+    assert_eq!(*org.store.commits().borrow(), commits, "something was written");
+
+    org.sweep(VOLUME, volumes()).await;
+    org.sweep(SNAPSHOT, snapshots()).await;
+    assert_eq!(org.judge().await, Passed::Same);
+    assert_eq!(everything(&org.store).await, before);
+}
+
+#[tokio::test]
+async fn new_rules_judge_everything_again_and_end_what_withdrawn_checks_found() {
+    let mut org = org(&[ENCRYPTED]).await;
+    org.sweep(VOLUME, [volume("v1", json!(false))]).await;
+    org.sweep(SNAPSHOT, []).await;
+    org.judge().await;
+    assert_eq!(org.finding(COPIED, "v1").await, None);
+
+    org.rules = rules(&[COPIED]);
+    org.judge().await;
+    assert_eq!(org.of_volume("v1", COPIED).await, Some(Verdict::Fail));
+    assert!(org.finding(COPIED, "v1").await.is_some());
+    assert_eq!(org.of_volume("v1", ENCRYPTED).await, None);
+    let finding = org.finding(ENCRYPTED, "v1").await.unwrap();
+    assert_eq!(finding.status, FindingStatus::Resolved);
+    let history = org.store.finding_history(finding.id).await.unwrap();
+    assert_eq!(
+        history.last().unwrap().note,
+        "the check is no longer in force"
+    );
+
+    // Rules that are known, as after a restart, judge nothing.
+    assert_eq!(org.judge().await, Passed::Same);
+    org.rules = rules(&[]);
+    org.judge().await;
+    assert_eq!(org.of_volume("v1", COPIED).await, None);
+    let finding = org.finding(COPIED, "v1").await.unwrap();
+    assert_eq!(finding.status, FindingStatus::Resolved);
+}
+
+#[tokio::test]
+async fn a_verdict_that_falls_due_is_judged_again_although_no_fact_changed() {
+    let mut org = org(&[OLD]).await;
+    let launched = org.now;
+    org.sweep(INSTANCE, [instance("i1", launched)]).await;
+    org.judge().await;
+    let about = Subject::Resource(scope(INSTANCE).urn("i1"));
+    let young = org.verdict(&about).await.remove(0);
+    assert_eq!(young.verdict, Verdict::Pass);
+    let due = young.due_at.expect("it grows older");
+
+    org.now = due + SignedDuration::from_secs(1);
+    org.judge().await;
+    let old = org.verdict(&about).await.remove(0);
+    assert_eq!(old.verdict, Verdict::Fail);
+    assert!(old.due_at.is_none_or(|due| due > org.now));
+    let id = Finding::id_of(org.store.org(), OLD, &scope(INSTANCE).urn("i1"));
+    assert!(org.store.finding(id).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn an_explanation_has_the_evidence_of_a_verdict() {
+    let mut org = org(&[ENCRYPTED, COPIED]).await;
+    org.sweep(VOLUME, [volume("v1", json!(false))]).await;
+    org.sweep(SNAPSHOT, [snapshot("s1", "v1", "completed")]).await;
+    org.judge().await;
+    let rules = Arc::clone(&org.rules);
+    let now = org.now;
+    let explained = org.store.read(move |reader| {
+        let checks = [
+            &**rules.set.get(ENCRYPTED).unwrap(),
+            &**rules.set.get(COPIED).unwrap(),
+        ];
+        let there = explain(reader, &checks, &volume_urn("v1"), now)?;
+        assert!(explain(reader, &checks, &volume_urn("v9"), now)?.is_empty());
+        Ok(there)
+    });
+    let explained = explained.await.unwrap();
+    assert_eq!(explained[0].verdict, rules::Verdict::Fail);
+    assert_eq!(explained[0].evidence["Encrypted"], json!(false));
+    assert_eq!(explained[1].verdict, rules::Verdict::Pass);
+    let text = serde_json::to_string(&explained[1].evidence).unwrap();
+    assert!(text.contains("ec2.snapshot/s1"), "{text}");
+}
+
+const AGENT: AgentId = AgentId::from_bytes([3; 16]);
+const SOURCE: SourceId = SourceId::from_bytes([4; 16]);
+const ACCOUNT: &str = "123456789012";
+const REGION: &str = "eu-west-1";
+
+struct Org {
+    store: OrgStore,
+    evaluator: Evaluator,
+    rules: Arc<Rules>,
+    now: Timestamp,
+    generation: u64,
+    _whole: Store,
+    _folder: tempfile::TempDir,
+}
+
+/// Loads some of the built-in checks.
+fn rules(ids: &[&str]) -> Arc<Rules> {
+    let files: Vec<(&str, &str)> = RuleSet::builtin_files()
+        .into_iter()
+        .filter(|(_, text)| {
+            let is_wanted = |id: &&str| text.lines().any(|line| line == format!("id: {id}"));
+            ids.iter().any(is_wanted)
+        })
+        .collect();
+    assert_eq!(files.len(), ids.len(), "a check has another name");
+    let set = RuleSet::load(files, Declarations::builtin()).unwrap();
+    let mut hasher = blake3::Hasher::new();
+    ids.iter().for_each(|id| {
+        hasher.update(id.as_bytes());
+    });
+    Arc::new(Rules {
+        set,
+        fingerprint: *hasher.finalize().as_bytes(),
+    })
+}
+
+async fn org(checks: &[&str]) -> Org {
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().join("data");
+    let master = MasterKey::create(&folder.path().join("key"), &data_dir).unwrap();
+    let whole = Store::create(StoreConfig::new(&data_dir), master).unwrap();
+    let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+    let made = whole.appliance().create_org("Acme", now).await.unwrap();
+    let store = whole.maintenance(made.id).await.unwrap().unwrap();
+    let evaluator = Evaluator::new(
+        whole.maintenance(made.id).await.unwrap().unwrap(),
+        whole.appliance(),
+    );
+    Org {
+        store,
+        evaluator,
+        rules: rules(checks),
+        now,
+        generation: 0,
+        _whole: whole,
+        _folder: folder,
+    }
+}
+
+fn scope(type_name: &str) -> Scope {
+    Scope::of_type(type_name, ACCOUNT, REGION)
+}
+
+fn volume_urn(id: &str) -> Urn {
+    scope(VOLUME).urn(id)
+}
+
+fn document(type_name: &str, id: &str, config: Value) -> Document {
+    Document {
+        urn: scope(type_name).urn(id),
+        type_name: type_name.to_owned(),
+        provider: "aws".to_owned(),
+        account: ACCOUNT.to_owned(),
+        region: REGION.to_owned(),
+        id: id.to_owned(),
+        native_id: format!("arn:aws:ec2:{REGION}:{ACCOUNT}:{id}"),
+        name: id.to_owned(),
+        tags: Some(BTreeMap::new()),
+        config,
+        gaps: BTreeMap::new(),
+        links: Vec::new(),
+        collected_at: Timestamp::UNIX_EPOCH,
+    }
+}
+
+/// Makes a document with every declared field: those not given are null.
+fn filled(type_name: &str, id: &str, given: Value) -> Document {
+    let declared = Declarations::builtin().get(type_name).unwrap();
+    let mut config: serde_json::Map<String, Value> = declared
+        .fields
+        .keys()
+        .map(|field| (field.clone(), Value::Null))
+        .collect();
+    let Value::Object(given) = given else {
+        panic!("a config is an object")
+    };
+    config.extend(given);
+    document(type_name, id, Value::Object(config))
+}
+
+fn volume(id: &str, encrypted: Value) -> Document {
+    let given = json!({"VolumeId": id, "Encrypted": encrypted, "State": "in-use", "Attachments": []});
+    filled(VOLUME, id, given)
+}
+
+fn snapshot(id: &str, of: &str, state: &str) -> Document {
+    let given = json!({
+        "SnapshotId": id,
+        "VolumeId": of,
+        "Encrypted": true,
+        "State": state,
+        "CreateVolumePermissions": [],
+    });
+    let mut document = filled(SNAPSHOT, id, given);
+    document.links.push(Link {
+        rel: "of_volume".to_owned(),
+        urn: volume_urn(of),
+    });
+    document
+}
+
+fn instance(id: &str, launched: Timestamp) -> Document {
+    let given = json!({
+        "InstanceId": id,
+        "LaunchTime": launched.to_string(),
+        "State": {"Name": "running"},
+    });
+    filled(INSTANCE, id, given)
+}
+
+fn denied(call: &str) -> Gap {
+    Gap {
+        call: call.to_owned(),
+        error: "AccessDenied".to_owned(),
+    }
+}
+
+/// Returns everything that judging wrote, as text.
+async fn everything(store: &OrgStore) -> Vec<String> {
+    let read = store.read(|reader| {
+        let mut found = Vec::new();
+        let page = reader.scan_verdicts(None, 1000)?;
+        found.extend(page.items.iter().map(|row| format!("{row:?}")));
+        let mut ids = Vec::new();
+        reader.each_finding(&mut |finding| {
+            ids.push(finding.id);
+            found.push(format!("{finding:?}"));
+            true
+        })?;
+        for id in ids {
+            found.push(format!("{:?}", reader.finding_history(id)?));
+        }
+        Ok(found)
+    });
+    read.await.unwrap()
+}
+
+impl Org {
+    /// Sweeps a scope: these are all the resources it has.
+    async fn sweep<const N: usize>(&mut self, type_name: &str, documents: [Document; N]) {
+        self.tick();
+        let scope = scope(type_name);
+        let mut claimed = SetHash::default();
+        let mut write = self.store.write();
+        write.begin_sweep(&scope, AGENT, SOURCE, self.generation, self.now);
+        for document in documents {
+            claimed.add(&document.urn.to_string(), &document.content_hash());
+            let from = Provenance {
+                agent: AGENT,
+                source: SOURCE,
+                at: self.now,
+            };
+            write.put_resource(document, from);
+        }
+        write.end_sweep(SweepEnd {
+            scope,
+            generation: self.generation,
+            claimed,
+            coverage: Coverage::Everything,
+            at: self.now,
+        });
+        let committed = write.commit().await.unwrap();
+        let result = committed.sweeps[0].result;
+        assert!(
+            matches!(result, store::rows::resource::SweepResult::Complete { .. }),
+            "{result:?}"
+        );
+    }
+
+    /// Notes that a scope's list was denied.
+    async fn deny(&mut self, type_name: &str) {
+        self.tick();
+        let scope = scope(type_name);
+        let call = &Declarations::builtin().get(type_name).unwrap().call;
+        let mut write = self.store.write();
+        write.begin_sweep(&scope, AGENT, SOURCE, self.generation, self.now);
+        write.fail_sweep(&scope, AGENT, SOURCE, self.generation, denied(call), self.now);
+        write.commit().await.unwrap();
+    }
+
+    fn tick(&mut self) {
+        self.now += SignedDuration::from_secs(1);
+        self.generation += 1;
+    }
+
+    async fn judge(&mut self) -> Passed {
+        self.evaluator.catch_up(&self.rules, self.now).await.unwrap()
+    }
+
+    async fn verdict(&self, about: &Subject) -> Vec<store::rows::verdict::Judged> {
+        let row = self.store.verdicts(about).await.unwrap();
+        row.map(|row| row.verdicts).unwrap_or_default()
+    }
+
+    async fn of_volume(&self, id: &str, check: &str) -> Option<Verdict> {
+        let row = self.verdict(&Subject::Resource(volume_urn(id))).await;
+        let judged = row.into_iter().find(|judged| judged.check_id == check);
+        judged.map(|judged| judged.verdict)
+    }
+
+    async fn finding(&self, check: &str, volume: &str) -> Option<Finding> {
+        let id = Finding::id_of(self.store.org(), check, &volume_urn(volume));
+        self.store.finding(id).await.unwrap()
+    }
+}
