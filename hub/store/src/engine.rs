@@ -75,6 +75,11 @@ impl Range {
         self
     }
 
+    /// Says whether a key lies in it.
+    pub(crate) fn contains(&self, key: &[u8]) -> bool {
+        self.from.as_slice() <= key && self.to.as_ref().is_none_or(|to| key < to.as_slice())
+    }
+
     /// Says whether no key can lie in it.
     pub(crate) fn is_empty(&self) -> bool {
         self.to.as_ref().is_some_and(|to| *to <= self.from)

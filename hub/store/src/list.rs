@@ -3,6 +3,8 @@
 //! Row keys hold no names, so no index on disk can sort by one; these are answered from compact
 //! columns in memory ([`crate::org::columns`]), which every commit keeps up to date.
 
+pub(crate) mod page;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;

@@ -1,10 +1,18 @@
 //! One organisation's store: the handle, its reads by name, its writes.
 
+mod apply;
+mod columns;
 mod read;
+mod search;
+mod sweep;
+#[cfg(test)]
+mod tamper;
 mod write;
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use jiff::Timestamp;
 use protocol::ids::{AgentId, EventId, FindingId, OrgId, ResourceId, TokenId};
@@ -13,20 +21,29 @@ use protocol::{Scope, Urn};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use self::apply::{Applied, meta};
+use self::columns::{Columns, Lists};
 pub use self::read::OrgReader;
 pub use self::write::OrgWrite;
-use crate::error::{ApplianceError, Fatal, ReadError};
+use crate::appliance::Shared;
+use crate::codec;
+use crate::door::Door;
+use crate::engine::{Engine, WriteSet};
+use crate::error::{ApplianceError, CommitError, Fatal, OpenError, ReadError};
+use crate::keys::{self, Names};
 use crate::list::{FindingList, FindingSummary, Page, ResourceList, ResourceSummary};
-use crate::rows::AgentState;
-use crate::rows::access::{AgentView, EnrolToken};
-use crate::rows::at;
+use crate::rows::access::{Agent, AgentView, EnrolToken};
 use crate::rows::audit::{AuditAct, AuditEntry, AuditHead};
-use crate::rows::event::{Event, EventPage, EventQuery, Quarantined};
+use crate::rows::event::{BlockKey, Event, EventPage, EventQuery, Quarantined};
 use crate::rows::finding::{Finding, Transition};
 use crate::rows::resource::{
     Change, PastResource, Resource, ScopeStatus, Source, Subject, SweepOutcome,
 };
 use crate::rows::verdict::VerdictRow;
+use crate::rows::{AgentState, at};
+use crate::seal::{Sealer, fill_random};
+use crate::tables::Table;
+use crate::writer::{Alarm, Writer};
 
 /// One sequence space: an agent's lane in one life of its spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,8 +122,30 @@ impl fmt::Debug for OrgStore {
     }
 }
 
+/// [`Stream`] as stored, with the number that its mark must have.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct StoredStream {
+    agent: AgentId,
+    lane: u8,
+    epoch: Epoch,
+    high_water: u64,
+}
+
+/// An organisation's open file with what reads and writes it.
 pub(crate) struct OrgInner {
     org: OrgId,
+    names: Names,
+    sealer: Sealer,
+    engine: Arc<dyn Engine>,
+    writer: Writer,
+    door: Door,
+    alarm: Alarm,
+    appliance: Arc<Shared>,
+    columns: Columns,
+    last_commit: watch::Sender<u64>,
+    block_salt: [u8; 2],
+    blocks: AtomicU32,
+    is_closed: AtomicBool,
 }
 
 impl OrgStore {
@@ -117,7 +156,7 @@ impl OrgStore {
 
     /// Begins a write. Nothing happens before [`OrgWrite::commit`].
     pub fn write(&self) -> OrgWrite {
-        todo!()
+        OrgWrite::new(Arc::clone(&self.inner))
     }
 
     /// Runs `work` on a blocking thread, on one consistent snapshot.
@@ -129,13 +168,13 @@ impl OrgStore {
         &self,
         work: impl FnOnce(&OrgReader) -> Result<R, ReadError> + Send + 'static,
     ) -> Result<R, ReadError> {
-        drop(work);
-        todo!()
+        let inner = Arc::clone(&self.inner);
+        self.inner.door.run(move || work(&OrgReader::open(&inner)?)).await
     }
 
     /// Returns a receiver that holds the number of the last commit and wakes at each new one.
     pub fn commits(&self) -> watch::Receiver<u64> {
-        todo!()
+        self.inner.last_commit.subscribe()
     }
 
     /// Returns a resource, retired ones too.
@@ -283,27 +322,38 @@ impl OrgStore {
 
     /// Returns the organisation's agents with what they last said.
     pub async fn agents(&self) -> Result<Vec<AgentView>, ReadError> {
-        todo!()
+        let (org, appliance) = (self.org(), Arc::clone(&self.inner.appliance));
+        self.read(move |reader| {
+            let agents = appliance.look(|desk| desk.agents_of(org))?;
+            agents.into_iter().map(|agent| with_status(reader, agent)).collect()
+        })
+        .await
     }
 
     /// Returns one of the organisation's agents.
     pub async fn agent(&self, id: AgentId) -> Result<Option<AgentView>, ReadError> {
-        let _ = id;
-        todo!()
+        let (org, appliance) = (self.org(), Arc::clone(&self.inner.appliance));
+        self.read(move |reader| {
+            let agent = appliance.look(|desk| desk.agent_of(org, id))?;
+            agent.map(|agent| with_status(reader, agent)).transpose()
+        })
+        .await
     }
 
     /// Changes whether one of the organisation's agents may speak. The caller closes its session.
     ///
     /// # Errors
     ///
-    /// `Missing` when the organisation has no such agent.
+    /// `Missing` when the organisation has no such agent; `Conflict` when it is revoked, which is
+    /// for good.
     pub async fn set_agent_state(
         &self,
         id: AgentId,
         state: AgentState,
     ) -> Result<(), ApplianceError> {
-        let _ = (id, state);
-        todo!()
+        let org = self.org();
+        let changed = self.inner.appliance.change(move |desk| desk.set_agent_state(org, id, state));
+        changed.await.map(drop)
     }
 
     /// Stores an enrolment token of this organisation.
@@ -312,29 +362,145 @@ impl OrgStore {
     ///
     /// `Conflict` when the token names another organisation or its id exists.
     pub async fn put_token(&self, token: EnrolToken) -> Result<(), ApplianceError> {
-        let _ = token;
-        todo!()
+        if token.org != self.org() {
+            return Err(ApplianceError::Conflict { what: "the token" });
+        }
+        self.inner.appliance.change(move |desk| desk.put_token(&token)).await
     }
 
     /// Returns this organisation's enrolment tokens.
     pub async fn tokens(&self) -> Result<Vec<EnrolToken>, ReadError> {
-        todo!()
+        let org = self.org();
+        self.inner.appliance.ask(move |desk| desk.tokens_of(org)).await
     }
 
     /// Removes one of this organisation's enrolment tokens; says whether there was one.
     pub async fn delete_token(&self, id: TokenId) -> Result<bool, ApplianceError> {
-        let _ = id;
-        todo!()
+        let org = self.org();
+        self.inner.appliance.change(move |desk| desk.delete_token(org, id)).await
     }
 
     /// Returns the error that ended durability, if one has.
     pub fn fatal(&self) -> Option<Fatal> {
-        todo!()
+        self.inner.alarm.raised()
+    }
+
+    /// Makes a handle. Only an admission and [`Store::maintenance`](crate::Store::maintenance)
+    /// come here.
+    pub(crate) fn of(inner: Arc<OrgInner>) -> Self {
+        Self { inner }
+    }
+
+    /// Commits what is queued and closes the file. Blocks.
+    pub(crate) fn close(&self) {
+        self.inner.close();
     }
 }
 
-/// What a hub administrator without a role may do in an organisation: run its enrolment. It reads
-/// and writes none of the organisation's data but the audit log that says what was done.
+fn with_status(reader: &OrgReader, agent: Agent) -> Result<AgentView, ReadError> {
+    let status = reader.agent_status(agent.id)?;
+    Ok(AgentView { agent, status })
+}
+
+/// What an organisation's file needs from the hub around it.
+pub(crate) struct Surroundings {
+    pub(crate) door: Door,
+    pub(crate) alarm: Alarm,
+    pub(crate) appliance: Arc<Shared>,
+}
+
+impl OrgInner {
+    /// Returns the rows that a new organisation's file begins with.
+    pub(crate) fn first_rows(org: OrgId, names: &Names, sealer: &Sealer) -> WriteSet {
+        let mut set = WriteSet::default();
+        let key = names.meta(meta::IDENTITY);
+        let sealed = sealer.seal(Table::Meta, &key, &codec::encode(&org));
+        set.put(Table::Meta, key, sealed);
+        set
+    }
+
+    /// Takes an open file into use. `path` names it in errors.
+    pub(crate) fn open(
+        org: OrgId,
+        path: &Path,
+        engine: Arc<dyn Engine>,
+        names: Names,
+        sealer: Sealer,
+        around: Surroundings,
+    ) -> Result<Arc<Self>, OpenError> {
+        let foreign = || OpenError::Foreign { path: path.to_owned(), org };
+        let damaged =
+            |reason: String| OpenError::Damaged { path: path.to_owned(), reason };
+        let (last_commit, identity) = {
+            let snapshot = engine.snapshot().map_err(|error| damaged(error.to_string()))?;
+            let view = crate::view::View::new(&*snapshot, &sealer);
+            let identity = view.row::<OrgId>(Table::Meta, &names.meta(meta::IDENTITY));
+            let last = snapshot.last_commit().map_err(|error| damaged(error.to_string()))?;
+            (last, identity)
+        };
+        // Another organisation's file has no row under this key, and none that opens.
+        match identity {
+            Ok(Some(found)) if found == org => {}
+            Ok(_) | Err(ReadError::Seal { .. }) => return Err(foreign()),
+            Err(error) => return Err(damaged(error.to_string())),
+        }
+        let writer = Writer::start(Arc::clone(&engine), around.alarm.clone())
+            .map_err(|error| OpenError::Start { reason: error.to_string() })?;
+        let mut block_salt = [0u8; 2];
+        fill_random(&mut block_salt);
+        Ok(Arc::new(Self {
+            org,
+            names,
+            sealer,
+            engine,
+            writer,
+            door: around.door,
+            alarm: around.alarm,
+            appliance: around.appliance,
+            columns: Columns::default(),
+            last_commit: watch::Sender::new(last_commit),
+            block_salt,
+            blocks: AtomicU32::new(0),
+            is_closed: AtomicBool::new(false),
+        }))
+    }
+
+    /// Returns the key of the next block.
+    fn next_block(&self, received_at: Timestamp) -> BlockKey {
+        let counter = self.blocks.fetch_add(1, Ordering::Relaxed);
+        keys::block(received_at, self.block_salt, counter)
+    }
+
+    /// Makes a commit known. Called in the order of the commits, by the writing thread.
+    fn committed(&self, applied: &mut Applied) {
+        let commit = applied.committed.commit;
+        self.columns.apply(commit, std::mem::take(&mut applied.delta));
+        self.last_commit.send_if_modified(|last| {
+            let is_new = *last < commit;
+            *last = commit.max(*last);
+            is_new
+        });
+    }
+
+    /// Runs `work` on the lists in memory.
+    fn lists<R>(self: &Arc<Self>, work: impl FnOnce(&Lists) -> R) -> Result<R, ReadError> {
+        self.columns.with(|| OrgReader::open(self), work)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+
+    fn close(&self) {
+        self.writer.close();
+        self.is_closed.store(true, Ordering::Release);
+        self.engine.close();
+    }
+}
+
+/// What a hub administrator without a role may do in an organisation: run its enrolment. Of the
+/// organisation's data it shows only what agents say about themselves, and it writes only the
+/// audit log, which says what was done.
 #[derive(Clone)]
 pub struct Administration {
     store: OrgStore,
@@ -347,17 +513,22 @@ impl fmt::Debug for Administration {
 }
 
 impl Administration {
+    /// Makes a handle. Only an admission comes here.
+    pub(crate) fn of(store: OrgStore) -> Self {
+        Self { store }
+    }
+
     /// Returns the organisation that is administered.
     pub fn org(&self) -> OrgId {
         self.store.org()
     }
 
-    /// Returns the organisation's agents, with what they last said.
+    /// See [`OrgStore::agents`].
     pub async fn agents(&self) -> Result<Vec<AgentView>, ReadError> {
         self.store.agents().await
     }
 
-    /// Returns one of the organisation's agents.
+    /// See [`OrgStore::agent`].
     pub async fn agent(&self, id: AgentId) -> Result<Option<AgentView>, ReadError> {
         self.store.agent(id).await
     }
@@ -399,7 +570,7 @@ impl Administration {
     /// # Errors
     ///
     /// As [`OrgWrite::commit`].
-    pub async fn audit(&self, act: AuditAct) -> Result<Committed, crate::error::CommitError> {
+    pub async fn audit(&self, act: AuditAct) -> Result<Committed, CommitError> {
         let mut write = self.store.write();
         write.audit(act);
         write.commit().await

@@ -1,14 +1,38 @@
-//! The open store.
+//! The open store: one file for the appliance, one for each organisation.
+//!
+//! ```text
+//! <data>/appliance.redb       the hub's own rows; its keyring, wrapped by the master key
+//! <data>/orgs/<org id>.redb   one organisation; its keyring stands, wrapped, in the appliance
+//! ```
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
+use jiff::Timestamp;
 use protocol::ids::OrgId;
 
-use crate::appliance::Appliance;
-use crate::error::{Fatal, OpenError};
+use crate::appliance::desk::StoredOrg;
+use crate::appliance::{Appliance, Shared};
+use crate::codec;
+use crate::door::Door;
+use crate::engine::redb::RedbEngine;
+use crate::engine::{Engine, WriteSet};
+use crate::error::{ApplianceError, Fatal, OpenError, ReadError};
+use crate::keys::Names;
 use crate::master::MasterKey;
-use crate::org::OrgStore;
+use crate::org::{OrgInner, OrgStore, Surroundings};
+use crate::rows::access::Org;
+use crate::seal::{Keyring, Owner, Sealer, UnwrapError, Wrap, fill_random};
+use crate::tables::Table;
+use crate::writer::{Alarm, Writer};
+
+/// Owner of the appliance's rows.
+const APPLIANCE: Owner = [0; 16];
 
 /// Where the store is and how much memory it may take.
 #[derive(Debug, Clone)]
@@ -27,10 +51,36 @@ impl StoreConfig {
     }
 }
 
+fn appliance_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("appliance.redb")
+}
+
+/// The row of [`Table::Meta`] that holds the appliance's wrapped keyring. It is not sealed: it is
+/// what opens the others. No keyed hash has its length.
+fn keyring_key() -> &'static [u8] {
+    b"keyring"
+}
+
+/// What an organisation's keyring is wrapped for.
+fn org_purpose(org: OrgId) -> Vec<u8> {
+    [b"org ".as_slice(), org.as_bytes()].concat()
+}
+
+/// What the appliance's keyring is wrapped for.
+const APPLIANCE_PURPOSE: &[u8] = b"appliance";
+
 /// The open store. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Store {
-    _private: (),
+    hub: Arc<Hub>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("data_dir", &self.hub.config.data_dir)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Store {
@@ -40,8 +90,23 @@ impl Store {
     ///
     /// `Exists` where there is one; it is not touched then.
     pub fn create(config: StoreConfig, master: MasterKey) -> Result<Self, OpenError> {
-        let _ = (config, master);
-        todo!()
+        if Self::exists(&config.data_dir) {
+            return Err(OpenError::Exists { path: config.data_dir });
+        }
+        private_dir(&config.data_dir)?;
+        let wrap = master.wrap();
+        let keyring = Keyring::fresh();
+        let mut first = WriteSet::default();
+        let wrapped = wrap.wrap(APPLIANCE_PURPOSE, &keyring);
+        first.put(Table::Meta, keyring_key().to_vec(), wrapped);
+        let names = Names::new(keyring.name_key());
+        let sealer = keyring.into_sealer(APPLIANCE);
+        let identity = names.meta("identity");
+        let sealed = sealer.seal(Table::Meta, &identity, &codec::encode(&APPLIANCE));
+        first.put(Table::Meta, identity, sealed);
+        let path = appliance_path(&config.data_dir);
+        let engine = RedbEngine::create(&path, Table::APPLIANCE, config.cache_bytes, &first)?;
+        Self::on(config, wrap, Arc::new(engine), names, sealer)
     }
 
     /// Opens the store. Blocks.
@@ -50,19 +115,67 @@ impl Store {
     ///
     /// `Missing`, `WrongMasterKey`, `Newer`, `Damaged`, `InUse`; nothing is changed then.
     pub fn open(config: StoreConfig, master: MasterKey) -> Result<Self, OpenError> {
-        let _ = (config, master);
-        todo!()
+        if !Self::exists(&config.data_dir) {
+            return Err(OpenError::Missing { path: config.data_dir });
+        }
+        let path = appliance_path(&config.data_dir);
+        let damaged = |reason: String| OpenError::Damaged { path: path.clone(), reason };
+        let engine = RedbEngine::open(&path, Table::APPLIANCE, config.cache_bytes)?;
+        let wrap = master.wrap();
+        let (names, sealer) = {
+            let snapshot = engine.snapshot().map_err(|error| damaged(error.to_string()))?;
+            let row = snapshot
+                .get(Table::Meta, keyring_key())
+                .map_err(|error| damaged(error.to_string()))?
+                .ok_or_else(|| damaged("it has no keyring".into()))?;
+            let keyring = unwrap(&wrap, &master, APPLIANCE_PURPOSE, &row.value, &path)?;
+            let names = Names::new(keyring.name_key());
+            let sealer = keyring.into_sealer(APPLIANCE);
+            let view = crate::view::View::new(&*snapshot, &sealer);
+            let identity: Owner = view
+                .row(Table::Meta, &names.meta("identity"))
+                .map_err(|error| damaged(error.to_string()))?
+                .ok_or_else(|| damaged("it does not say whose it is".into()))?;
+            if identity != APPLIANCE {
+                return Err(damaged("it is not the appliance's".into()));
+            }
+            (names, sealer)
+        };
+        Self::on(config, wrap, Arc::new(engine), names, sealer)
+    }
+
+    fn on(
+        config: StoreConfig,
+        wrap: Wrap,
+        engine: Arc<dyn Engine>,
+        names: Names,
+        sealer: Sealer,
+    ) -> Result<Self, OpenError> {
+        private_dir(&orgs_dir(&config.data_dir))?;
+        let (alarm, door) = (Alarm::new(), Door::new());
+        let writer = Writer::start(Arc::clone(&engine), alarm.clone())
+            .map_err(|error| OpenError::Start { reason: error.to_string() })?;
+        let shared = Shared {
+            names,
+            sealer,
+            engine,
+            writer,
+            door: door.clone(),
+            is_closed: AtomicBool::new(false),
+        };
+        let hub =
+            Hub { config, wrap, alarm, door, shared: Arc::new(shared), orgs: Orgs::default() };
+        Ok(Self { hub: Arc::new(hub) })
     }
 
     /// Says whether there is a store in a data directory.
     pub fn exists(data_dir: &Path) -> bool {
-        let _ = data_dir;
-        todo!()
+        appliance_path(data_dir).exists()
     }
 
     /// Returns the appliance's own store.
     pub fn appliance(&self) -> Appliance {
-        todo!()
+        Appliance::of(Arc::clone(&self.hub))
     }
 
     /// Opens an organisation's store for start-up, timers and offline commands (see the crate's
@@ -72,22 +185,254 @@ impl Store {
     ///
     /// When its file cannot be opened; other organisations are not concerned.
     pub async fn maintenance(&self, org: OrgId) -> Result<Option<OrgStore>, Arc<OpenError>> {
-        let _ = org;
-        todo!()
+        self.hub.open_org(org).await
     }
 
     /// Waits until durability is lost. The hub ends its process then.
     pub async fn failed(&self) -> Fatal {
-        todo!()
+        self.hub.alarm.wait().await
     }
 
     /// Returns how many reads wait for their turn.
     pub fn waiting_reads(&self) -> usize {
-        todo!()
+        self.hub.door.waiting()
     }
 
     /// Commits what is queued and closes every file. Later calls answer `Closed`.
     pub async fn close(&self) {
-        todo!()
+        let hub = Arc::clone(&self.hub);
+        let closed = tokio::task::spawn_blocking(move || hub.close()).await;
+        if let Err(error) = closed {
+            tracing::error!(%error, "the store was not closed well");
+        }
     }
+}
+
+/// Unwraps a keyring that stands in `path`.
+fn unwrap(
+    wrap: &Wrap,
+    master: &MasterKey,
+    purpose: &[u8],
+    wrapped: &[u8],
+    path: &Path,
+) -> Result<Keyring, OpenError> {
+    wrap.unwrap(purpose, wrapped).map_err(|error| match error {
+        UnwrapError::OtherKey { wanted } => OpenError::WrongMasterKey {
+            store: path.to_owned(),
+            key_file: master.path().to_owned(),
+            wanted,
+            given: wrap.fingerprint(),
+        },
+        UnwrapError::Newer { .. } | UnwrapError::Damaged => unreadable(path, error),
+    })
+}
+
+/// Why a keyring that stands in `path` is not to be used, apart from the master key's identity.
+fn unreadable(path: &Path, error: UnwrapError) -> OpenError {
+    let path = path.to_owned();
+    match error {
+        UnwrapError::Newer { found } => {
+            OpenError::Newer { path, found: u32::from(found), supported: 1 }
+        }
+        UnwrapError::OtherKey { wanted } => {
+            let reason = format!("a keyring in it was wrapped under master key {wanted}");
+            OpenError::Damaged { path, reason }
+        }
+        UnwrapError::Damaged => {
+            OpenError::Damaged { path, reason: "a keyring in it does not open".into() }
+        }
+    }
+}
+
+/// One organisation's place among those that are open: `None` until it is opened.
+type Slot = Arc<Mutex<Option<OrgStore>>>;
+
+/// The organisations that were asked for since the start.
+#[derive(Default)]
+struct Orgs {
+    slots: Mutex<Slots>,
+}
+
+#[derive(Default)]
+struct Slots {
+    by_id: BTreeMap<OrgId, Slot>,
+    is_closed: bool,
+}
+
+/// Everything that is open.
+pub(crate) struct Hub {
+    config: StoreConfig,
+    wrap: Wrap,
+    alarm: Alarm,
+    door: Door,
+    shared: Arc<Shared>,
+    orgs: Orgs,
+}
+
+fn orgs_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("orgs")
+}
+
+impl Hub {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    fn path_of(&self, org: OrgId) -> PathBuf {
+        orgs_dir(&self.config.data_dir).join(format!("{org}.redb"))
+    }
+
+    fn slot_of(&self, org: OrgId) -> Result<Slot, Arc<OpenError>> {
+        let mut slots = self.orgs.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if slots.is_closed {
+            let reason = "the store is closing".into();
+            return Err(Arc::new(OpenError::Start { reason }));
+        }
+        Ok(Arc::clone(slots.by_id.entry(org).or_default()))
+    }
+
+    /// Returns an organisation's store, opening it if need be; `None` if there is none.
+    pub(crate) async fn open_org(
+        self: &Arc<Self>,
+        org: OrgId,
+    ) -> Result<Option<OrgStore>, Arc<OpenError>> {
+        let slot = self.slot_of(org)?;
+        match slot.try_lock() {
+            Ok(open) => {
+                if let Some(open) = &*open {
+                    return Ok(Some(open.clone()));
+                }
+            }
+            Err(TryLockError::Poisoned(_) | TryLockError::WouldBlock) => {}
+        }
+        let hub = Arc::clone(self);
+        // The slot is held on the blocking thread, so that a caller who goes away leaves nobody
+        // to open the file a second time.
+        let opening = tokio::task::spawn_blocking(move || {
+            let mut open = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            if open.is_none() {
+                *open = hub.open_org_now(org)?;
+            }
+            let found = open.clone();
+            if found.is_none() {
+                hub.forget_slot(org);
+            }
+            Ok(found)
+        });
+        match opening.await {
+            Ok(opened) => opened.map_err(Arc::new),
+            Err(error) => Err(Arc::new(OpenError::Start { reason: error.to_string() })),
+        }
+    }
+
+    /// An id that names nothing takes no memory.
+    fn forget_slot(&self, org: OrgId) {
+        let mut slots = self.orgs.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.by_id.remove(&org);
+    }
+
+    fn open_org_now(&self, org: OrgId) -> Result<Option<OrgStore>, OpenError> {
+        let store = appliance_path(&self.config.data_dir);
+        let stored = self.shared.look(|records| records.org(org)).map_err(|error| match error {
+            ReadError::Closed => OpenError::Start { reason: error.to_string() },
+            error => OpenError::Damaged { path: store.clone(), reason: error.to_string() },
+        })?;
+        let Some(stored) = stored else { return Ok(None) };
+        let keyring = self
+            .wrap
+            .unwrap(&org_purpose(org), &stored.keyring)
+            .map_err(|error| unreadable(&store, error))?;
+        let path = self.path_of(org);
+        let engine = RedbEngine::open(&path, Table::ORG, self.config.cache_bytes)?;
+        self.take_into_use(org, &path, engine, keyring).map(Some)
+    }
+
+    fn take_into_use(
+        &self,
+        org: OrgId,
+        path: &Path,
+        engine: RedbEngine,
+        keyring: Keyring,
+    ) -> Result<OrgStore, OpenError> {
+        let names = Names::new(keyring.name_key());
+        let sealer = keyring.into_sealer(*org.as_bytes());
+        let around = Surroundings {
+            door: self.door.clone(),
+            alarm: self.alarm.clone(),
+            appliance: Arc::clone(&self.shared),
+        };
+        OrgInner::open(org, path, Arc::new(engine), names, sealer, around).map(OrgStore::of)
+    }
+
+    /// Makes an organisation: its file first, then its row. A crash between leaves a file that no
+    /// row names and that nothing opens.
+    pub(crate) async fn create_org(
+        self: &Arc<Self>,
+        name: &str,
+        at: Timestamp,
+    ) -> Result<Org, ApplianceError> {
+        let wanted = name.to_owned();
+        if self.shared.ask(move |records| records.is_name_taken(&wanted)).await? {
+            return Err(ApplianceError::NameTaken);
+        }
+        let mut id = [0u8; 16];
+        fill_random(&mut id);
+        let id = OrgId::from_bytes(id);
+        let org = Org { id, name: name.to_owned(), created_at: at };
+        let hub = Arc::clone(self);
+        let making = tokio::task::spawn_blocking(move || hub.make_file(id)).await;
+        let keyring = making
+            .map_err(|error| OpenError::Start { reason: error.to_string() })
+            .and_then(|made| made)
+            .map_err(|error| ApplianceError::Open(Arc::new(error)))?;
+        let stored = StoredOrg { org: org.clone(), keyring };
+        let named = self.shared.change(move |desk| desk.create_org(&stored)).await;
+        if let Err(error) = named {
+            // Without its row the file is nobody's. It is not in use: nothing has opened it.
+            if matches!(error, ApplianceError::NameTaken) {
+                let path = self.path_of(id);
+                let removed = tokio::task::spawn_blocking(move || fs::remove_file(path)).await;
+                if !matches!(removed, Ok(Ok(()))) {
+                    tracing::warn!(org = %id, "an organisation's file without a name was left");
+                }
+            }
+            return Err(error);
+        }
+        Ok(org)
+    }
+
+    /// Makes an organisation's file and returns its wrapped keyring.
+    fn make_file(&self, org: OrgId) -> Result<Vec<u8>, OpenError> {
+        let keyring = Keyring::fresh();
+        let wrapped = self.wrap.wrap(&org_purpose(org), &keyring);
+        let names = Names::new(keyring.name_key());
+        let sealer = keyring.into_sealer(*org.as_bytes());
+        let first = OrgInner::first_rows(org, &names, &sealer);
+        let path = self.path_of(org);
+        let made = RedbEngine::create(&path, Table::ORG, self.config.cache_bytes, &first)?;
+        made.close();
+        Ok(wrapped)
+    }
+
+    /// Commits what is queued and closes every file. Blocks.
+    fn close(&self) {
+        let slots = {
+            let mut slots = self.orgs.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            slots.is_closed = true;
+            std::mem::take(&mut slots.by_id)
+        };
+        for slot in slots.into_values() {
+            let open = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(open) = open {
+                open.close();
+            }
+        }
+        self.shared.close();
+    }
+}
+
+/// Makes a directory that only its owner may enter; one that is there stays as it is.
+fn private_dir(path: &Path) -> Result<(), OpenError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source: io::Error| OpenError::Io { path: path.to_owned(), source })
 }

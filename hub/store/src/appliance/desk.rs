@@ -1,0 +1,315 @@
+//! Changes of the appliance's rows, each in its turn: what it reads cannot change before it is
+//! written.
+
+use jiff::Timestamp;
+use protocol::ids::{AgentId, OrgId, SessionId, TokenId, UserId};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::draft::Draft;
+use crate::engine::Range;
+use crate::error::{ApplianceError, ReadError, TokenError};
+use crate::keys::Names;
+use crate::rows::AgentState;
+use crate::rows::access::{Agent, EnrolToken, Enrolment, Org, Session, User};
+use crate::tables::Table;
+
+/// Longest name of an organisation, an agent or a secret, in bytes.
+pub(super) const NAME_BYTES: usize = 256;
+
+/// Longest e-mail address, in bytes. Source: RFC 5321 section 4.5.3.1.3, a path of 256 octets with
+/// its angle brackets.
+const EMAIL_BYTES: usize = 254;
+
+/// Longest certificate serial number, in bytes. Source: RFC 5280 section 4.1.2.2.
+const SERIAL_BYTES: usize = 20;
+
+/// Largest session or secret, in bytes.
+const VALUE_BYTES: usize = 1 << 20;
+
+/// An organisation as stored: with its wrapped keyring.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct StoredOrg {
+    pub(crate) org: Org,
+    pub(crate) keyring: Vec<u8>,
+}
+
+/// One change of the appliance's rows.
+pub(crate) struct Desk<'d, 'g> {
+    pub(super) names: &'d Names,
+    pub(super) draft: &'d mut Draft<'g>,
+}
+
+impl Desk<'_, '_> {
+    // -- organisations -------------------------------------------------------------------------
+
+    pub(crate) fn create_org(&mut self, stored: &StoredOrg) -> Result<(), ApplianceError> {
+        let name = self.names.org_name(&stored.org.name);
+        if self.draft.exists(Table::OrgNames, &name)? {
+            return Err(ApplianceError::NameTaken);
+        }
+        self.draft.put(Table::OrgNames, name, &stored.org.id);
+        self.draft.put(Table::Orgs, self.names.org(stored.org.id), stored);
+        Ok(())
+    }
+
+    // -- users ---------------------------------------------------------------------------------
+
+    pub(super) fn create_user(&mut self, user: &User) -> Result<(), ApplianceError> {
+        bounded("the e-mail address", user.email.len(), EMAIL_BYTES)?;
+        let email = self.names.email(&user.email);
+        if self.draft.exists(Table::Emails, &email)? {
+            return Err(ApplianceError::EmailTaken);
+        }
+        let key = self.names.user(user.id);
+        if self.draft.exists(Table::Users, &key)? {
+            return Err(ApplianceError::Conflict { what: "the user" });
+        }
+        self.draft.put(Table::Emails, email, &user.id);
+        self.draft.put(Table::Users, key, user);
+        Ok(())
+    }
+
+    pub(super) fn update_user(
+        &mut self,
+        id: UserId,
+        change: &dyn Fn(&mut User),
+    ) -> Result<User, ApplianceError> {
+        let key = self.names.user(id);
+        let before: Option<User> = self.draft.get(Table::Users, &key)?;
+        let before = before.ok_or(ApplianceError::Missing { what: "the user" })?;
+        let mut after = before.clone();
+        change(&mut after);
+        let after = User { id: before.id, email: before.email, ..after };
+        self.draft.put(Table::Users, key, &after);
+        Ok(after)
+    }
+
+    // -- tokens and agents ---------------------------------------------------------------------
+
+    pub(crate) fn put_token(&mut self, token: &EnrolToken) -> Result<(), ApplianceError> {
+        let owner = self.names.token_owner(token.id);
+        if self.draft.exists(Table::Owners, &owner)? {
+            return Err(ApplianceError::Conflict { what: "the token" });
+        }
+        if !self.draft.exists(Table::Orgs, &self.names.org(token.org))? {
+            return Err(ApplianceError::Missing { what: "the organisation" });
+        }
+        self.draft.put(Table::Owners, owner, &token.org);
+        self.draft.put(Table::Tokens, self.names.token(token.org, token.id), token);
+        Ok(())
+    }
+
+    pub(crate) fn delete_token(
+        &mut self,
+        org: OrgId,
+        id: TokenId,
+    ) -> Result<bool, ApplianceError> {
+        let key = self.names.token(org, id);
+        let is_there = self.draft.exists(Table::Tokens, &key)?;
+        if is_there {
+            self.draft.delete(Table::Tokens, key);
+            self.draft.delete(Table::Owners, self.names.token_owner(id));
+        }
+        Ok(is_there)
+    }
+
+    pub(super) fn redeem_token(
+        &mut self,
+        id: TokenId,
+        enrolment: &Enrolment,
+        now: Timestamp,
+    ) -> Result<Agent, ApplianceError> {
+        let org = self.owner_of(&self.names.token_owner(id))?.ok_or(TokenError::Unknown)?;
+        let key = self.names.token(org, id);
+        let token: Option<EnrolToken> = self.draft.get(Table::Tokens, &key)?;
+        let mut token = token.ok_or(TokenError::Unknown)?;
+        if token.expires_at <= now {
+            return Err(TokenError::Expired.into());
+        }
+        token.uses_left = token.uses_left.checked_sub(1).ok_or(TokenError::Used)?;
+        let owner = self.names.agent_owner(enrolment.agent);
+        if self.draft.exists(Table::Owners, &owner)? {
+            return Err(ApplianceError::Conflict { what: "the agent" });
+        }
+        let name = token.bound_name.as_ref().unwrap_or(&enrolment.name);
+        bounded("the agent's name", name.len(), NAME_BYTES)?;
+        let agent = Agent {
+            id: enrolment.agent,
+            org,
+            name: name.clone(),
+            serials: vec![bare_serial(&enrolment.serial)?],
+            not_after: enrolment.not_after,
+            state: AgentState::Active,
+            enrolled_at: now,
+            token: Some(id),
+            accounts: token.bound_accounts.clone(),
+            labels: token.labels.clone(),
+        };
+        self.draft.put(Table::Owners, owner, &org);
+        self.draft.put(Table::Agents, self.names.agent(org, agent.id), &agent);
+        self.draft.put(Table::Tokens, key, &token);
+        Ok(agent)
+    }
+
+    fn owner_of(&self, key: &[u8]) -> Result<Option<OrgId>, ReadError> {
+        self.draft.get(Table::Owners, key)
+    }
+
+    /// Changes an agent of an organisation.
+    fn edit_agent(
+        &mut self,
+        org: OrgId,
+        id: AgentId,
+        change: impl FnOnce(&mut Agent) -> Result<(), ApplianceError>,
+    ) -> Result<Agent, ApplianceError> {
+        let key = self.names.agent(org, id);
+        let agent: Option<Agent> = self.draft.get(Table::Agents, &key)?;
+        let mut agent = agent.ok_or(ApplianceError::Missing { what: "the agent" })?;
+        change(&mut agent)?;
+        self.draft.put(Table::Agents, key, &agent);
+        Ok(agent)
+    }
+
+    pub(super) fn owner_of_agent(&self, id: AgentId) -> Result<OrgId, ApplianceError> {
+        let owner = self.owner_of(&self.names.agent_owner(id))?;
+        owner.ok_or(ApplianceError::Missing { what: "the agent" })
+    }
+
+    /// Changes whether an agent may speak. Revoked is for good: a key that may be stolen is not
+    /// trusted again.
+    pub(crate) fn set_agent_state(
+        &mut self,
+        org: OrgId,
+        id: AgentId,
+        state: AgentState,
+    ) -> Result<Agent, ApplianceError> {
+        self.edit_agent(org, id, |agent| {
+            if agent.state == AgentState::Revoked && state != AgentState::Revoked {
+                return Err(ApplianceError::Conflict { what: "the agent" });
+            }
+            agent.state = state;
+            Ok(())
+        })
+    }
+
+    pub(super) fn renew_agent(
+        &mut self,
+        id: AgentId,
+        serial: &[u8],
+        not_after: Timestamp,
+    ) -> Result<Agent, ApplianceError> {
+        let org = self.owner_of_agent(id)?;
+        let serial = bare_serial(serial)?;
+        self.edit_agent(org, id, |agent| {
+            if agent.state == AgentState::Revoked {
+                return Err(ApplianceError::Conflict { what: "the agent" });
+            }
+            let last = agent.serials.pop().filter(|last| *last != serial);
+            agent.serials = last.into_iter().chain([serial]).collect();
+            agent.not_after = not_after;
+            Ok(())
+        })
+    }
+
+    // -- sessions ------------------------------------------------------------------------------
+
+    pub(super) fn put_session(&mut self, session: &Session) -> Result<(), ApplianceError> {
+        bounded("the session", session.value.len(), VALUE_BYTES)?;
+        let key = self.names.session(session.id);
+        if self.draft.exists(Table::Sessions, &key)? {
+            return Err(ApplianceError::Conflict { what: "the session" });
+        }
+        self.draft.put(Table::Sessions, key, session);
+        Ok(())
+    }
+
+    pub(super) fn replace_session(
+        &mut self,
+        session: &Session,
+        version: u64,
+    ) -> Result<(), ApplianceError> {
+        bounded("the session", session.value.len(), VALUE_BYTES)?;
+        let key = self.names.session(session.id);
+        let found = self.draft.versioned::<Session>(Table::Sessions, &key)?;
+        let conflict = ApplianceError::Conflict { what: "the session" };
+        match found {
+            None => Err(ApplianceError::Missing { what: "the session" }),
+            Some((before, at)) if at != version || before.user != session.user => Err(conflict),
+            Some(_) => {
+                self.draft.replace(Table::Sessions, key, version, session);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn delete_session(&mut self, id: SessionId) -> Result<bool, ApplianceError> {
+        let key = self.names.session(id);
+        let is_there = self.draft.exists(Table::Sessions, &key)?;
+        if is_there {
+            self.draft.delete(Table::Sessions, key);
+        }
+        Ok(is_there)
+    }
+
+    /// Removes every session that is to go; returns how many.
+    pub(super) fn delete_sessions(
+        &mut self,
+        goes: impl Fn(&Session) -> bool,
+    ) -> Result<u64, ApplianceError> {
+        let mut keys = Vec::new();
+        self.draft.scan(Table::Sessions, &Range::all(), |key, session: Session| {
+            if goes(&session) {
+                keys.push(key.to_vec());
+            }
+        })?;
+        let count = u64::try_from(keys.len()).unwrap_or(u64::MAX);
+        for key in keys {
+            self.draft.delete(Table::Sessions, key);
+        }
+        Ok(count)
+    }
+
+    // -- secrets -------------------------------------------------------------------------------
+
+    /// Stores a secret as it is: no encoder keeps a copy of it.
+    pub(super) fn put_secret(&mut self, name: &str, value: &[u8]) -> Result<(), ApplianceError> {
+        bounded("the secret's name", name.len(), NAME_BYTES)?;
+        bounded("the secret", value.len(), VALUE_BYTES)?;
+        self.draft.put_bytes(Table::Secrets, self.names.secret(name), value);
+        Ok(())
+    }
+
+    pub(super) fn secret_or(
+        &mut self,
+        name: &str,
+        fresh: &Zeroizing<Vec<u8>>,
+    ) -> Result<Zeroizing<Vec<u8>>, ApplianceError> {
+        if let Some(found) = self.draft.bytes(Table::Secrets, &self.names.secret(name))? {
+            return Ok(Zeroizing::new(found));
+        }
+        self.put_secret(name, fresh)?;
+        Ok(fresh.clone())
+    }
+}
+
+/// Refuses what is larger than its bound.
+pub(crate) fn bounded(
+    what: &'static str,
+    size: usize,
+    bound: usize,
+) -> Result<(), ApplianceError> {
+    if size > bound { Err(ApplianceError::TooLarge { what, bound }) } else { Ok(()) }
+}
+
+/// Returns a serial number without its leading zeros, of which DER may add one.
+fn bare_serial(serial: &[u8]) -> Result<Vec<u8>, ApplianceError> {
+    let bare = without_zeros(serial);
+    bounded("the serial number", bare.len(), SERIAL_BYTES)?;
+    Ok(bare.to_vec())
+}
+
+pub(super) fn without_zeros(serial: &[u8]) -> &[u8] {
+    let start = serial.iter().position(|byte| *byte != 0).unwrap_or(serial.len());
+    serial.get(start..).unwrap_or_default()
+}

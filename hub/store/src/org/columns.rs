@@ -1,0 +1,335 @@
+//! Lists in memory: what sorting and filtering by text reads instead of rows.
+//!
+//! ```text
+//! first list ─▶ Loading: commits keep their changes aside ─▶ read one snapshot ─▶ Warm
+//! every commit, in order, on the writing thread ─▶ its changes are applied
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use jiff::Timestamp;
+use protocol::ids::{FindingId, OrgId};
+use protocol::{Document, Scope, Urn};
+
+use crate::error::ReadError;
+use crate::list::page::{Listed, SortKey};
+use crate::list::{
+    FindingSort, FindingSummary, OpenFindings, ResourceSort, ResourceSummary,
+};
+use crate::org::read::OrgReader;
+use crate::rows::FindingStatus;
+use crate::rows::finding::Finding;
+use crate::rows::resource::Resource;
+
+/// The longest text that is sorted by, in bytes; ties are broken by id. It bounds cursors.
+const SORT_BYTES: usize = 512;
+
+/// What one commit changes in the lists, in order.
+#[derive(Default)]
+pub(super) struct Delta {
+    changes: Vec<Change>,
+}
+
+enum Change {
+    Resource(Box<ResourceSummary>),
+    Retired(Urn),
+    Swept(Scope, Timestamp),
+    Finding(Box<FindingSummary>),
+}
+
+impl Delta {
+    pub(super) fn resource(&mut self, summary: ResourceSummary) {
+        self.changes.push(Change::Resource(Box::new(summary)));
+    }
+
+    pub(super) fn retired(&mut self, urn: Urn) {
+        self.changes.push(Change::Retired(urn));
+    }
+
+    pub(super) fn swept(&mut self, scope: &Scope, at: Timestamp) {
+        self.changes.push(Change::Swept(scope.clone(), at));
+    }
+
+    pub(super) fn finding(&mut self, finding: &Finding) {
+        self.changes.push(Change::Finding(Box::new(finding_summary(finding))));
+    }
+}
+
+/// The lists of one organisation, read when first asked for.
+#[derive(Default)]
+pub(super) struct Columns {
+    state: RwLock<State>,
+    /// Held while they are read, so that it happens once.
+    loading: Mutex<()>,
+}
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Cold,
+    /// What was committed since the reading began.
+    Loading(Vec<(u64, Delta)>),
+    Warm(Lists),
+}
+
+impl Columns {
+    /// Applies what a commit changed.
+    pub(super) fn apply(&self, commit: u64, delta: Delta) {
+        if delta.changes.is_empty() {
+            return;
+        }
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        match &mut *state {
+            State::Cold => {}
+            State::Loading(aside) => aside.push((commit, delta)),
+            State::Warm(lists) => lists.apply(delta),
+        }
+    }
+
+    /// Runs `work` on the lists, reading them first if need be. They show the last commit, which
+    /// may be later than the snapshot of who asks.
+    pub(super) fn with<R>(
+        &self,
+        snapshot: impl FnOnce() -> Result<OrgReader, ReadError>,
+        work: impl FnOnce(&Lists) -> R,
+    ) -> Result<R, ReadError> {
+        if let State::Warm(lists) = &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(work(lists));
+        }
+        let _once = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        if let State::Warm(lists) = &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(work(lists));
+        }
+        // Before the snapshot is taken: what is committed from here on is in it, or aside, or
+        // both, but never in neither.
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = State::Loading(Vec::new());
+        let loaded = snapshot().and_then(|reader| Ok((reader.commit()?, Lists::load(&reader)?)));
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let aside = match std::mem::take(&mut *state) {
+            State::Loading(aside) => aside,
+            State::Cold | State::Warm(_) => Vec::new(),
+        };
+        let (seen, mut lists) = loaded?;
+        for (commit, delta) in aside {
+            if commit > seen {
+                lists.apply(delta);
+            }
+        }
+        let result = work(&lists);
+        *state = State::Warm(lists);
+        Ok(result)
+    }
+}
+
+/// Every finding and every living resource, as lists show them.
+#[derive(Default)]
+pub(super) struct Lists {
+    findings: BTreeMap<FindingId, FindingSummary>,
+    /// By id within their scope, so that the end of a sweep touches one scope.
+    resources: BTreeMap<Scope, BTreeMap<String, ResourceSummary>>,
+    open: BTreeMap<Urn, OpenFindings>,
+    /// Texts that many rows share.
+    words: BTreeSet<Arc<str>>,
+}
+
+impl Lists {
+    pub(super) fn findings(&self) -> impl Iterator<Item = &FindingSummary> {
+        self.findings.values()
+    }
+
+    pub(super) fn resources(&self) -> impl Iterator<Item = &ResourceSummary> {
+        self.resources.values().flat_map(BTreeMap::values)
+    }
+
+    fn load(reader: &OrgReader) -> Result<Self, ReadError> {
+        let mut lists = Self::default();
+        reader.each_finding(&mut |finding| {
+            lists.put_finding(finding_summary(&finding));
+            true
+        })?;
+        let org = reader.org();
+        reader.each_resource(&mut |resource| {
+            lists.put_resource(resource_summary(org, &resource));
+            true
+        })?;
+        Ok(lists)
+    }
+
+    /// Returns the one copy of a text.
+    fn word(&mut self, text: &Arc<str>) -> Arc<str> {
+        if let Some(known) = self.words.get(text) {
+            return Arc::clone(known);
+        }
+        self.words.insert(Arc::clone(text));
+        Arc::clone(text)
+    }
+
+    fn apply(&mut self, delta: Delta) {
+        for change in delta.changes {
+            match change {
+                Change::Resource(summary) => self.put_resource(*summary),
+                Change::Retired(urn) => self.remove_resource(&urn),
+                Change::Swept(scope, at) => {
+                    for summary in self.resources.get_mut(&scope).into_iter().flatten() {
+                        summary.1.last_seen = summary.1.last_seen.max(at);
+                    }
+                }
+                Change::Finding(summary) => self.put_finding(*summary),
+            }
+        }
+    }
+
+    fn put_finding(&mut self, mut finding: FindingSummary) {
+        finding.check_id = self.word(&finding.check_id);
+        finding.title = self.word(&finding.title);
+        finding.type_name = self.word(&finding.type_name);
+        if let Some(before) = self.findings.get(&finding.id)
+            && before.status == FindingStatus::Open
+        {
+            let (urn, severity) = (before.urn.clone(), before.severity);
+            let open = self.open.entry(urn.clone()).or_default();
+            let count = open.count(severity);
+            *count = count.saturating_sub(1);
+            if open.total() == 0 {
+                self.open.remove(&urn);
+            }
+            self.show_open(&urn);
+        }
+        if finding.status == FindingStatus::Open {
+            let open = self.open.entry(finding.urn.clone()).or_default();
+            let count = open.count(finding.severity);
+            *count = count.saturating_add(1);
+            self.show_open(&finding.urn.clone());
+        }
+        self.findings.insert(finding.id, finding);
+    }
+
+    fn show_open(&mut self, urn: &Urn) {
+        let open = self.open.get(urn).copied().unwrap_or_default();
+        let scope = self.resources.get_mut(&urn.scope);
+        if let Some(summary) = scope.and_then(|scope| scope.get_mut(&urn.id)) {
+            summary.open_findings = open;
+        }
+    }
+
+    fn put_resource(&mut self, mut resource: ResourceSummary) {
+        resource.type_name = self.word(&resource.type_name);
+        resource.open_findings = self.open.get(&resource.urn).copied().unwrap_or_default();
+        let scope = self.resources.entry(resource.urn.scope.clone()).or_default();
+        scope.insert(resource.urn.id.clone(), resource);
+    }
+
+    fn remove_resource(&mut self, urn: &Urn) {
+        if let Some(scope) = self.resources.get_mut(&urn.scope) {
+            scope.remove(&urn.id);
+            if scope.is_empty() {
+                self.resources.remove(&urn.scope);
+            }
+        }
+    }
+}
+
+fn finding_summary(finding: &Finding) -> FindingSummary {
+    FindingSummary {
+        id: finding.id,
+        check_id: finding.check_id.as_str().into(),
+        title: finding.title.as_str().into(),
+        severity: finding.severity,
+        status: finding.status,
+        verdict: finding.verdict,
+        urn: finding.resource.urn.clone(),
+        type_name: finding.resource.type_name.as_str().into(),
+        name: finding.resource.name.as_str().into(),
+        first_seen: finding.first_seen,
+        last_seen: finding.last_seen,
+        resolved_at: finding.resolved_at,
+        risk: finding.risk.score,
+        owner: finding.owner,
+    }
+}
+
+fn resource_summary(org: OrgId, resource: &Resource) -> ResourceSummary {
+    document_summary(org, &resource.document, |summary| ResourceSummary {
+        agent: resource.agent,
+        source: resource.source,
+        first_seen: resource.first_seen,
+        last_seen: resource.last_seen,
+        ..summary
+    })
+}
+
+/// Returns what a list shows of a document; `with` says where it came from and when.
+pub(super) fn document_summary(
+    org: OrgId,
+    document: &Document,
+    with: impl FnOnce(ResourceSummary) -> ResourceSummary,
+) -> ResourceSummary {
+    let tags = document.tags.iter().flatten();
+    with(ResourceSummary {
+        id: Resource::id_of(org, &document.urn),
+        urn: document.urn.clone(),
+        type_name: document.type_name.as_str().into(),
+        name: document.name.as_str().into(),
+        native_id: document.native_id.as_str().into(),
+        tags: tags.map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect(),
+        agent: protocol::ids::AgentId::from_bytes([0; 16]),
+        source: protocol::ids::SourceId::from_bytes([0; 16]),
+        first_seen: Timestamp::UNIX_EPOCH,
+        last_seen: Timestamp::UNIX_EPOCH,
+        open_findings: OpenFindings::default(),
+    })
+}
+
+/// Returns the part of a text that is sorted by.
+fn sorted_by(text: &str) -> SortKey<'_> {
+    SortKey::Text(text.get(..text.floor_char_boundary(SORT_BYTES)).unwrap_or(text))
+}
+
+impl Listed for FindingSummary {
+    type Sort = FindingSort;
+
+    fn id(&self) -> [u8; 16] {
+        *self.id.as_bytes()
+    }
+
+    fn key(&self, sort: FindingSort) -> SortKey<'_> {
+        match sort {
+            FindingSort::Severity => SortKey::Number(self.severity as i64),
+            FindingSort::Risk => SortKey::Number(i64::from(self.risk)),
+            FindingSort::FirstSeen => SortKey::Number(self.first_seen.as_microsecond()),
+            FindingSort::LastSeen => SortKey::Number(self.last_seen.as_microsecond()),
+            FindingSort::Check => sorted_by(&self.check_id),
+            FindingSort::Status => SortKey::Number(self.status as i64),
+            FindingSort::Resource => SortKey::Urn(&self.urn),
+            FindingSort::Account => sorted_by(&self.urn.scope.account),
+        }
+    }
+
+    fn sort_number(sort: FindingSort) -> u8 {
+        sort as u8
+    }
+}
+
+impl Listed for ResourceSummary {
+    type Sort = ResourceSort;
+
+    fn id(&self) -> [u8; 16] {
+        *self.id.as_bytes()
+    }
+
+    fn key(&self, sort: ResourceSort) -> SortKey<'_> {
+        match sort {
+            ResourceSort::Urn => SortKey::Urn(&self.urn),
+            ResourceSort::Name => sorted_by(&self.name),
+            ResourceSort::Type => sorted_by(&self.type_name),
+            ResourceSort::FirstSeen => SortKey::Number(self.first_seen.as_microsecond()),
+            ResourceSort::LastSeen => SortKey::Number(self.last_seen.as_microsecond()),
+            ResourceSort::Findings => SortKey::Number(i64::from(self.open_findings.total())),
+        }
+    }
+
+    fn sort_number(sort: ResourceSort) -> u8 {
+        sort as u8
+    }
+}
