@@ -1,0 +1,539 @@
+//! The API from outside: a real server with two organisations, asked over TLS.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use protocol::api::{ROLES, Role};
+use serde_json::{Value, json};
+
+use super::access::{TABLE, Takes};
+use hub::{Asked, Login, TestHub, missing};
+
+mod hub;
+
+/// Where each endpoint with an id in its path finds one that exists.
+fn filled(hub: &TestHub, route: &str) -> String {
+    let id = match route {
+        "/api/v1/agents/{id}" => hub.seeded.agent.to_string(),
+        "/api/v1/sources/{id}" => hub.seeded.source.to_string(),
+        "/api/v1/resources/{id}" => hub.seeded.resource.to_string(),
+        "/api/v1/findings/{id}" => hub.seeded.finding.to_string(),
+        "/api/v1/events/{id}" => hub.seeded.event.to_string(),
+        "/api/v1/checks/{id}" => hub::CHECK.to_owned(),
+        other => {
+            assert!(!other.contains('{'), "no id is known for {other}");
+            String::new()
+        }
+    };
+    route.replace("{id}", &id)
+}
+
+/// A body that an endpoint takes, another one each time.
+fn body(route: &str, number: usize) -> Option<Value> {
+    match route {
+        "/api/v1/orgs" => Some(json!({"name": format!("made {number}")})),
+        "/api/v1/users" => Some(json!({
+            "email": format!("made{number}@example.org"), "role": "viewer",
+            "password": "drums under wet gravel",
+        })),
+        "/api/v1/agent-tokens" => Some(json!({})),
+        "/api/v1/login" | "/api/v1/refresh" | "/api/v1/logout" => None,
+        other => panic!("no body is known for {other}"),
+    }
+}
+
+async fn ask(hub: &TestHub, login: &Login, row: usize, org: Option<&str>, number: usize) -> Asked {
+    let (method, route, _) = TABLE[row];
+    let method: Method = method.parse().unwrap();
+    let mut path = filled(hub, route);
+    if let Some(org) = org {
+        path = format!("{path}?org={org}");
+    }
+    let body = (method == Method::POST).then(|| body(route, number)).flatten();
+    hub.ask_as(login, method, &path, body.as_ref()).await
+}
+
+/// What the table promises to a member with a role, or to nobody in particular.
+fn promised(takes: Takes, role: Option<Role>, is_hub_admin: bool) -> StatusCode {
+    let (member, stranger) = (StatusCode::OK, StatusCode::NOT_FOUND);
+    match (takes, role) {
+        (Takes::Anyone | Takes::SignedIn, _) => member,
+        (Takes::HubAdmin, _) if is_hub_admin => member,
+        (Takes::HubAdmin, _) => StatusCode::FORBIDDEN,
+        (Takes::RoleOrHubAdmin(_), _) if is_hub_admin => member,
+        (Takes::Role(roles) | Takes::RoleOrHubAdmin(roles), Some(role)) => {
+            if roles.contains(&role) {
+                member
+            } else {
+                StatusCode::FORBIDDEN
+            }
+        }
+        (Takes::Role(_) | Takes::RoleOrHubAdmin(_), None) => stranger,
+    }
+}
+
+/// The endpoints that the matrix is made of: a sign-in, a renewal and a sign-out have tests of
+/// their own, and change who is asking.
+fn rows() -> impl Iterator<Item = (usize, &'static str, Takes)> {
+    let own = ["/api/v1/login", "/api/v1/refresh", "/api/v1/logout"];
+    TABLE
+        .iter()
+        .enumerate()
+        .filter(move |(_, (_, route, _))| !own.contains(route))
+        .map(|(row, (_, route, takes))| (row, *route, *takes))
+}
+
+#[test]
+fn every_endpoint_is_in_the_table_and_in_the_description_or_neither() {
+    let (_, document) = super::endpoints();
+    let document = serde_json::to_value(&document).unwrap();
+    let mut described = BTreeSet::new();
+    let mut names = BTreeSet::new();
+    for (path, verbs) in document["paths"].as_object().unwrap() {
+        for (verb, operation) in verbs.as_object().unwrap() {
+            described.insert((verb.to_uppercase(), path.clone()));
+            let name = operation["operationId"].as_str().unwrap();
+            assert!(names.insert(name.to_owned()), "{name} names two operations");
+        }
+    }
+    let tabled: BTreeSet<(String, String)> = TABLE
+        .iter()
+        .filter(|(_, path, _)| !["/healthz", "/readyz", "/api/v1/openapi.json"].contains(path))
+        .map(|(method, path, _)| ((*method).to_owned(), (*path).to_owned()))
+        .collect();
+    assert_eq!(described, tabled);
+    assert_eq!(document["openapi"], "3.1.0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_endpoint_answers_each_role_as_the_table_says() {
+    let hub = TestHub::start().await;
+    let own = hub.own.to_string();
+    let mut number = 0;
+    for (row, route, takes) in rows() {
+        let mut people: Vec<(&str, &Login, Option<Role>, bool)> = ROLES
+            .iter()
+            .map(|word| {
+                let role = Role::from_word(word).unwrap();
+                (*word, &hub.members[&role], Some(role), false)
+            })
+            .collect();
+        people.push(("a stranger", &hub.stranger, None, false));
+        people.push(("a hub administrator", &hub.hub_admin, None, true));
+        for (who, login, role, is_hub_admin) in people {
+            number += 1;
+            let wanted = promised(takes, role, is_hub_admin);
+            let asked = ask(&hub, login, row, Some(&own), number).await;
+            let given = if asked.status == StatusCode::CREATED {
+                StatusCode::OK
+            } else {
+                asked.status
+            };
+            assert_eq!(given, wanted, "{route} asked by {who}: {}", asked.text);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_but_health_and_signing_in_answers_without_a_good_login() {
+    let hub = TestHub::start().await;
+    let admin = &hub.members[&Role::Admin];
+    let bad = [
+        ("nobody", Login::none()),
+        ("an expired token", hub.expired(admin)),
+        ("an ended session", hub.ended(Role::Admin).await),
+        ("a disabled account", hub.disabled().await),
+        ("another hub's token", hub.forged(admin)),
+    ];
+    for (who, login) in &bad {
+        for (row, route, takes) in rows() {
+            let asked = ask(&hub, login, row, None, 0).await;
+            if takes == Takes::Anyone {
+                assert_eq!(asked.status, StatusCode::OK, "{route} asked by {who}");
+            } else {
+                asked.assert_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+            }
+        }
+        // A stranger does not even learn which paths there are.
+        for path in ["/", "/api/v1/nothing", "/api/v1/findings/", "/admin"] {
+            hub.ask_as(login, Method::GET, path, None)
+                .await
+                .assert_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+        }
+        hub.ask_as(login, Method::DELETE, "/api/v1/orgs", None)
+            .await
+            .assert_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_id_answers_like_a_missing_one_on_every_path() {
+    let hub = TestHub::start().await;
+    let viewer = &hub.members[&Role::Viewer];
+    for (_, route, takes) in rows().filter(|row| row.1.contains('{')) {
+        let path = filled(&hub, route);
+        let own = hub.get(viewer, &path).await;
+        assert_eq!(own.status, StatusCode::OK, "{path}: {}", own.text);
+        if takes == Takes::SignedIn {
+            continue;
+        }
+        // The stranger has a good login, and an organisation of her own.
+        let foreign = hub.get(&hub.stranger, &path).await;
+        let absent = hub.get(&hub.stranger, &missing(&path)).await;
+        let nonsense = hub.get(&hub.stranger, &route.replace("{id}", "%FF%00x")).await;
+        foreign.assert_problem(StatusCode::NOT_FOUND, "not_found");
+        assert_eq!(foreign.without_id(), absent.without_id(), "{path}");
+        assert_eq!(foreign.without_id(), nonsense.without_id(), "{path}");
+    }
+    // The organisation itself is no different, by id and by name.
+    let own = hub.own.to_string();
+    let answers = [&own, &missing(&own), "own", "no such name"];
+    let mut seen = BTreeSet::new();
+    for org in answers {
+        let path = format!("/api/v1/findings?org={}", org.replace(' ', "%20"));
+        let asked = hub.get(&hub.stranger, &path).await;
+        asked.assert_problem(StatusCode::NOT_FOUND, "not_found");
+        seen.insert(asked.without_id().to_string());
+    }
+    assert_eq!(seen.len(), 1, "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_list_shows_anything_of_another_organisation() {
+    let hub = TestHub::start().await;
+    let lists = [
+        "agents", "sources", "resources", "findings", "check-results", "events", "quarantine",
+    ];
+    for list in lists {
+        let path = format!("/api/v1/{list}");
+        let own = hub.get(&hub.members[&Role::Viewer], &path).await.json();
+        let foreign = hub.get(&hub.stranger, &path).await.json();
+        assert_eq!(own["items"].as_array().unwrap().len(), 1, "{list}: {own}");
+        assert_eq!(foreign, json!({"items": [], "total": 0}), "{list}");
+    }
+    let overview = hub.get(&hub.stranger, "/api/v1/overview").await.json();
+    assert_eq!(overview["resources_by_type"], json!({}));
+    assert_eq!(overview["attention"], json!([]));
+    let orgs = hub.get(&hub.stranger, "/api/v1/orgs").await.json();
+    assert_eq!(orgs["total"], 1, "{orgs}");
+    assert!(!orgs.to_string().contains(&hub.own.to_string()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_begins_with_a_password_and_ends_at_once() {
+    let hub = TestHub::start().await;
+    let sign_in = json!({"email": "ADMIN@example.org ", "password": hub::PASSWORD});
+    let tokens = hub.post("/api/v1/login", &sign_in).await.json();
+    assert_eq!(tokens["expires_in"], 600);
+    let login = Login::of(&tokens);
+    let who = hub.get(&login, "/api/v1/whoami").await.json();
+    assert_eq!(who["email"], "admin@example.org");
+    assert_eq!(who["orgs"][0]["role"], "admin");
+
+    let asked = hub.ask_as(&login, Method::POST, "/api/v1/logout", None).await;
+    assert_eq!(asked.status, StatusCode::NO_CONTENT);
+    hub.get(&login, "/api/v1/whoami")
+        .await
+        .assert_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+    let renewal = json!({"refresh_token": tokens["refresh_token"]});
+    hub.post("/api/v1/refresh", &renewal)
+        .await
+        .assert_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_token_shown_twice_ends_the_session() {
+    let hub = TestHub::start().await;
+    let sign_in = json!({"email": "admin@example.org", "password": hub::PASSWORD});
+    let first = hub.post("/api/v1/login", &sign_in).await.json();
+    let renew = async |tokens: &Value| {
+        let renewal = json!({"refresh_token": tokens["refresh_token"]});
+        hub.post("/api/v1/refresh", &renewal).await
+    };
+    let second = renew(&first).await.json();
+    let third = renew(&second).await.json();
+    assert_eq!(
+        hub.get(&Login::of(&third), "/api/v1/whoami").await.status,
+        StatusCode::OK
+    );
+    renew(&first)
+        .await
+        .assert_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+    // Thief and owner are out alike.
+    for tokens in [&first, &second, &third] {
+        hub.get(&Login::of(tokens), "/api/v1/whoami")
+            .await
+            .assert_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+    }
+    renew(&third)
+        .await
+        .assert_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guessing_a_password_is_refused_alike_and_then_slowed() {
+    let hub = TestHub::start().await;
+    let try_as = async |email: &str| {
+        let body = json!({"email": email, "password": "not the password"});
+        hub.post("/api/v1/login", &body).await
+    };
+    let known = try_as("admin@example.org").await;
+    let unknown = try_as("nobody@example.org").await;
+    known.assert_problem(StatusCode::UNAUTHORIZED, "wrong_credentials");
+    assert_eq!(known.without_id(), unknown.without_id());
+    let mut last = known;
+    for _ in 0..5 {
+        last = try_as("admin@example.org").await;
+    }
+    last.assert_problem(StatusCode::TOO_MANY_REQUESTS, "too_many_requests");
+    let after: u64 = last.header("retry-after").parse().unwrap();
+    assert!((1..=900).contains(&after), "{after}");
+    // The unknown address is slowed no sooner and no later.
+    for _ in 0..4 {
+        last = try_as("nobody@example.org").await;
+    }
+    last.assert_problem(StatusCode::UNAUTHORIZED, "wrong_credentials");
+    try_as("nobody@example.org")
+        .await
+        .assert_problem(StatusCode::TOO_MANY_REQUESTS, "too_many_requests");
+    // Who is signed in is not put out by it.
+    let admin = &hub.members[&Role::Admin];
+    assert_eq!(hub.get(admin, "/api/v1/whoami").await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_served_is_said_in_a_problem_document() {
+    let hub = TestHub::start().await;
+    let admin = &hub.members[&Role::Admin];
+    let cases = [
+        ("/api/v1/nothing", 404, "not_found"),
+        ("/api/v1/findings/fnd_x", 404, "not_found"),
+        ("/api/v1/findings?filter=severty=high", 400, "bad_filter"),
+        ("/api/v1/findings?sort=colour", 400, "bad_sort"),
+        ("/api/v1/events?sort=time", 400, "bad_sort"),
+        ("/api/v1/check-results?sort=check", 400, "bad_sort"),
+        ("/api/v1/findings?limit=0", 400, "bad_limit"),
+        ("/api/v1/findings?limit=1001", 400, "bad_limit"),
+        ("/api/v1/findings?limit=ten", 400, "bad_query"),
+        ("/api/v1/findings?colour=red", 400, "bad_query"),
+        ("/api/v1/findings/fnd_x?colour=red", 400, "bad_query"),
+        ("/api/v1/findings?org=a&org=b", 400, "bad_query"),
+        ("/api/v1/findings?cursor=x", 400, "bad_cursor"),
+        ("/api/v1/resources?cursor=x", 400, "bad_cursor"),
+        ("/api/v1/events?cursor=x", 400, "bad_cursor"),
+        ("/api/v1/check-results?cursor=x", 400, "bad_cursor"),
+        ("/api/v1/agents?cursor=x", 400, "bad_cursor"),
+        ("/api/v1/audit?cursor=x", 400, "bad_cursor"),
+        ("/api/v1/check-results?resource=x", 400, "bad_urn"),
+        ("/api/v1/orgs?filter=colour=red", 400, "bad_filter"),
+        ("/api/v1/audit?filter=colour=red", 400, "bad_filter"),
+        ("/api/v1/quarantine?filter=colour=red", 400, "bad_filter"),
+    ];
+    for (path, status, code) in cases {
+        let asked = hub.get(admin, path).await;
+        asked.assert_problem(StatusCode::from_u16(status).unwrap(), code);
+    }
+    let nearest = hub.get(admin, "/api/v1/findings?filter=severty=high").await;
+    assert!(nearest.text.contains("did you mean severity"), "{}", nearest.text);
+
+    let wrong_method = hub.ask_as(admin, Method::DELETE, "/api/v1/orgs", None).await;
+    wrong_method.assert_problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed");
+    assert_eq!(wrong_method.header("allow"), "GET,HEAD,POST");
+
+    for (body, status, code) in [
+        ("{", 400, "bad_body"),
+        ("{}", 422, "bad_body"),
+        (r#"{"name": 7}"#, 422, "bad_body"),
+        (r#"{"name": ""}"#, 400, "bad_name"),
+        (&format!(r#"{{"name": "{}"}}"#, "x".repeat(70_000)), 413, "body_too_large"),
+    ] {
+        let asked = hub.send_text(&hub.hub_admin, "/api/v1/orgs", "application/json", body).await;
+        asked.assert_problem(StatusCode::from_u16(status).unwrap(), code);
+    }
+    hub.send_text(&hub.hub_admin, "/api/v1/orgs", "text/plain", "{}")
+        .await
+        .assert_problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "bad_body");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_forbids_to_keep_and_to_frame_it_and_says_the_pace() {
+    let hub = TestHub::start().await;
+    let admin = &hub.members[&Role::Admin];
+    for path in ["/api/v1/whoami", "/api/v1/nothing", "/healthz"] {
+        let asked = hub.get(admin, path).await;
+        assert_eq!(asked.header("cache-control"), "no-store");
+        assert_eq!(asked.header("x-content-type-options"), "nosniff");
+        assert_eq!(asked.header("ratelimit-limit"), "600");
+        assert!(asked.header("strict-transport-security").starts_with("max-age="));
+        assert!(asked.header("content-security-policy").contains("'none'"));
+        assert!(asked.header("x-request-id").starts_with("req_"));
+    }
+    let viewer = &hub.members[&Role::Viewer];
+    let mut refused = None;
+    for _ in 0..3000 {
+        let asked = hub.get(viewer, "/api/v1/whoami").await;
+        if asked.status == StatusCode::TOO_MANY_REQUESTS {
+            refused = Some(asked);
+            break;
+        }
+    }
+    // A slow machine may never be too fast.
+    if let Some(refused) = refused {
+        refused.assert_problem(StatusCode::TOO_MANY_REQUESTS, "too_many_requests");
+        assert_eq!(hub.get(admin, "/api/v1/whoami").await.status, StatusCode::OK);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_enrolment_token_holds_what_the_agent_needs_and_the_hub_keeps_its_public_half() {
+    let hub = TestHub::start().await;
+    let admin = &hub.members[&Role::Admin];
+    let asked = json!({"ttl_seconds": 60, "uses": 2, "name": "web"});
+    let made = hub.post_as(admin, "/api/v1/agent-tokens", &asked).await.json();
+    let token: protocol::enroll::Token =
+        protocol::enroll::Token::parse(made["token"].as_str().unwrap()).unwrap();
+    assert_eq!(token.hubs, ["hub.example:7443"]);
+    assert_eq!(token.pins, [hub.pin]);
+    let stored = hub.store.appliance().token(token.id).await.unwrap().unwrap();
+    let key = ed25519_dalek::SigningKey::from_bytes(&token.seed);
+    assert_eq!(stored.public_key, key.verifying_key().to_bytes());
+    assert_eq!(stored.org, hub.own);
+    assert_eq!((stored.uses_left, stored.bound_name.as_deref()), (2, Some("web")));
+
+    for (body, code) in [
+        (json!({"ttl_seconds": 0}), "bad_ttl"),
+        (json!({"ttl_seconds": 2_592_001}), "bad_ttl"),
+        (json!({"uses": 0}), "bad_uses"),
+        (json!({"uses": 10_001}), "bad_uses"),
+        (json!({"name": ""}), "bad_name"),
+    ] {
+        hub.post_as(admin, "/api/v1/agent-tokens", &body)
+            .await
+            .assert_problem(StatusCode::BAD_REQUEST, code);
+    }
+    // Both who and what are in the log; the secret is not.
+    let log = hub.get(&hub.members[&Role::Auditor], "/api/v1/audit").await;
+    let lines = log.json();
+    let last = lines["items"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!(last["action"], "agent_token.create");
+    assert_eq!(last["object"], made["id"]);
+    assert!(!log.text.contains(made["token"].as_str().unwrap()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_administrator_makes_organisations_and_sees_no_data_in_them() {
+    let hub = TestHub::start().await;
+    let made = hub
+        .post_as(&hub.hub_admin, "/api/v1/orgs", &json!({"name": "Third"}))
+        .await;
+    assert_eq!(made.status, StatusCode::CREATED);
+    let made = made.json();
+    assert_eq!(made["role"], Value::Null);
+    let org = made["id"].as_str().unwrap();
+    hub.post_as(&hub.hub_admin, "/api/v1/orgs", &json!({"name": "third"}))
+        .await
+        .assert_problem(StatusCode::CONFLICT, "name_taken");
+    hub.get(&hub.hub_admin, &format!("/api/v1/findings?org={org}"))
+        .await
+        .assert_problem(StatusCode::NOT_FOUND, "not_found");
+
+    let path = format!("/api/v1/users?org={org}");
+    let user = json!({"email": "Chief@example.org", "role": "admin", "password": "drums under wet gravel"});
+    let chief = hub.post_as(&hub.hub_admin, &path, &user).await;
+    assert_eq!(chief.status, StatusCode::CREATED);
+    assert_eq!(chief.json()["email"], "chief@example.org");
+    let sign_in = json!({"email": "chief@example.org", "password": "drums under wet gravel"});
+    let login = Login::of(&hub.post("/api/v1/login", &sign_in).await.json());
+    // The new admin's own organisation is the one that is meant when none is named.
+    let users = hub.get(&login, "/api/v1/users").await.json();
+    assert_eq!(users["total"], 1, "{users}");
+    let log = hub.get(&login, "/api/v1/audit").await.json();
+    let acts: Vec<&str> = log["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| line["action"].as_str().unwrap())
+        .collect();
+    assert_eq!(acts, ["org.create", "user.create"]);
+    assert_eq!(log["items"][0]["actor"], hub.hub_admin.user.unwrap().to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_cannot_take_a_stranger_into_the_organisation() {
+    let hub = TestHub::start().await;
+    let admin = &hub.members[&Role::Admin];
+    let named = json!({"email": "stranger@example.org", "role": "viewer", "password": "drums under wet gravel"});
+    // Whoever could would become the default of that person's commands.
+    hub.post_as(admin, "/api/v1/users", &named)
+        .await
+        .assert_problem(StatusCode::CONFLICT, "email_taken");
+    // The hub's administrator can; the password stays the person's own.
+    let path = format!("/api/v1/users?org={}", hub.own);
+    let granted = hub.post_as(&hub.hub_admin, &path, &named).await;
+    assert_eq!(granted.status, StatusCode::CREATED, "{}", granted.text);
+    let sign_in = json!({"email": "stranger@example.org", "password": "drums under wet gravel"});
+    hub.post("/api/v1/login", &sign_in)
+        .await
+        .assert_problem(StatusCode::UNAUTHORIZED, "wrong_credentials");
+    hub.post_as(&hub.hub_admin, &path, &named)
+        .await
+        .assert_problem(StatusCode::CONFLICT, "email_taken");
+    for (email, password, code) in [
+        ("new@example.org", "short", "bad_password"),
+        ("new@example.org", "password1234", "bad_password"),
+        ("new-example.org", "drums under wet gravel", "bad_email"),
+    ] {
+        let body = json!({"email": email, "role": "viewer", "password": password});
+        hub.post_as(admin, "/api/v1/users", &body)
+            .await
+            .assert_problem(StatusCode::BAD_REQUEST, code);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finding_is_shown_with_its_facts_its_life_and_the_way_out() {
+    let hub = TestHub::start().await;
+    let viewer = &hub.members[&Role::Viewer];
+    let path = format!("/api/v1/findings/{}", hub.seeded.finding);
+    let shown = hub.get(viewer, &path).await.json();
+    assert_eq!(shown["severity"], "high");
+    assert_eq!(shown["evidence"], json!({"IpPermissions": []}));
+    assert_eq!(shown["history"][0]["event"], "opened");
+    assert_eq!(shown["cause"]["urn"], shown["resource"]["urn"]);
+    assert!(!shown["why"].as_str().unwrap().is_empty());
+    assert!(!shown["fix"]["cli"].as_str().unwrap().is_empty());
+    let list = hub.get(viewer, "/api/v1/findings?filter=severity%3E%3Dhigh").await.json();
+    assert_eq!(list["items"][0], shown);
+    let none = hub.get(viewer, "/api/v1/findings?filter=severity%3Ehigh").await.json();
+    assert_eq!(none, json!({"items": [], "total": 0}));
+
+    let resource = hub
+        .get(viewer, &format!("/api/v1/resources/{}", hub.seeded.resource))
+        .await
+        .json();
+    assert_eq!(resource["open_findings"], json!({"high": 1}));
+    let encoded = resource["urn"].as_str().unwrap().replace('/', "%2F");
+    let by_urn = hub.get(viewer, &format!("/api/v1/resources/{encoded}")).await.json();
+    assert_eq!(by_urn, resource);
+    let overview = hub.get(viewer, "/api/v1/overview").await.json();
+    assert_eq!(overview["open_by_severity"]["high"], 1);
+    assert_eq!(overview["verdicts"], json!({"fail": 1}));
+    assert_eq!(overview["attention"][0]["target"], shown["id"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_tells_its_own_organisations_news_and_ends_with_the_hub() {
+    let hub = TestHub::start().await;
+    let mut stream = hub.stream(&hub.members[&Role::Viewer]).await;
+    for org in [hub.foreign, hub.own] {
+        hub.live.tell(crate::live::Changed {
+            org,
+            what: crate::live::What::Findings,
+        });
+    }
+    let told = stream.next(Duration::from_secs(10)).await.unwrap();
+    assert_eq!(told, "event: findings\ndata: {}\n\n");
+    hub.stop.cancel();
+    assert_eq!(stream.next(Duration::from_secs(10)).await, None);
+}
