@@ -25,7 +25,164 @@
 //! Source: IAM User Guide, "IAM JSON policy elements reference" and "Policy evaluation logic";
 //! Amazon S3 User Guide, "The meaning of public"; read 2026-11.
 
+mod condition;
+mod document;
+mod escalation;
+mod pattern;
+mod power;
+mod reach;
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde_json::Value;
+
+use self::document::Policy;
+
 /// Says why a document is not a policy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a policy: {0}")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed(&'static str);
+
+impl std::error::Error for Malformed {}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// What can be asked of a policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Question {
+    Public,
+    CrossAccount,
+    Allows,
+    AllowsAny,
+    Admin,
+    Escalates,
+    RequiresTls,
+    ConfusedDeputy,
+    TrustsService,
+    TrustsFederation,
+}
+
+/// Each question with its name, its use, and how many arguments follow the policy.
+const QUESTIONS: [(Question, &str, &str, usize, usize); 10] = [
+    (
+        Question::Public,
+        "policy_public",
+        "policy_public(policy, 'action', …)",
+        0,
+        ARGUMENTS,
+    ),
+    (
+        Question::CrossAccount,
+        "policy_cross_account",
+        "policy_cross_account(policy, account_id, 'action', …)",
+        1,
+        ARGUMENTS,
+    ),
+    (
+        Question::Allows,
+        "policy_allows",
+        "policy_allows(policy, 'action', 'resource')",
+        2,
+        2,
+    ),
+    (
+        Question::AllowsAny,
+        "policy_allows_any",
+        "policy_allows_any(policy, 'action', …)",
+        1,
+        ARGUMENTS,
+    ),
+    (Question::Admin, "policy_admin", "policy_admin(policy)", 0, 0),
+    (
+        Question::Escalates,
+        "policy_escalates",
+        "policy_escalates(policy)",
+        0,
+        0,
+    ),
+    (
+        Question::RequiresTls,
+        "policy_requires_tls",
+        "policy_requires_tls(policy)",
+        0,
+        0,
+    ),
+    (
+        Question::ConfusedDeputy,
+        "policy_confused_deputy",
+        "policy_confused_deputy(policy)",
+        0,
+        0,
+    ),
+    (
+        Question::TrustsService,
+        "policy_trusts_service",
+        "policy_trusts_service(policy, 'service')",
+        1,
+        1,
+    ),
+    (
+        Question::TrustsFederation,
+        "policy_trusts_federation",
+        "policy_trusts_federation(policy)",
+        0,
+        0,
+    ),
+];
+/// Arguments at most.
+const ARGUMENTS: usize = 64;
+
+impl Question {
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        QUESTIONS.iter().find(|q| q.1 == name).map(|q| q.0)
+    }
+
+    pub(crate) fn names() -> impl Iterator<Item = &'static str> + Clone {
+        QUESTIONS.iter().map(|q| q.1)
+    }
+
+    /// Returns how it is written.
+    pub(crate) fn usage(self) -> &'static str {
+        QUESTIONS.iter().find(|q| q.0 == self).map_or("", |q| q.2)
+    }
+
+    /// Whether so many arguments may follow the policy.
+    pub(crate) fn takes(self, arguments: usize) -> bool {
+        let found = QUESTIONS.iter().find(|q| q.0 == self);
+        found.is_some_and(|q| (q.3..=q.4).contains(&arguments))
+    }
+}
+
+/// Asks a policy document.
+///
+/// # Errors
+///
+/// If it is not a policy: then nothing is known about it.
+pub(crate) fn ask(
+    question: Question,
+    document: &Value,
+    arguments: &[Cow<'_, str>],
+) -> Result<bool, Malformed> {
+    let policy = Policy::parse(document)?;
+    let lower = |from: usize| -> Vec<String> {
+        let rest = arguments.iter().skip(from);
+        rest.map(|action| action.to_lowercase()).collect()
+    };
+    let argument = |at: usize| arguments.get(at).map_or("", |text| text.as_ref());
+    Ok(match question {
+        Question::Public => reach::is_public(&policy, &lower(0)),
+        Question::CrossAccount => reach::is_cross_account(&policy, argument(0), &lower(1)),
+        Question::Allows => power::allows(&policy, &argument(0).to_lowercase(), argument(1)),
+        Question::AllowsAny => power::allows_any(&policy, &lower(0)),
+        Question::Admin => power::is_admin(&policy),
+        Question::Escalates => escalation::escalates(&policy),
+        Question::RequiresTls => reach::requires_tls(&policy),
+        Question::ConfusedDeputy => reach::confuses_deputy(&policy),
+        Question::TrustsService => reach::trusts_service(&policy, argument(0)),
+        Question::TrustsFederation => reach::trusts_federation(&policy),
+    })
+}
