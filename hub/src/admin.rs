@@ -244,10 +244,7 @@ fn no_question() -> Answer {
 ///
 /// # Errors
 /// When it cannot be asked or refuses.
-pub(crate) async fn ask(
-    data_dir: &Path,
-    question: &Question,
-) -> Result<Option<Value>, AdminError> {
+pub(crate) async fn ask(data_dir: &Path, question: &Question) -> Result<Option<Value>, AdminError> {
     let path = path(data_dir);
     let failed = |source| AdminError::Ask {
         path: path.clone(),
@@ -314,7 +311,10 @@ mod tests {
             refused.to_string(),
             "the running hub refused: the store is closing"
         );
-        let mode = fs::metadata(path(folder.path())).unwrap().permissions().mode();
+        let mode = fs::metadata(path(folder.path()))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
 
         stop.cancel();
@@ -325,7 +325,12 @@ mod tests {
         assert_eq!(none.unwrap(), None);
 
         let (stop, served) = start(folder.path());
-        assert!(ask(folder.path(), &Question::Checks).await.unwrap().is_some());
+        assert!(
+            ask(folder.path(), &Question::Checks)
+                .await
+                .unwrap()
+                .is_some()
+        );
         stop.cancel();
         served.await.unwrap();
     }
@@ -354,7 +359,12 @@ mod tests {
             );
         }
         // The hub goes on.
-        assert!(ask(folder.path(), &Question::Status).await.unwrap().is_some());
+        assert!(
+            ask(folder.path(), &Question::Status)
+                .await
+                .unwrap()
+                .is_some()
+        );
         stop.cancel();
         served.await.unwrap();
     }

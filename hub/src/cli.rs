@@ -215,9 +215,19 @@ mod tests {
 
     #[test]
     fn init_takes_the_password_from_standard_input_only() {
-        let args = ["zero-x-hub", "init", "--org", "Acme", "--admin-email", "a@example.com"];
+        let args = [
+            "zero-x-hub",
+            "init",
+            "--org",
+            "Acme",
+            "--admin-email",
+            "a@example.com",
+        ];
         let error = Cli::try_parse_from(args).unwrap_err();
-        assert!(error.to_string().contains("--admin-password-stdin"), "{error}");
+        assert!(
+            error.to_string().contains("--admin-password-stdin"),
+            "{error}"
+        );
 
         let with = |more: &[&'static str]| {
             Cli::try_parse_from(args.iter().copied().chain(more.iter().copied()))

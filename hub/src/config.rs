@@ -208,11 +208,7 @@ const KEYS: [(&str, &str, &str); 10] = [
         "",
         "file with the master key, outside data_dir",
     ),
-    (
-        "agent_listen",
-        "0.0.0.0:7443",
-        "where agents connect (UDP)",
-    ),
+    ("agent_listen", "0.0.0.0:7443", "where agents connect (UDP)"),
     (
         "api_listen",
         "0.0.0.0:8443",
@@ -314,11 +310,9 @@ impl Config {
     /// # Errors
     /// When none is set.
     pub(crate) fn master_key_file(&self) -> Result<&Path, ConfigError> {
-        self.master_key_file
-            .as_deref()
-            .ok_or(ConfigError::Missing {
-                key: "master_key_file",
-            })
+        self.master_key_file.as_deref().ok_or(ConfigError::Missing {
+            key: "master_key_file",
+        })
     }
 }
 
@@ -344,7 +338,10 @@ fn beside(file: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     let mut files = Vec::new();
     for entry in entries {
         let path = entry.map_err(failed)?.path();
-        if path.extension().is_some_and(|extension| extension == "toml") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
             files.push(path);
         }
     }
@@ -416,10 +413,7 @@ impl Layers {
         Ok(())
     }
 
-    fn variables(
-        &mut self,
-        lookup: impl Fn(&str) -> Option<OsString>,
-    ) -> Result<(), ConfigError> {
+    fn variables(&mut self, lookup: impl Fn(&str) -> Option<OsString>) -> Result<(), ConfigError> {
         for (key, _, _) in KEYS {
             let name = variable(key);
             let Some(value) = lookup(&name) else {
@@ -476,17 +470,13 @@ impl Layers {
     /// Returns a value that must not be empty.
     fn text(&self, key: &'static str) -> Result<Option<Setting<String>>, ConfigError> {
         match self.get(key) {
-            Some(setting) if setting.value.is_empty() => {
-                Err(refused(key, &setting, "it is empty"))
-            }
+            Some(setting) if setting.value.is_empty() => Err(refused(key, &setting, "it is empty")),
             setting => Ok(setting),
         }
     }
 
     fn path(&self, key: &'static str) -> Result<Option<PathBuf>, ConfigError> {
-        Ok(self
-            .text(key)?
-            .map(|setting| PathBuf::from(setting.value)))
+        Ok(self.text(key)?.map(|setting| PathBuf::from(setting.value)))
     }
 
     fn address(&self, key: &'static str) -> Result<Setting<SocketAddr>, ConfigError> {
@@ -512,7 +502,9 @@ impl Layers {
                         .as_ref()
                         .map(|setting| setting.value.clone())
                         .unwrap_or_default(),
-                    origin: setting.map_or(Origin::Default, |setting| setting.origin).to_string(),
+                    origin: setting
+                        .map_or(Origin::Default, |setting| setting.origin)
+                        .to_string(),
                     meaning,
                 }
             })
@@ -592,7 +584,9 @@ pub(crate) fn check_hosts(text: &str) -> Result<Vec<String>, String> {
             (1..=63).contains(&label.len())
                 && !label.starts_with('-')
                 && !label.ends_with('-')
-                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+                && label
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
         };
         // A name of digits and dots alone is a mistyped address.
         let is_name = host.len() <= 253
@@ -613,7 +607,10 @@ pub(crate) fn check_hosts(text: &str) -> Result<Vec<String>, String> {
 fn with_nearest(message: &str) -> String {
     let message = message.trim_end();
     let mut quoted = message.split('`').skip(1).step_by(2);
-    let Some(unknown) = quoted.next().filter(|_| message.starts_with("unknown field")) else {
+    let Some(unknown) = quoted
+        .next()
+        .filter(|_| message.starts_with("unknown field"))
+    else {
         return message.to_owned();
     };
     let nearest = quoted
@@ -657,13 +654,19 @@ mod tests {
         assert_eq!(config.data_dir, Path::new("/2"));
         assert_eq!(config.agent_listen.port(), 3);
         assert_eq!(config.api_listen.port(), 4);
-        let origins: Vec<&str> = ["checks_dir", "data_dir", "agent_listen", "api_listen", "log.level"]
-            .iter()
-            .map(|key| {
-                let shown = config.shown().iter().find(|shown| shown.key == *key);
-                shown.unwrap().origin.as_str()
-            })
-            .collect();
+        let origins: Vec<&str> = [
+            "checks_dir",
+            "data_dir",
+            "agent_listen",
+            "api_listen",
+            "log.level",
+        ]
+        .iter()
+        .map(|key| {
+            let shown = config.shown().iter().find(|shown| shown.key == *key);
+            shown.unwrap().origin.as_str()
+        })
+        .collect();
         assert_eq!(
             origins,
             [
@@ -680,12 +683,18 @@ mod tests {
     fn an_unknown_key_is_refused_with_its_line_and_the_nearest_one() {
         let error = read("# a comment\ndata_dri = 'x'\n").unwrap_err();
         let text = error.to_string();
-        assert!(text.starts_with("hub.toml:2: unknown field `data_dri`"), "{text}");
+        assert!(
+            text.starts_with("hub.toml:2: unknown field `data_dri`"),
+            "{text}"
+        );
         assert!(text.ends_with("did you mean data_dir?"), "{text}");
         assert_eq!(error.exit().code(), 78);
 
         let text = read("[log]\nlevl = 'x'\n").unwrap_err().to_string();
-        assert!(text.starts_with("hub.toml:2: unknown field `levl`"), "{text}");
+        assert!(
+            text.starts_with("hub.toml:2: unknown field `levl`"),
+            "{text}"
+        );
         assert!(text.ends_with("did you mean level?"), "{text}");
     }
 

@@ -157,7 +157,10 @@ impl Live {
     /// Ends an agent's session, for example because it was revoked; says whether there was one.
     #[cfg_attr(
         not(test),
-        expect(dead_code, reason = "no command revokes an agent yet; ingest is ready for it")
+        expect(
+            dead_code,
+            reason = "no command revokes an agent yet; ingest is ready for it"
+        )
     )]
     pub(crate) fn end(&self, agent: AgentId, why: EndSession) -> bool {
         let end = self
@@ -251,7 +254,10 @@ mod tests {
         let live = Arc::new(Live::default());
         let agent = AgentId::from_bytes([1; 16]);
         let (older, mut older_ends) = live.register(agent, info("quic"));
-        assert!(older_ends.try_recv().is_err(), "it was told to end too early");
+        assert!(
+            older_ends.try_recv().is_err(),
+            "it was told to end too early"
+        );
 
         let (newer, mut newer_ends) = live.register(agent, info("tcp"));
         assert_eq!(older_ends.try_recv().unwrap().code, CloseCode::Superseded);

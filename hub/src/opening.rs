@@ -84,10 +84,12 @@ impl Explain for OpenError {
 }
 
 fn of_io(error: &io::Error) -> Exit {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => Exit::Forbidden,
-        io::ErrorKind::NotFound => Exit::Data,
-        _ => Exit::Failed,
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        Exit::Forbidden
+    } else if error.kind() == io::ErrorKind::NotFound {
+        Exit::Data
+    } else {
+        Exit::Failed
     }
 }
 

@@ -230,7 +230,11 @@ impl Evaluator {
     }
 
     /// Does everything that is to do at an instant.
-    async fn catch_up(&mut self, rules: &Arc<Rules>, now: Timestamp) -> Result<Passed, PostureError> {
+    async fn catch_up(
+        &mut self,
+        rules: &Arc<Rules>,
+        now: Timestamp,
+    ) -> Result<Passed, PostureError> {
         let mut passed = self.adopt(rules, now).await?;
         passed = passed.and(self.follow_changes(rules, now).await?);
         loop {
@@ -314,7 +318,13 @@ impl Evaluator {
     ) -> Result<(Passed, usize), PostureError> {
         let scopes: Vec<Scope> = self
             .store
-            .read(|reader| Ok(reader.scopes()?.into_iter().map(|status| status.scope).collect()))
+            .read(|reader| {
+                Ok(reader
+                    .scopes()?
+                    .into_iter()
+                    .map(|status| status.scope)
+                    .collect())
+            })
             .await?;
         let mut passed = Passed::Same;
         let mut count = 0;

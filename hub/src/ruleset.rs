@@ -51,7 +51,11 @@ pub(crate) enum RulesError {
 }
 
 fn lines(faults: &[LoadError]) -> String {
-    let mut lines: Vec<String> = faults.iter().take(SHOWN).map(LoadError::to_string).collect();
+    let mut lines: Vec<String> = faults
+        .iter()
+        .take(SHOWN)
+        .map(LoadError::to_string)
+        .collect();
     if let Some(more) = faults.len().checked_sub(SHOWN).filter(|more| *more > 0) {
         lines.push(format!("and {more} more faults"));
     }
@@ -97,7 +101,10 @@ pub(crate) fn load(folder: &Path) -> Result<Rules, RulesError> {
         }
     }
     let mut files = RuleSet::builtin_files();
-    files.extend(own.iter().map(|(path, text)| (path.as_str(), text.as_str())));
+    files.extend(
+        own.iter()
+            .map(|(path, text)| (path.as_str(), text.as_str())),
+    );
     build(&files)
 }
 
@@ -111,8 +118,7 @@ pub(crate) fn builtin() -> Result<Rules, RulesError> {
 
 fn build(files: &[(&str, &str)]) -> Result<Rules, RulesError> {
     let declarations = Declarations::builtin();
-    let set =
-        RuleSet::load(files.iter().copied(), declarations).map_err(RulesError::Refused)?;
+    let set = RuleSet::load(files.iter().copied(), declarations).map_err(RulesError::Refused)?;
     Ok(Rules {
         set,
         fingerprint: fingerprint(files, declarations),
@@ -152,16 +158,16 @@ fn read(path: &Path, depth: usize, into: &mut Vec<(String, String)>) -> Result<(
         let mut names = Vec::new();
         for entry in fs::read_dir(path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            let is_folder = fs::metadata(entry.path())
-                .map_err(failed)?
-                .is_dir();
+            let is_folder = fs::metadata(entry.path()).map_err(failed)?.is_dir();
             let is_check = entry.path().extension().is_some_and(|ext| ext == "yaml");
             if is_folder || is_check {
                 names.push(entry.path());
             }
         }
         names.sort();
-        return names.iter().try_for_each(|name| read(name, depth + 1, into));
+        return names
+            .iter()
+            .try_for_each(|name| read(name, depth + 1, into));
     }
     if into.len() == FILES {
         return Err(too_much("10,000 check files"));

@@ -145,17 +145,13 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
 
     let agents_tls = tls::for_agents(&identity.authority, Arc::clone(&leaf))?;
     let endpoint = ingest::open(config.agent_listen.value, &identity, agents_tls)?;
-    let agent_listen = endpoint
-        .local_addr()
-        .unwrap_or(config.agent_listen.value);
+    let agent_listen = endpoint.local_addr().unwrap_or(config.agent_listen.value);
     let api_tls = Arc::new(match &config.tls {
         Some(own) => tls::read_own(own)?,
         None => tls::for_api(Arc::clone(&leaf))?,
     });
     let api_listener = bind(config.api_listen.value).await?;
-    let api_listen = api_listener
-        .local_addr()
-        .unwrap_or(config.api_listen.value);
+    let api_listen = api_listener.local_addr().unwrap_or(config.api_listen.value);
     let admin_socket = admin::open(&config.data_dir)?;
     let owner = admin::owner_of(&config.data_dir)?;
 
@@ -194,11 +190,11 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
     });
 
     let mut tasks = Tasks::default();
+    tasks.start("agents' port", ingest::serve(endpoint, hub, stop.clone()));
     tasks.start(
-        "agents' port",
-        ingest::serve(endpoint, hub, stop.clone()),
+        "API",
+        api::serve(api_listener, api_tls, state, stop.clone()),
     );
-    tasks.start("API", api::serve(api_listener, api_tls, state, stop.clone()));
     info!(address = %api_listen, "listening for the console and API clients");
     let judged = posture::run(store.clone(), live, rules.watch(), stop.clone());
     tasks.start("posture", judged);
@@ -220,9 +216,10 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
-        let exit = match error.kind() {
-            io::ErrorKind::PermissionDenied => Exit::Forbidden,
-            _ => Exit::Failed,
+        let exit = if error.kind() == io::ErrorKind::PermissionDenied {
+            Exit::Forbidden
+        } else {
+            Exit::Failed
         };
         Failure::new(exit, format!("cannot listen at {address} for the API"))
             .caused_by(&error)
@@ -276,7 +273,10 @@ impl Tasks {
     async fn drain(mut self, deadline: Instant) {
         while !self.set.is_empty() {
             if timeout_at(deadline, self.ended()).await.is_err() {
-                warn!(tasks = self.set.len(), "tasks were abandoned at the end of the drain");
+                warn!(
+                    tasks = self.set.len(),
+                    "tasks were abandoned at the end of the drain"
+                );
                 return;
             }
         }
@@ -391,9 +391,9 @@ impl admin::Oracle for Oracle {
                         sessions: self.live.session_count(),
                     }),
                 });
-                status.await.map(|status| {
-                    serde_json::to_value(status).expect("a status always serialises")
-                })
+                status
+                    .await
+                    .map(|status| serde_json::to_value(status).expect("a status always serialises"))
             }
             Question::Checks => Ok(Value::Array(checks::rows(&self.rules.now().set))),
             Question::Verify => verify::verify(&self.store).await.map(Value::Array),

@@ -74,7 +74,9 @@ pub(crate) async fn gather(known: Known<'_>) -> Result<Status, ReadError> {
         match known.store.maintenance(org.id).await {
             Ok(Some(store)) => match store.agents().await {
                 Ok(list) => agents += list.len(),
-                Err(error) => trouble.push(format!("{}: its agents cannot be read: {error}", org.id)),
+                Err(error) => {
+                    trouble.push(format!("{}: its agents cannot be read: {error}", org.id))
+                }
             },
             // It was deleted since the list was made.
             Ok(None) => {}
@@ -87,7 +89,9 @@ pub(crate) async fn gather(known: Known<'_>) -> Result<Status, ReadError> {
     };
     let waiting = known.store.waiting_reads();
     if waiting > 1000 {
-        trouble.push(format!("{waiting} reads wait for their turn; the disk may be slow"));
+        trouble.push(format!(
+            "{waiting} reads wait for their turn; the disk may be slow"
+        ));
     }
     Ok(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),

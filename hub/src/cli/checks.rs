@@ -57,10 +57,15 @@ pub(super) fn test(paths: &[PathBuf], format: Format) -> Result<Exit, Failure> {
     };
     let results = rules.set.run_tests(None);
     if results.is_empty() {
-        return Err(Failure::new(Exit::Failed, "no check was found, so none was tested")
-            .with_fix("name check files, or folders with *.yaml files"));
+        return Err(
+            Failure::new(Exit::Failed, "no check was found, so none was tested")
+                .with_fix("name check files, or folders with *.yaml files"),
+        );
     }
-    let failed = results.iter().filter(|result| result.result.is_err()).count();
+    let failed = results
+        .iter()
+        .filter(|result| result.result.is_err())
+        .count();
     // People want what went wrong; programs get everything.
     let rows: Vec<Value> = results
         .iter()

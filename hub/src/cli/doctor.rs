@@ -120,7 +120,10 @@ fn data_dir(path: &Path) -> Result<String, Failed> {
     let mode = found.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(Failed {
-            found: format!("{} has mode {mode:o}; others may look into it", path.display()),
+            found: format!(
+                "{} has mode {mode:o}; others may look into it",
+                path.display()
+            ),
             fix: Some(format!("chmod 700 {}", path.display())),
         });
     }
@@ -147,11 +150,7 @@ async fn store(config: &Config) -> Result<String, Failed> {
     Ok(format!("opens; {count} {noun}"))
 }
 
-fn port(
-    address: SocketAddr,
-    bound: std::io::Result<()>,
-    flag: &str,
-) -> Result<String, Failed> {
+fn port(address: SocketAddr, bound: std::io::Result<()>, flag: &str) -> Result<String, Failed> {
     bound.map_err(|error| Failed {
         found: format!("{address}: {error}"),
         fix: Some(format!(

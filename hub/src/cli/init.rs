@@ -26,7 +26,7 @@ use crate::opening;
 use crate::password::{self, Hasher};
 
 /// Longest password that is read, in bytes, with its line end.
-const PASSWORD_BYTES: u64 = 4096;
+const PASSWORD_BYTES: usize = 4096;
 
 /// Makes what is not there yet, and prints what there is.
 ///
@@ -115,11 +115,7 @@ fn appliance_failed(error: ApplianceError) -> Failure {
 }
 
 /// Returns the organisation of that name, made by an `init` that was cut off, or a new one.
-async fn first_org(
-    appliance: &Appliance,
-    name: &str,
-    now: Timestamp,
-) -> Result<OrgId, Failure> {
+async fn first_org(appliance: &Appliance, name: &str, now: Timestamp) -> Result<OrgId, Failure> {
     match appliance.create_org(name, now).await {
         Ok(org) => Ok(org.id),
         Err(ApplianceError::NameTaken) => {
@@ -163,7 +159,10 @@ async fn first_admin(
         created_at: now,
         disabled: false,
     };
-    appliance.create_user(user).await.map_err(appliance_failed)?;
+    appliance
+        .create_user(user)
+        .await
+        .map_err(appliance_failed)?;
     Ok(id)
 }
 
@@ -177,16 +176,17 @@ fn no_password() -> Failure {
 fn peek_password(email: &str, exists: bool) -> Result<Option<SecretString>, Failure> {
     let mut text = Zeroizing::new(String::new());
     // The buffer has its size from the start, so that no copy is left behind by growing.
-    text.reserve_exact(PASSWORD_BYTES as usize + 1);
+    text.reserve_exact(PASSWORD_BYTES + 1);
     let read = std::io::stdin()
         .lock()
-        .take(PASSWORD_BYTES)
+        .take(PASSWORD_BYTES as u64)
         .read_to_string(&mut text);
     if let Err(error) = read {
-        return Err(
-            Failure::new(Exit::Usage, "could not read the password from standard input")
-                .caused_by(&error),
-        );
+        return Err(Failure::new(
+            Exit::Usage,
+            "could not read the password from standard input",
+        )
+        .caused_by(&error));
     }
     password::strip(&mut text);
     match password::check(&text, email) {
@@ -200,9 +200,8 @@ fn peek_password(email: &str, exists: bool) -> Result<Option<SecretString>, Fail
 /// Checks the name of an organisation.
 fn check_org_name(name: &str) -> Result<&str, Failure> {
     let chars = name.chars().count();
-    let is_good = (1..=100).contains(&chars)
-        && name.trim() == name
-        && !name.chars().any(char::is_control);
+    let is_good =
+        (1..=100).contains(&chars) && name.trim() == name && !name.chars().any(char::is_control);
     if is_good {
         return Ok(name);
     }
@@ -261,12 +260,27 @@ mod tests {
         for name in ["Acme", "Ä & Co. KG", "x"] {
             assert!(check_org_name(name).is_ok(), "{name}");
         }
-        for name in ["", " Acme", "Acme ", "Ac\u{7}me", "Ac\nme", &"x".repeat(101)] {
+        for name in [
+            "",
+            " Acme",
+            "Acme ",
+            "Ac\u{7}me",
+            "Ac\nme",
+            &"x".repeat(101),
+        ] {
             let failure = check_org_name(name).unwrap_err();
             assert_eq!(failure.exit(), Exit::Usage, "{name:?}");
         }
         assert_eq!(check_email("Ann@Example.com").unwrap(), "ann@example.com");
-        for email in ["ann", "ann@", "@example.com", "a@b", "a b@example.com", "a@b@c.de", "\u{e4}@b.de"] {
+        for email in [
+            "ann",
+            "ann@",
+            "@example.com",
+            "a@b",
+            "a b@example.com",
+            "a@b@c.de",
+            "\u{e4}@b.de",
+        ] {
             let failure = check_email(email).unwrap_err();
             assert_eq!(failure.exit(), Exit::Usage, "{email:?}");
         }

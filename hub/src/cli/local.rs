@@ -27,8 +27,9 @@ impl Explain for store::error::ReadError {
 pub(super) async fn status(config: &Config, format: Format) -> Result<Exit, Failure> {
     let answer = match admin::ask(&config.data_dir, &Question::Status).await? {
         Some(answer) => answer,
-        None => serde_json::to_value(offline_status(config).await?)
-            .expect("a status always serialises"),
+        None => {
+            serde_json::to_value(offline_status(config).await?).expect("a status always serialises")
+        }
     };
     let status: Status = serde_json::from_value(answer.clone()).map_err(|_| AdminError::Form)?;
     output::print_object(format, &answer, &readable(&status))?;
@@ -65,7 +66,12 @@ async fn offline_status(config: &Config) -> Result<Status, Failure> {
 
 fn readable(status: &Status) -> Vec<(&'static str, String)> {
     let hub = match status.started_at {
-        Some(at) => format!("{} since {} (version {})", status.state, clock(at), status.version),
+        Some(at) => format!(
+            "{} since {} (version {})",
+            status.state,
+            clock(at),
+            status.version
+        ),
         None => format!("{} (version {})", status.state, status.version),
     };
     let mut lines = vec![
@@ -83,7 +89,12 @@ fn readable(status: &Status) -> Vec<(&'static str, String)> {
         ("store", format!("{} bytes", status.store_bytes)),
         ("CA pin", status.ca_pin.clone()),
     ];
-    lines.extend(status.trouble.iter().map(|clause| ("trouble", clause.clone())));
+    lines.extend(
+        status
+            .trouble
+            .iter()
+            .map(|clause| ("trouble", clause.clone())),
+    );
     lines
 }
 

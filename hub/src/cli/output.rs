@@ -1,7 +1,5 @@
 //! Prints answers: tables for people, JSON, JSON lines or CSV for programs.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where commands speak")]
-
 use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
@@ -44,11 +42,7 @@ impl Asked for Option<Format> {
 ///
 /// # Errors
 /// When standard output cannot be written.
-pub(crate) fn print_list(
-    format: Format,
-    columns: &[&str],
-    rows: &[Value],
-) -> Result<(), Failure> {
+pub(crate) fn print_list(format: Format, columns: &[&str], rows: &[Value]) -> Result<(), Failure> {
     print(&match format {
         Format::Table => table(columns, rows),
         Format::Json => to_json(rows),
@@ -68,7 +62,11 @@ pub(crate) fn print_object(
 ) -> Result<(), Failure> {
     print(&match format {
         Format::Table => {
-            let width = lines.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
+            let width = lines
+                .iter()
+                .map(|(label, _)| label.len())
+                .max()
+                .unwrap_or(0);
             lines
                 .iter()
                 .map(|(label, text)| {
@@ -171,8 +169,8 @@ fn csv(columns: &[&str], rows: &[Value]) -> String {
     // Source: RFC 4180 section 2. A cell that a spreadsheet would run as a formula gets an
     // apostrophe in front (OWASP, CSV Injection); a number stays one.
     let quoted = |text: &str| {
-        let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r'])
-            && text.parse::<f64>().is_err();
+        let is_formula =
+            text.starts_with(['=', '+', '-', '@', '\t', '\r']) && text.parse::<f64>().is_err();
         let text = if is_formula {
             format!("'{text}")
         } else {
@@ -212,7 +210,7 @@ mod tests {
         ];
         assert_eq!(
             table(&["name", "size"], &rows),
-            "NAME        SIZE\na\u{fffd}[31mred  3\n\u{fffd}b\nwide        x, y\n"
+            "NAME       SIZE\na\u{fffd}[31mred  3\n\u{fffd}b\nwide       x, y\n"
         );
     }
 

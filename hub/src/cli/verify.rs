@@ -55,8 +55,10 @@ pub(super) async fn run(config: &Config, format: Format) -> Result<Exit, Failure
         .map(Vec::len)
         .sum();
     if faults > 0 {
-        return Err(Failure::new(Exit::Data, format!("{faults} faults in the store"))
-            .with_fix("restore a backup of the organisations named above; nothing was changed"));
+        return Err(
+            Failure::new(Exit::Data, format!("{faults} faults in the store"))
+                .with_fix("restore a backup of the organisations named above; nothing was changed"),
+        );
     }
     Ok(Exit::Ok)
 }

@@ -229,15 +229,19 @@ impl<'a> Library<'a> {
     ) -> Result<Result<(), Gap>, ReadError> {
         let call = self.list_call(type_name);
         let scopes = self.scopes()?;
-        let of_account =
-            |scope: &&Scope| scope.provider == document.provider && scope.account == document.account;
+        let of_account = |scope: &&Scope| {
+            scope.provider == document.provider && scope.account == document.account
+        };
         let mut needed = BTreeSet::new();
         if self.is_global(type_name) {
             needed.insert("global");
         } else if self.stays_in_region(&document.type_name, type_name) {
             needed.insert(document.region.as_str());
         } else {
-            let regions = scopes.keys().filter(of_account).map(|scope| scope.region.as_str());
+            let regions = scopes
+                .keys()
+                .filter(of_account)
+                .map(|scope| scope.region.as_str());
             needed.extend(regions.filter(|region| *region != "global"));
             if needed.is_empty() {
                 return Ok(Err(gap(&call, "not swept")));

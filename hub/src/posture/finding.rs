@@ -16,9 +16,7 @@ use jiff::Timestamp;
 use protocol::document::Gap;
 use protocol::ids::FindingId;
 use serde_json::Value;
-use store::rows::finding::{
-    Actor, Cause, Finding, FindingChange, ResourceRef, Risk, Transition,
-};
+use store::rows::finding::{Actor, Cause, Finding, FindingChange, ResourceRef, Risk, Transition};
 use store::rows::{FindingStatus, Severity, Verdict};
 
 /// What a judgement saw.
@@ -165,9 +163,7 @@ fn fails(current: &Finding, failing: &Failing, at: Timestamp) -> Option<FindingC
             finding.reopened = finding.reopened.saturating_add(1);
             Some("the check fails again")
         }
-        FindingStatus::Muted if finding.status == FindingStatus::Open => {
-            Some("the mute has ended")
-        }
+        FindingStatus::Muted if finding.status == FindingStatus::Open => Some("the mute has ended"),
         FindingStatus::Open | FindingStatus::Muted => {
             (current.verdict == Verdict::Unknown).then_some("its facts can be read again")
         }
@@ -176,8 +172,15 @@ fn fails(current: &Finding, failing: &Failing, at: Timestamp) -> Option<FindingC
         return None;
     }
     finding.last_seen = at;
-    let transition = note
-        .map(|note| transition(Some(current.status), finding.status, Verdict::Fail, at, note));
+    let transition = note.map(|note| {
+        transition(
+            Some(current.status),
+            finding.status,
+            Verdict::Fail,
+            at,
+            note,
+        )
+    });
     Some(FindingChange {
         finding,
         transition,
@@ -209,7 +212,13 @@ fn unknown(
         return None;
     }
     let transition = note.map(|note| {
-        transition(Some(current.status), finding.status, Verdict::Unknown, at, note)
+        transition(
+            Some(current.status),
+            finding.status,
+            Verdict::Unknown,
+            at,
+            note,
+        )
     });
     Some(FindingChange {
         finding,
@@ -218,12 +227,7 @@ fn unknown(
 }
 
 /// Resolves. A mute stays in the row: it holds over a failure that comes back before its end.
-fn ends(
-    current: &Finding,
-    verdict: Verdict,
-    note: &str,
-    at: Timestamp,
-) -> Option<FindingChange> {
+fn ends(current: &Finding, verdict: Verdict, note: &str, at: Timestamp) -> Option<FindingChange> {
     if current.status == FindingStatus::Resolved {
         return None;
     }
@@ -281,7 +285,12 @@ mod tests {
 
         let (finding, steps) = play(
             None,
-            [fails_with(1), unreadable("A"), unreadable("A"), unreadable("B")],
+            [
+                fails_with(1),
+                unreadable("A"),
+                unreadable("A"),
+                unreadable("B"),
+            ],
         );
         assert_eq!(
             steps,
@@ -338,7 +347,13 @@ mod tests {
         });
         let (finding, steps) = play(
             Some(finding),
-            [fails_with(1), passes(), fails_with(1), fails_with(1), fails_with(1)],
+            [
+                fails_with(1),
+                passes(),
+                fails_with(1),
+                fails_with(1),
+                fails_with(1),
+            ],
         );
         assert_eq!(
             steps,

@@ -221,12 +221,7 @@ fn row(about: Subject, verdicts: Vec<Judged>, before: Option<&VerdictRow>) -> Ro
 }
 
 /// Asks one check.
-pub(super) fn outcome(
-    check: &Check,
-    found: &Resource,
-    facts: &Facts,
-    now: Timestamp,
-) -> Outcome {
+pub(super) fn outcome(check: &Check, found: &Resource, facts: &Facts, now: Timestamp) -> Outcome {
     check.evaluate(&rules::Subject {
         document: &found.document,
         account: facts.account.as_ref().map(|account| &account.document),

@@ -24,7 +24,11 @@ const SANDBOX: [&str; 7] = [
 ];
 const CRITICALITY_TAGS: [&str; 1] = ["criticality"];
 const CRITICAL: [&str; 2] = ["critical", "high"];
-const DATA_TAGS: [&str; 3] = ["classification", "data-classification", "data_classification"];
+const DATA_TAGS: [&str; 3] = [
+    "classification",
+    "data-classification",
+    "data_classification",
+];
 const SENSITIVE: [&str; 5] = ["confidential", "restricted", "secret", "pii", "sensitive"];
 
 /// Scores a failure. The points of all parts together never exceed 100.
@@ -99,7 +103,10 @@ mod tests {
         let risk = risk("aws.ec2.ssh-open-to-internet", Severity::Critical, &all);
         let sum: u32 = risk.factors.iter().map(|part| u32::from(part.points)).sum();
         assert_eq!(u32::from(risk.score), sum);
-        assert_eq!(risk.score, 100, "the greatest parts make the greatest score");
+        assert_eq!(
+            risk.score, 100,
+            "the greatest parts make the greatest score"
+        );
         let parts: Vec<&str> = risk.factors.iter().map(|part| part.name.as_str()).collect();
         assert_eq!(
             parts,
@@ -112,7 +119,11 @@ mod tests {
     fn a_sandbox_lowers_and_nothing_known_adds_nothing() {
         let plain = risk("aws.ec2.volume-encrypted", Severity::High, &[]);
         assert_eq!(plain.factors.len(), 1);
-        let sandbox = risk("aws.ec2.volume-encrypted", Severity::High, &[("env", "dev")]);
+        let sandbox = risk(
+            "aws.ec2.volume-encrypted",
+            Severity::High,
+            &[("env", "dev")],
+        );
         assert!(sandbox.score < plain.score);
         assert_eq!(
             score("aws.ec2.volume-encrypted", Severity::High, None),

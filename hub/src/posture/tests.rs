@@ -65,7 +65,8 @@ async fn a_neighbour_that_comes_or_goes_is_judged_at_once_and_reopens() {
     org.judge().await;
     assert_eq!(org.of_volume("v1", COPIED).await, Some(Verdict::Fail));
 
-    org.sweep(SNAPSHOT, [snapshot("s1", "v1", "completed")]).await;
+    org.sweep(SNAPSHOT, [snapshot("s1", "v1", "completed")])
+        .await;
     org.judge().await;
     assert_eq!(org.of_volume("v1", COPIED).await, Some(Verdict::Pass));
     let finding = org.finding(COPIED, "v1").await.unwrap();
@@ -85,14 +86,19 @@ async fn a_neighbour_that_comes_or_goes_is_judged_at_once_and_reopens() {
 #[tokio::test]
 async fn a_link_that_is_taken_away_leads_back_to_its_former_end() {
     let mut org = org(&[COPIED]).await;
-    org.sweep(VOLUME, [volume("v1", json!(true)), volume("v2", json!(true))])
+    org.sweep(
+        VOLUME,
+        [volume("v1", json!(true)), volume("v2", json!(true))],
+    )
+    .await;
+    org.sweep(SNAPSHOT, [snapshot("s1", "v1", "completed")])
         .await;
-    org.sweep(SNAPSHOT, [snapshot("s1", "v1", "completed")]).await;
     org.judge().await;
     assert_eq!(org.of_volume("v1", COPIED).await, Some(Verdict::Pass));
     assert_eq!(org.of_volume("v2", COPIED).await, Some(Verdict::Fail));
 
-    org.sweep(SNAPSHOT, [snapshot("s1", "v2", "completed")]).await;
+    org.sweep(SNAPSHOT, [snapshot("s1", "v2", "completed")])
+        .await;
     org.judge().await;
     assert_eq!(org.of_volume("v1", COPIED).await, Some(Verdict::Fail));
     assert_eq!(org.of_volume("v2", COPIED).await, Some(Verdict::Pass));
@@ -102,18 +108,22 @@ async fn a_link_that_is_taken_away_leads_back_to_its_former_end() {
 async fn links_that_were_not_read_prove_no_absence() {
     let mut org = org(&[COPIED]).await;
     org.sweep(VOLUME, [volume("v1", json!(true))]).await;
-    org.sweep(SNAPSHOT, [snapshot("s1", "v2", "completed")]).await;
+    org.sweep(SNAPSHOT, [snapshot("s1", "v2", "completed")])
+        .await;
     org.judge().await;
     assert_eq!(org.of_volume("v1", COPIED).await, Some(Verdict::Fail));
 
     let mut unread = snapshot("s1", "v2", "completed");
     unread.links.clear();
-    unread.gaps.insert("links".to_owned(), denied("ec2:DescribeSnapshots"));
+    unread
+        .gaps
+        .insert("links".to_owned(), denied("ec2:DescribeSnapshots"));
     org.sweep(SNAPSHOT, [unread]).await;
     org.judge().await;
     assert_eq!(org.of_volume("v1", COPIED).await, Some(Verdict::Unknown));
 
-    org.sweep(SNAPSHOT, [snapshot("s1", "v2", "completed")]).await;
+    org.sweep(SNAPSHOT, [snapshot("s1", "v2", "completed")])
+        .await;
     org.judge().await;
     assert_eq!(org.of_volume("v1", COPIED).await, Some(Verdict::Fail));
 }
@@ -168,7 +178,9 @@ async fn losing_the_right_to_read_a_field_resolves_nothing() {
     let mut unread = volume("v1", Value::Null);
     unread.config.as_object_mut().unwrap().remove("Encrypted");
     let gap = denied("ec2:DescribeVolumes");
-    unread.gaps.insert("config.Encrypted".to_owned(), gap.clone());
+    unread
+        .gaps
+        .insert("config.Encrypted".to_owned(), gap.clone());
     org.sweep(VOLUME, [unread]).await;
     org.judge().await;
     assert_eq!(org.of_volume("v1", ENCRYPTED).await, Some(Verdict::Unknown));
@@ -188,8 +200,11 @@ async fn losing_the_right_to_read_a_field_resolves_nothing() {
 #[tokio::test]
 async fn a_resource_that_is_gone_ends_its_findings_and_verdicts() {
     let mut org = org(&[ENCRYPTED]).await;
-    org.sweep(VOLUME, [volume("v1", json!(false)), volume("v2", json!(false))])
-        .await;
+    org.sweep(
+        VOLUME,
+        [volume("v1", json!(false)), volume("v2", json!(false))],
+    )
+    .await;
     org.judge().await;
     org.sweep(VOLUME, [volume("v2", json!(false))]).await;
     org.judge().await;
@@ -215,13 +230,13 @@ async fn a_full_sweep_and_a_judgement_of_everything_find_nothing_new() {
     assert!(!before.is_empty());
 
     let commits = *org.store.commits().borrow();
-    let (passed, resources) = org
-        .evaluator
-        .judge_all(&org.rules, org.now)
-        .await
-        .unwrap();
+    let (passed, resources) = org.evaluator.judge_all(&org.rules, org.now).await.unwrap();
     assert_eq!((passed, resources), (Passed::Same, 3));
-    assert_eq!(*org.store.commits().borrow(), commits, "something was written");
+    assert_eq!(
+        *org.store.commits().borrow(),
+        commits,
+        "something was written"
+    );
 
     org.sweep(VOLUME, volumes()).await;
     org.sweep(SNAPSHOT, snapshots()).await;
@@ -283,7 +298,8 @@ async fn a_verdict_that_falls_due_is_judged_again_although_no_fact_changed() {
 async fn an_explanation_has_the_evidence_of_a_verdict() {
     let mut org = org(&[ENCRYPTED, COPIED]).await;
     org.sweep(VOLUME, [volume("v1", json!(false))]).await;
-    org.sweep(SNAPSHOT, [snapshot("s1", "v1", "completed")]).await;
+    org.sweep(SNAPSHOT, [snapshot("s1", "v1", "completed")])
+        .await;
     org.judge().await;
     let rules = Arc::clone(&org.rules);
     let now = org.now;
@@ -405,7 +421,8 @@ fn filled(type_name: &str, id: &str, given: Value) -> Document {
 }
 
 fn volume(id: &str, encrypted: Value) -> Document {
-    let given = json!({"VolumeId": id, "Encrypted": encrypted, "State": "in-use", "Attachments": []});
+    let given =
+        json!({"VolumeId": id, "Encrypted": encrypted, "State": "in-use", "Attachments": []});
     filled(VOLUME, id, given)
 }
 
@@ -500,7 +517,14 @@ impl Org {
         let call = &Declarations::builtin().get(type_name).unwrap().call;
         let mut write = self.store.write();
         write.begin_sweep(&scope, AGENT, SOURCE, self.generation, self.now);
-        write.fail_sweep(&scope, AGENT, SOURCE, self.generation, denied(call), self.now);
+        write.fail_sweep(
+            &scope,
+            AGENT,
+            SOURCE,
+            self.generation,
+            denied(call),
+            self.now,
+        );
         write.commit().await.unwrap();
     }
 
@@ -510,7 +534,10 @@ impl Org {
     }
 
     async fn judge(&mut self) -> Passed {
-        self.evaluator.catch_up(&self.rules, self.now).await.unwrap()
+        self.evaluator
+            .catch_up(&self.rules, self.now)
+            .await
+            .unwrap()
     }
 
     async fn verdict(&self, about: &Subject) -> Vec<store::rows::verdict::Judged> {
