@@ -190,9 +190,8 @@ fn serial() -> Result<Vec<u8>, CaError> {
 }
 
 fn params(name: &str, serial: &[u8], validity: Validity) -> CertificateParams {
-    let since_1970 = |at: Timestamp| {
-        Duration::from_secs(u64::try_from(at.as_second()).unwrap_or_default())
-    };
+    let since_1970 =
+        |at: Timestamp| Duration::from_secs(u64::try_from(at.as_second()).unwrap_or_default());
     let mut params = CertificateParams::default();
     params.not_before = rcgen::date_time_ymd(1970, 1, 1) + since_1970(validity.from);
     params.not_after = rcgen::date_time_ymd(1970, 1, 1) + since_1970(validity.until);
@@ -471,10 +470,7 @@ mod tests {
         );
         let names = read.subject_alternative_name().unwrap().unwrap();
         let want = authority.trust_domain().name_of(org, agent);
-        assert_eq!(
-            names.value.general_names,
-            [GeneralName::URI(want.as_str())]
-        );
+        assert_eq!(names.value.general_names, [GeneralName::URI(want.as_str())]);
         assert_eq!(read.subject().to_string(), format!("CN={agent}"));
         assert!(!read.is_ca());
         let usage = read.extended_key_usage().unwrap().unwrap().value;
@@ -551,7 +547,10 @@ mod tests {
                 }
             })
         };
-        assert_eq!((below(root), below(intermediate)), (Some(Some(1)), Some(Some(0))));
+        assert_eq!(
+            (below(root), below(intermediate)),
+            (Some(Some(1)), Some(Some(0)))
+        );
         let bad = authority.issue_hub_leaf(&["hüb".to_owned()], now());
         assert!(matches!(bad, Err(CaError::Host { .. })));
     }

@@ -52,10 +52,14 @@ pub(crate) enum Refusal {
     #[error("the request is not signed by the token's key for this connection")]
     Signature,
     /// The name is none.
-    #[error("the agent's name is empty, longer than 255 bytes, or holds characters that do not show")]
+    #[error(
+        "the agent's name is empty, longer than 255 bytes, or holds characters that do not show"
+    )]
     Name,
     /// The request cannot be used.
-    #[error("the certificate request cannot be used: it wants an ECDSA P-256 key and its signature")]
+    #[error(
+        "the certificate request cannot be used: it wants an ECDSA P-256 key and its signature"
+    )]
     Request,
     /// The hub cannot store.
     #[error("the hub cannot store the enrolment at the moment; the token stays good for its time")]
@@ -63,6 +67,15 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
+    /// Returns what the state of a token means.
+    fn of_state(state: &TokenError) -> Self {
+        match state {
+            TokenError::Expired => Self::Expired,
+            TokenError::Used => Self::Used,
+            TokenError::Unknown | _ => Self::Unknown,
+        }
+    }
+
     /// Returns the stable code.
     pub(crate) const fn code(self) -> &'static str {
         match self {
@@ -147,7 +160,10 @@ async fn try_enroll(
     now: Timestamp,
 ) -> Result<Reply, Refusal> {
     let token = desk.appliance.token(request.token).await.map_err(|error| {
-        error!(error = &error as &dyn Error, "an enrolment token could not be read");
+        error!(
+            error = &error as &dyn Error,
+            "an enrolment token could not be read"
+        );
         Refusal::Store
     })?;
     let name = decide(token.as_ref(), request, exporter, now)?;
@@ -157,12 +173,12 @@ async fn try_enroll(
     let leaf = desk
         .authority
         .issue_agent_leaf(&request.csr, org, agent, now)
-        .map_err(|error| match error {
-            CaError::Request { .. } => Refusal::Request,
-            error => {
-                error!(error = &error as &dyn Error, "no certificate could be made");
-                Refusal::Store
+        .map_err(|error| {
+            if matches!(error, CaError::Request { .. }) {
+                return Refusal::Request;
             }
+            error!(error = &error as &dyn Error, "no certificate could be made");
+            Refusal::Store
         })?;
     let enrolment = Enrolment {
         agent,
@@ -172,14 +188,15 @@ async fn try_enroll(
     };
     // The token's state is checked again in the commit: of two that use it at once one wins.
     let enrolled = desk.appliance.redeem_token(request.token, enrolment, now);
-    let row = enrolled.await.map_err(|error| match error {
-        ApplianceError::Token(TokenError::Unknown) => Refusal::Unknown,
-        ApplianceError::Token(TokenError::Expired) => Refusal::Expired,
-        ApplianceError::Token(TokenError::Used) => Refusal::Used,
-        error => {
-            error!(error = &error as &dyn Error, "an enrolment could not be stored");
-            Refusal::Store
+    let row = enrolled.await.map_err(|error| {
+        if let ApplianceError::Token(state) = &error {
+            return Refusal::of_state(state);
         }
+        error!(
+            error = &error as &dyn Error,
+            "an enrolment could not be stored"
+        );
+        Refusal::Store
     })?;
     if let Err(error) = audit(desk.appliance, &row, &token, &leaf.serial, now).await {
         error!(
@@ -448,7 +465,15 @@ mod tests {
         let name = decide(Some(&bound), &hostile, &EXPORTER, now());
         assert_eq!(name.as_deref(), Ok("db-1"));
         let long = "n".repeat(NAME_BYTES + 1);
-        for name in ["", "  ", "a\nb", "\u{1b}[2J", "a\u{202e}b", "a\u{200b}b", &long] {
+        for name in [
+            "",
+            "  ",
+            "a\nb",
+            "\u{1b}[2J",
+            "a\u{202e}b",
+            "a\u{200b}b",
+            &long,
+        ] {
             let request = request(&key(), &EXPORTER, name);
             assert_eq!(refused(Some(&token()), &request), Refusal::Name, "{name:?}");
         }

@@ -106,9 +106,9 @@ impl Explain for OpenPortError {
 
     fn fix(&self) -> Option<String> {
         match self {
-            Self::Bind { .. } => Some(
-                "stop what uses the port, or choose another with --agent-listen".to_owned(),
-            ),
+            Self::Bind { .. } => {
+                Some("stop what uses the port, or choose another with --agent-listen".to_owned())
+            }
             Self::Tls(_) => None,
         }
     }

@@ -105,7 +105,11 @@ impl CurrentLeaf {
         hosts: Vec<String>,
         now: Timestamp,
     ) -> Result<Arc<Self>, TlsError> {
-        let current = current(authority.issue_hub_leaf(&hosts, now).map_err(TlsError::Leaf)?)?;
+        let current = current(
+            authority
+                .issue_hub_leaf(&hosts, now)
+                .map_err(TlsError::Leaf)?,
+        )?;
         Ok(Arc::new(Self {
             authority,
             hosts,
@@ -247,7 +251,11 @@ mod tests {
         let authority = Authority::load(&Material::generate(now).unwrap()).unwrap();
         let leaf = CurrentLeaf::issue(Arc::new(authority), vec![], now).unwrap();
         let first = leaf.read().0;
-        assert!(!leaf.renew_if_due(now + SignedDuration::from_hours(24)).unwrap());
+        assert!(
+            !leaf
+                .renew_if_due(now + SignedDuration::from_hours(24))
+                .unwrap()
+        );
         assert!(Arc::ptr_eq(&first, &leaf.read().0));
         let later = now + SignedDuration::from_hours(24 * 60);
         assert!(leaf.renew_if_due(later).unwrap());

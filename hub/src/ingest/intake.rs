@@ -368,7 +368,10 @@ impl Intake {
                 payload: events.payload.clone(),
                 payload_bytes: events.payload_bytes,
             };
-            let records = events.records.iter().map(|(place, record)| (*place, record));
+            let records = events
+                .records
+                .iter()
+                .map(|(place, record)| (*place, record));
             write.put_events(block, records);
         }
         // Before the items: a refused document counts at the end of its sweep wherever in the

@@ -63,6 +63,9 @@ const LANE_AT: usize = 5;
 /// Time between two writings of an agent's status.
 const STATUS_EVERY: Duration = Duration::from_secs(60);
 
+/// Time for the last writing of an agent's status.
+const LAST_STATUS: Duration = Duration::from_millis(500);
+
 /// Time for an agent to hang up when it is asked to.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -134,7 +137,12 @@ async fn admit(
     connection: &Connection,
 ) -> Result<(Drive, oneshot::Receiver<EndSession>), EndSession> {
     let hub = &shared.hub;
-    let unreadable = || end(CloseCode::Store, "the hub cannot read its store at the moment");
+    let unreadable = || {
+        end(
+            CloseCode::Store,
+            "the hub cannot read its store at the moment",
+        )
+    };
     let chain = connection
         .peer_identity()
         .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
@@ -219,7 +227,15 @@ async fn admit(
     let intake = Intake::new(store.clone(), terms, live, spoiled);
     let core = hub::Session::new(config, now());
     let live = hub.live.clone();
-    let drive = Drive::new(connection.clone(), core, store, intake, live, registered, status);
+    let drive = Drive::new(
+        connection.clone(),
+        core,
+        store,
+        intake,
+        live,
+        registered,
+        status,
+    );
     Ok((drive, ended))
 }
 
@@ -361,8 +377,9 @@ impl Drive {
         self.tasks.abort_all();
         if self.status_stored.is_some() || self.status.refused_batches > 0 {
             let stored = store_status(self.store.clone(), self.status.clone());
-            // The peer's close should not wait for a store that is stuck.
-            let _ = tokio::time::timeout(FAREWELL, stored).await;
+            // Before the close, so that the agent's next session reads it; but whoever is revoked
+            // does not speak on while the store is stuck.
+            let _ = tokio::time::timeout(LAST_STATUS, stored).await;
         }
         ending
     }
@@ -484,13 +501,14 @@ impl Drive {
             reason = format!("{reason}: {cause}");
             source = cause.source();
         }
-        match error.close_code() {
-            // Silence is the network's fault more often than the agent's.
-            code @ CloseCode::Silent => end(code, reason),
-            code => EndSession {
-                code,
-                ..self.breaks(reason)
-            },
+        let code = error.close_code();
+        if code == CloseCode::Silent {
+            // It is the network's fault more often than the agent's.
+            return end(code, reason);
+        }
+        EndSession {
+            code,
+            ..self.breaks(reason)
         }
     }
 
@@ -647,7 +665,8 @@ impl Drive {
             .is_none_or(|stored| stored.elapsed() >= STATUS_EVERY);
         if is_due {
             self.status_stored = Some(Instant::now());
-            let (store, status, live) = (self.store.clone(), self.status.clone(), self.live.clone());
+            let (store, status, live) =
+                (self.store.clone(), self.status.clone(), self.live.clone());
             // Beside the session, which must hear of its end while the store is slow.
             self.tasks.spawn(async move {
                 let org = store.org();
@@ -675,7 +694,10 @@ fn connection_ended(error: &ConnectionError) -> String {
     match error {
         ConnectionError::ApplicationClosed(closed) => {
             let reason = String::from_utf8_lossy(&closed.reason);
-            format!("the agent left: {}", clip(&reason, REASON_BYTES).escape_debug())
+            format!(
+                "the agent left: {}",
+                clip(&reason, REASON_BYTES).escape_debug()
+            )
         }
         ConnectionError::TimedOut => "the connection timed out".to_owned(),
         ConnectionError::VersionMismatch

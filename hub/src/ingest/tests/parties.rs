@@ -1,0 +1,375 @@
+//! The two parties of a test: a hub on loopback, and an agent that is driven by hand.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ed25519_dalek::{Signer as _, SigningKey};
+use jiff::{SignedDuration, Timestamp};
+use protocol::batch::{BatchBuilder, BatchError, Place, Signer};
+use protocol::enroll;
+use protocol::enroll::{EXPORTER_LABEL, HUB_NAME, Reply, Request, signed_message};
+use protocol::frame::{Decoder, Lane};
+use protocol::ids::{AgentId, OrgId, SourceId, TokenId};
+use protocol::session::CloseCode;
+use protocol::wire::v1::{self, Ack, HighWater, Message, SweepItem, Welcome};
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream};
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use serde::Serialize;
+use store::rows::access::{AgentStatus, EnrolToken};
+use store::{MasterKey, OrgStore, Store, StoreConfig};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::ca::Authority;
+use crate::identity::{self, Identity};
+use crate::live::Live;
+use crate::tls::{self, CurrentLeaf};
+
+/// Longer than anything here takes, shorter than a person's patience.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(super) const EPOCH: [u8; 16] = [9; 16];
+pub(super) const SOURCE: SourceId = SourceId::from_bytes([3; 16]);
+pub(super) const ACCOUNT: &str = "123456789012";
+
+pub(super) struct Hub {
+    pub(super) store: Store,
+    pub(super) live: Arc<Live>,
+    pub(super) authority: Arc<Authority>,
+    pub(super) address: SocketAddr,
+    pub(super) org: OrgId,
+    pub(super) stop: CancellationToken,
+    pub(super) serving: JoinHandle<()>,
+    _folder: tempfile::TempDir,
+}
+
+pub(super) async fn hub() -> Hub {
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().join("data");
+    let master = MasterKey::create(&folder.path().join("master.key"), &data_dir).unwrap();
+    let store = Store::create(StoreConfig::new(&data_dir), master).unwrap();
+    let appliance = store.appliance();
+    let now = Timestamp::now();
+    let org = appliance.create_org("acme", now).await.unwrap().id;
+    identity::establish(&appliance, &[], now).await.unwrap();
+    let identity = Identity::load(&appliance).await.unwrap();
+    let authority = Arc::clone(&identity.authority);
+    let leaf = CurrentLeaf::issue(Arc::clone(&authority), vec![], now).unwrap();
+    let tls = tls::for_agents(&authority, leaf).unwrap();
+    let endpoint = super::super::open("127.0.0.1:0".parse().unwrap(), &identity, tls).unwrap();
+    let address = endpoint.local_addr().unwrap();
+    let (live, stop) = (Arc::new(Live::default()), CancellationToken::new());
+    let parts = super::super::Hub {
+        store: store.clone(),
+        appliance,
+        authority: Arc::clone(&authority),
+        live: Arc::clone(&live),
+        epoch: identity.epoch,
+    };
+    let serving = tokio::spawn(super::super::serve(endpoint, Arc::new(parts), stop.clone()));
+    Hub {
+        store,
+        live,
+        authority,
+        address,
+        org,
+        stop,
+        serving,
+        _folder: folder,
+    }
+}
+
+impl Hub {
+    pub(super) async fn org_store(&self) -> OrgStore {
+        self.store.maintenance(self.org).await.unwrap().unwrap()
+    }
+
+    pub(super) async fn token(
+        &self,
+        change: impl FnOnce(&mut EnrolToken),
+    ) -> (TokenId, SigningKey) {
+        let key = SigningKey::from_bytes(&[7; 32]);
+        let now = Timestamp::now();
+        let mut token = EnrolToken {
+            id: TokenId::from_bytes(uuid::Uuid::new_v4().into_bytes()),
+            org: self.org,
+            public_key: key.verifying_key().to_bytes(),
+            expires_at: now + SignedDuration::from_hours(1),
+            uses_left: 1,
+            bound_name: None,
+            bound_accounts: None,
+            labels: BTreeMap::new(),
+            made_by: None,
+            made_at: now,
+        };
+        change(&mut token);
+        let id = token.id;
+        self.org_store().await.put_token(token).await.unwrap();
+        (id, key)
+    }
+
+    /// Enrols over the wire as an agent does.
+    pub(super) async fn enroll(&self, token: &(TokenId, SigningKey)) -> Result<Agent, String> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let request = CertificateParams::default().serialize_request(&key);
+        let csr = request.unwrap().der().to_vec();
+        let (_endpoint, connection) = connect(self, None, enroll::ALPN).await.unwrap();
+        let mut exporter = [0; 32];
+        connection
+            .export_keying_material(&mut exporter, EXPORTER_LABEL, b"")
+            .unwrap();
+        let signature = token.1.sign(&signed_message(&csr, &exporter)).to_vec();
+        let request = Request {
+            token: token.0,
+            csr,
+            signature,
+            name: "web-1".into(),
+            agent_version: "1.2.3".into(),
+        };
+        let request = postcard::to_stdvec(&request).unwrap();
+        let (mut send, mut receive) = connection.open_bi().await.unwrap();
+        let length = u32::try_from(request.len()).unwrap();
+        send.write_all(&length.to_le_bytes()).await.unwrap();
+        send.write_all(&request).await.unwrap();
+        let reply = receive.read_to_end(enroll::MESSAGE_BYTES).await.unwrap();
+        match postcard::from_bytes(&reply[4..]).unwrap() {
+            Reply::Issued {
+                org,
+                agent,
+                chain,
+                root,
+                ..
+            } => {
+                assert_eq!(org, self.org);
+                assert_eq!(root, self.authority.root().to_vec());
+                Ok(Agent {
+                    id: agent,
+                    chain: chain.into_iter().map(CertificateDer::from).collect(),
+                    pkcs8: key.serialize_der(),
+                })
+            }
+            Reply::Refused { code, .. } => Err(code),
+        }
+    }
+
+    pub(super) async fn agent(&self) -> Agent {
+        let token = self.token(|_| {}).await;
+        self.enroll(&token).await.unwrap()
+    }
+
+    pub(super) async fn status(&self, agent: &Agent) -> Option<AgentStatus> {
+        let view = self.org_store().await.agent(agent.id).await.unwrap();
+        view.unwrap().status
+    }
+
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        tokio::time::timeout(PATIENCE, self.serving)
+            .await
+            .expect("the port ends")
+            .unwrap();
+        self.store.close().await;
+    }
+}
+
+pub(super) struct Agent {
+    pub(super) id: AgentId,
+    pub(super) chain: Vec<CertificateDer<'static>>,
+    pub(super) pkcs8: Vec<u8>,
+}
+
+pub(super) struct AgentKey(EcdsaKeyPair);
+
+impl Signer for AgentKey {
+    fn sign(&self, message: &[u8]) -> Result<[u8; 64], BatchError> {
+        let signature = self.0.sign(&SystemRandom::new(), message).unwrap();
+        Ok(signature.as_ref().try_into().unwrap())
+    }
+}
+
+impl Agent {
+    pub(super) fn signer(&self) -> AgentKey {
+        let (rng, alg) = (SystemRandom::new(), &ECDSA_P256_SHA256_FIXED_SIGNING);
+        AgentKey(EcdsaKeyPair::from_pkcs8(alg, &self.pkcs8, &rng).unwrap())
+    }
+}
+
+pub(super) async fn connect(
+    hub: &Hub,
+    agent: Option<&Agent>,
+    alpn: &[u8],
+) -> Result<(Endpoint, Connection), ConnectionError> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(hub.authority.root().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots);
+    let mut config = match agent {
+        Some(agent) => {
+            let key = PrivatePkcs8KeyDer::from(agent.pkcs8.clone()).into();
+            config
+                .with_client_auth_cert(agent.chain.clone(), key)
+                .unwrap()
+        }
+        None => config.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![alpn.to_vec()];
+    let crypto = QuicClientConfig::try_from(config).unwrap();
+    let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let connecting = endpoint
+        .connect_with(ClientConfig::new(Arc::new(crypto)), hub.address, HUB_NAME)
+        .unwrap();
+    let connection = tokio::time::timeout(PATIENCE, connecting).await;
+    connection
+        .expect("a handshake takes less")
+        .map(|connection| (endpoint, connection))
+}
+
+/// Waits until the hub closes a connection; returns its code and words.
+pub(super) async fn closed(connection: &Connection) -> (CloseCode, String) {
+    let closed = tokio::time::timeout(PATIENCE, connection.closed()).await;
+    let closed = closed.expect("the hub closes the connection");
+    let ConnectionError::ApplicationClosed(close) = closed else {
+        panic!("{closed}")
+    };
+    (
+        CloseCode::from_number(close.error_code.into_inner()).unwrap(),
+        String::from_utf8(close.reason.to_vec()).unwrap(),
+    )
+}
+
+/// The agent's side of a session, by hand.
+pub(super) struct Talk {
+    pub(super) connection: Connection,
+    pub(super) signer: AgentKey,
+    pub(super) lanes: BTreeMap<Lane, SendStream>,
+    pub(super) control: RecvStream,
+    pub(super) decoder: Decoder,
+    pub(super) welcome: Welcome,
+    pub(super) next_seq: BTreeMap<Lane, u64>,
+    pub(super) source: SourceId,
+    /// What came while something else was waited for.
+    pub(super) unheard: Vec<Message>,
+    _endpoint: Endpoint,
+}
+
+impl Talk {
+    pub(super) async fn open(hub: &Hub, agent: &Agent) -> Self {
+        Self::open_after(hub, agent, 0).await
+    }
+
+    /// Opens a session after so many streams that stay silent.
+    pub(super) async fn open_after(hub: &Hub, agent: &Agent, silent: usize) -> Self {
+        let (endpoint, connection) = connect(hub, Some(agent), v1::ALPN).await.unwrap();
+        let mut held = Vec::new();
+        for _ in 0..silent {
+            held.push(connection.open_bi().await.unwrap());
+        }
+        let (mut send, control) = connection.open_bi().await.unwrap();
+        let hello = v1::Hello {
+            versions: (v1::SCHEMA, v1::SCHEMA),
+            agent_version: "1.2.3".into(),
+            epoch: EPOCH,
+            wall_ms: Timestamp::now().as_millisecond() - 90_000,
+        };
+        send.write_all(&Message::Hello(hello).encode())
+            .await
+            .unwrap();
+        // They stay open as long as the connection does.
+        std::mem::forget(held);
+        let mut talk = Self {
+            connection,
+            signer: agent.signer(),
+            lanes: BTreeMap::from([(Lane::Control, send)]),
+            control,
+            decoder: Decoder::new(Lane::Control),
+            welcome: Welcome {
+                version: 0,
+                hub_epoch: [0; 16],
+                high_water: vec![],
+                credit_bytes: 0,
+                wall_ms: 0,
+            },
+            next_seq: BTreeMap::new(),
+            source: SOURCE,
+            unheard: Vec::new(),
+            _endpoint: endpoint,
+        };
+        let Message::Welcome(welcome) = talk.hear().await else {
+            panic!("no welcome")
+        };
+        for HighWater { lane, seq, .. } in &welcome.high_water {
+            let lane = Lane::from_number(*lane).unwrap();
+            talk.next_seq.insert(lane, seq + 1);
+        }
+        talk.welcome = welcome;
+        talk
+    }
+
+    /// Returns the next message of the hub.
+    pub(super) async fn hear(&mut self) -> Message {
+        loop {
+            if let Some(frame) = self.decoder.pop().unwrap() {
+                return Message::decode(&frame).unwrap().unwrap();
+            }
+            let chunk = tokio::time::timeout(PATIENCE, self.control.read_chunk(4096, true));
+            let chunk = chunk.await.expect("the hub says something").unwrap();
+            self.decoder.push(&chunk.expect("the stream is open").bytes);
+        }
+    }
+
+    pub(super) async fn write(&mut self, lane: Lane, bytes: &[u8]) {
+        if !self.lanes.contains_key(&lane) {
+            let (send, _) = self.connection.open_bi().await.unwrap();
+            self.lanes.insert(lane, send);
+        }
+        let stream = self.lanes.get_mut(&lane).unwrap();
+        // The hub may have closed; the test then looks at why.
+        let _ = stream.write_all(bytes).await;
+    }
+
+    pub(super) fn batch<T: Serialize>(&self, lane: Lane, first_seq: u64, items: &[T]) -> Vec<u8> {
+        let mut builder = BatchBuilder::default();
+        for item in items {
+            builder.push(item).unwrap();
+        }
+        let place = Place {
+            lane,
+            epoch: EPOCH,
+            first_seq,
+            source: self.source,
+            made_at_ms: 0,
+        };
+        builder.seal(&place, &self.signer).unwrap().1
+    }
+
+    /// Sends items and waits for their acknowledgement.
+    pub(super) async fn send<T: Serialize>(&mut self, lane: Lane, items: &[T]) -> Ack {
+        let first_seq = *self.next_seq.entry(lane).or_insert(1);
+        let frame = self.batch(lane, first_seq, items);
+        let last_seq = first_seq + u64::try_from(items.len()).unwrap() - 1;
+        self.next_seq.insert(lane, last_seq + 1);
+        self.write(lane, &frame).await;
+        loop {
+            let message = self.hear().await;
+            assert!(!matches!(message, Message::Refused(_)), "{message:?}");
+            if let Message::Ack(ack) = message {
+                assert_eq!((ack.lane, ack.seq), (lane.number(), last_seq));
+                return ack;
+            }
+            self.unheard.push(message);
+        }
+    }
+
+    pub(super) async fn sweep(&mut self, items: &[SweepItem]) -> Ack {
+        self.send(Lane::Inventory, items).await
+    }
+}
