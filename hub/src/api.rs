@@ -46,6 +46,7 @@ mod audit;
 mod checks;
 mod events;
 mod findings;
+mod fix;
 mod list;
 mod openapi;
 mod orgs;

@@ -19,6 +19,7 @@ use utoipa_axum::routes;
 use super::State;
 use super::access::Member;
 use super::checks::{controls_of, fix_of};
+use super::fix;
 use super::list::{ListQuery, OrgQuery};
 use super::problem::{Query, Refusal, Segment};
 
@@ -101,6 +102,15 @@ pub(super) fn finding_of(
         points: i32::from(factor.points),
         reason: factor.why,
     });
+    let resource = ResourceRef {
+        urn: row.resource.urn.to_string(),
+        type_name: row.resource.type_name,
+        name: row.resource.name,
+        account: row.resource.account,
+        region: row.resource.region,
+        provider: row.resource.provider,
+    };
+    let fix = check.map(|check| fix::for_resource(fix_of(check), &resource));
     let mute = row.mute.map(|mute| Mute {
         reason: mute.reason,
         by: mute.by.to_string(),
@@ -115,14 +125,7 @@ pub(super) fn finding_of(
         verdict: row.verdict,
         unknown_since: row.unknown_since,
         cause,
-        resource: ResourceRef {
-            urn: row.resource.urn.to_string(),
-            type_name: row.resource.type_name,
-            name: row.resource.name,
-            account: row.resource.account,
-            region: row.resource.region,
-            provider: row.resource.provider,
-        },
+        resource,
         first_seen: row.first_seen,
         last_seen: row.last_seen,
         resolved_at: row.resolved_at,
@@ -134,7 +137,7 @@ pub(super) fn finding_of(
         },
         controls: check.map(|check| controls_of(check)).unwrap_or_default(),
         why: check.map_or_else(String::new, |check| check.why().to_owned()),
-        fix: check.map(|check| fix_of(check)).unwrap_or_default(),
+        fix: fix.unwrap_or_default(),
         mute,
         owner: row.owner.map(|user| user.to_string()),
         history: history_of(history),

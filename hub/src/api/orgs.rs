@@ -122,7 +122,7 @@ pub(super) fn check_name(name: &str) -> Result<String, Refusal> {
 
 /// Characters that turn the direction of the text around them, or are not seen at all.
 /// Source: Unicode Standard Annex 9, table 4.
-const fn is_bidi(letter: char) -> bool {
+pub(super) const fn is_bidi(letter: char) -> bool {
     matches!(letter,
         '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
