@@ -55,6 +55,17 @@ async fn absence_proves_nothing_before_a_complete_sweep_nor_after_a_denied_one()
     assert_eq!(finding.status, FindingStatus::Open);
     assert_eq!(finding.verdict, Verdict::Unknown);
     assert!(finding.unknown_since.is_some());
+
+    // A sweep that has begun after the denied one has not read the list yet.
+    org.begin(SNAPSHOT).await;
+    org.judge().await;
+    assert_eq!(org.of_volume("v1", COPIED).await, Some(Verdict::Unknown));
+    org.sweep(SNAPSHOT, []).await;
+    org.judge().await;
+    assert_eq!(org.of_volume("v1", COPIED).await, Some(Verdict::Fail));
+    org.begin(SNAPSHOT).await;
+    org.judge().await;
+    assert_eq!(org.of_volume("v1", COPIED).await, Some(Verdict::Fail));
 }
 
 #[tokio::test]
@@ -155,10 +166,7 @@ async fn a_denied_list_says_unknown_once_a_check_until_a_sweep_is_complete() {
     assert_eq!(count.await.unwrap(), 0, "unknown opens no finding");
 
     // A sweep that has begun has read nothing yet.
-    let mut write = org.store.write();
-    org.generation += 1;
-    write.begin_sweep(&scope(VOLUME), AGENT, SOURCE, org.generation, org.now);
-    write.commit().await.unwrap();
+    org.begin(VOLUME).await;
     org.judge().await;
     assert_eq!(org.verdict(&about).await.len(), 2);
 
@@ -508,6 +516,14 @@ impl Org {
             matches!(result, store::rows::resource::SweepResult::Complete { .. }),
             "{result:?}"
         );
+    }
+
+    /// Begins a sweep and leaves it open.
+    async fn begin(&mut self, type_name: &str) {
+        self.tick();
+        let mut write = self.store.write();
+        write.begin_sweep(&scope(type_name), AGENT, SOURCE, self.generation, self.now);
+        write.commit().await.unwrap();
     }
 
     /// Notes that a scope's list was denied.

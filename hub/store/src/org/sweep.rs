@@ -148,6 +148,7 @@ impl Inventory<'_, '_> {
         self.put_scope(&ScopeStatus {
             agent,
             source,
+            claimed: status.claimed.filter(|_| !status.is_doubtful()),
             generation,
             state: ScopeState::Sweeping,
             last_begin_at: at,

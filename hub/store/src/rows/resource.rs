@@ -93,7 +93,8 @@ pub struct ScopeStatus {
     /// Count and order-free hash of the living resources that the hub holds of it. Maintained by
     /// the store.
     pub members: SetHash,
-    /// What the agent said it holds, at the last end of a sweep.
+    /// What the agent said it holds, at the last end of a sweep; `None` before the first end, and
+    /// from the begin of a sweep that follows a failed or mismatched one until its own end.
     pub claimed: Option<SetHash>,
     /// The sweep it is at.
     pub generation: u64,
@@ -109,10 +110,15 @@ pub struct ScopeStatus {
 
 impl ScopeStatus {
     /// Says whether absence from this scope proves anything: some sweep of it was complete, the
-    /// last attempt did not fail, and the two sides did not differ.
+    /// last attempt that ended did not fail, and the two sides did not differ. A sweep that has
+    /// begun proves nothing yet, so what was in doubt before it stays in doubt.
     pub fn is_known(&self) -> bool {
-        let is_doubtful = matches!(self.state, ScopeState::Failed(_) | ScopeState::Mismatched);
-        self.last_complete_at.is_some() && !is_doubtful
+        self.last_complete_at.is_some() && self.claimed.is_some() && !self.is_doubtful()
+    }
+
+    /// Says whether the last attempt failed or left the two sides different.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        matches!(self.state, ScopeState::Failed(_) | ScopeState::Mismatched)
     }
 }
 
