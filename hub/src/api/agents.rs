@@ -134,7 +134,7 @@ async fn show(
     Shared(state): Shared<Arc<State>>,
     member: Member,
     Segment(id): Segment,
-    Query(_): Query<OrgQuery>,
+    Query(_org): Query<OrgQuery>,
 ) -> Result<Json<Agent>, Refusal> {
     let id: AgentId = id.parse().map_err(|_| Refusal::not_found())?;
     let agents = agents_of(&state, &member).await?;
@@ -157,7 +157,7 @@ async fn show(
 async fn create_token(
     Shared(state): Shared<Arc<State>>,
     administered: Administered,
-    Query(_): Query<OrgQuery>,
+    Query(_org): Query<OrgQuery>,
     Body(request): Body<TokenCreate>,
 ) -> Result<(StatusCode, Json<TokenCreated>), Refusal> {
     let seconds = request.ttl_seconds.unwrap_or(DEFAULT_SECONDS);

@@ -151,7 +151,7 @@ fn check_info(check: &Check) -> CheckInfo {
 )]
 async fn list(
     Shared(state): Shared<Arc<State>>,
-    _: Caller,
+    _caller: Caller,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<Page<CheckInfo>>, Refusal> {
     let rules = state.rules.now();
@@ -175,9 +175,9 @@ async fn list(
 )]
 async fn show(
     Shared(state): Shared<Arc<State>>,
-    _: Caller,
+    _caller: Caller,
     Segment(id): Segment,
-    Query(_): Query<OrgQuery>,
+    Query(_org): Query<OrgQuery>,
 ) -> Result<Json<CheckInfo>, Refusal> {
     let rules = state.rules.now();
     let check = rules.set.get(&id).map(|check| check_info(check));

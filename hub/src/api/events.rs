@@ -149,7 +149,7 @@ async fn list(
 async fn show(
     member: Member,
     Segment(id): Segment,
-    Query(_): Query<OrgQuery>,
+    Query(_org): Query<OrgQuery>,
 ) -> Result<Json<Event>, Refusal> {
     let id: EventId = id.parse().map_err(|_| Refusal::not_found())?;
     let event = member

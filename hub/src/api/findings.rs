@@ -206,7 +206,7 @@ async fn show(
     Shared(state): Shared<Arc<State>>,
     member: Member,
     Segment(id): Segment,
-    Query(_): Query<OrgQuery>,
+    Query(_org): Query<OrgQuery>,
 ) -> Result<Json<Finding>, Refusal> {
     let id: FindingId = id.parse().map_err(|_| Refusal::not_found())?;
     let rules = state.rules.now();

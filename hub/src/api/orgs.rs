@@ -257,7 +257,7 @@ async fn users(
 async fn create_user(
     Shared(state): Shared<Arc<State>>,
     administered: Administered,
-    Query(_): Query<OrgQuery>,
+    Query(_org): Query<OrgQuery>,
     Body(request): Body<UserCreate>,
 ) -> Result<(StatusCode, Json<User>), Refusal> {
     let password = SecretString::from(request.password);

@@ -266,7 +266,7 @@ fn refusals(reader: &OrgReader) -> Result<Option<Attention>, ReadError> {
 async fn show(
     Shared(state): Shared<Arc<State>>,
     member: Member,
-    Query(_): Query<OrgQuery>,
+    Query(_org): Query<OrgQuery>,
 ) -> Result<Json<Overview>, Refusal> {
     let now = Timestamp::now();
     let agents = agents_of(&state, &member).await?;
@@ -363,7 +363,7 @@ fn named(word: &str) -> Event {
 async fn stream(
     Shared(state): Shared<Arc<State>>,
     member: Member,
-    Query(_): Query<OrgQuery>,
+    Query(_org): Query<OrgQuery>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let listener = Listener {
         news: state.live.listen(),

@@ -154,7 +154,7 @@ async fn list(
 async fn show(
     member: Member,
     Segment(id): Segment,
-    Query(_): Query<OrgQuery>,
+    Query(_org): Query<OrgQuery>,
 ) -> Result<Json<Resource>, Refusal> {
     let resource = member
         .store

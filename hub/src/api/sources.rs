@@ -75,7 +75,7 @@ async fn list(
 async fn show(
     member: Member,
     Segment(id): Segment,
-    Query(_): Query<OrgQuery>,
+    Query(_org): Query<OrgQuery>,
 ) -> Result<Json<Source>, Refusal> {
     let id: SourceId = id.parse().map_err(|_| Refusal::not_found())?;
     let sources = sources_of(&member).await?;
