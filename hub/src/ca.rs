@@ -22,6 +22,7 @@ use rcgen::{
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
 };
+use ring::digest::{SHA256, digest};
 use rustls_pki_types::{
     CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer,
 };
@@ -233,14 +234,20 @@ impl Material {
     pub(crate) fn generate(now: Timestamp) -> Result<Self, CaError> {
         let root_key =
             KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(made("the root's key"))?;
-        let root_params = ca_params("Zero-X root", 1, now, ROOT_DAYS)?;
+        // Another hub's certificate should be told apart by its issuer's name: with equal names
+        // it would fail as forged.
+        let spki = digest(&SHA256, &root_key.subject_public_key_info());
+        let pin = spki.as_ref().try_into().expect("SHA-256 has 32 bytes");
+        let hub = TrustDomain::of_root_key(Pin(pin));
+        let root_params = ca_params(&format!("Zero-X root {hub}"), 1, now, ROOT_DAYS)?;
         let root = root_params
             .self_signed(&root_key)
             .map_err(made("the root certificate"))?;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
             .map_err(made("the intermediate's key"))?;
         let issuer = Issuer::from_params(&root_params, &root_key);
-        let intermediate = ca_params("Zero-X intermediate", 0, now, INTERMEDIATE_DAYS)?
+        let name = format!("Zero-X intermediate {hub}");
+        let intermediate = ca_params(&name, 0, now, INTERMEDIATE_DAYS)?
             .signed_by(&key, &issuer)
             .map_err(made("the intermediate certificate"))?;
         Ok(Self {
