@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use store::error::{MasterKeyError, OpenError};
+use store::error::{ApplianceError, MasterKeyError, OpenError, ReadError};
 use store::{MasterKey, Store, StoreConfig};
 
 use crate::config::Config;
@@ -80,6 +80,35 @@ impl Explain for OpenError {
             }
             Self::Exists { .. } | Self::Io { .. } | Self::Start { .. } | _ => return None,
         })
+    }
+}
+
+impl Explain for ReadError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Open(error) => error.exit(),
+            Self::Seal { .. } | Self::Newer { .. } | Self::Decode { .. } => Exit::Data,
+            Self::Engine(_) | Self::Cursor | Self::Closed | _ => Exit::Failed,
+        }
+    }
+}
+
+impl Explain for ApplianceError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Read(error) => error.exit(),
+            Self::Open(error) => error.exit(),
+            Self::NameTaken
+            | Self::EmailTaken
+            | Self::Missing { .. }
+            | Self::Conflict { .. }
+            | Self::Token(_)
+            | Self::TooLarge { .. }
+            | Self::Full
+            | Self::Fatal(_)
+            | Self::Closed
+            | _ => Exit::Failed,
+        }
     }
 }
 

@@ -14,13 +14,15 @@ use serde_json::json;
 use store::error::ApplianceError;
 use store::rows::Role;
 use store::rows::access::User;
+use store::rows::audit::AuditAct;
+use store::rows::finding::Actor;
 use store::{Appliance, MasterKey, Store};
 use zeroize::Zeroizing;
 
 use super::Init;
 use super::output::{self, Format};
 use crate::config::{self, Config};
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Explain as _, Failure};
 use crate::identity::{self, Founded, Identity};
 use crate::opening;
 use crate::password::{self, Hasher};
@@ -105,9 +107,38 @@ async fn establish(
     let org = first_org(&appliance, org_name, now).await?;
     let admin = first_admin(&appliance, org, email, password, now).await?;
     let founded = Founded { org, admin };
+    audit(store, founded, now).await?;
     identity::found(&appliance, founded).await?;
     let pin = Identity::load(&appliance).await?.authority.pin();
     Ok((founded, pin.to_string(), true))
+}
+
+/// Records the founding as the first entries of the organisation's audit log.
+async fn audit(store: &Store, founded: Founded, now: Timestamp) -> Result<(), Failure> {
+    let Some(org) = store.maintenance(founded.org).await.map_err(|error| {
+        Failure::new(error.exit(), "cannot open the organisation's store").caused_by(&*error)
+    })?
+    else {
+        return Ok(());
+    };
+    let act = |action: &str, object: String, detail: &str| AuditAct {
+        at: now,
+        actor: Actor::Local,
+        action: action.to_owned(),
+        object,
+        detail: detail.to_owned(),
+    };
+    let mut write = org.write();
+    write.audit(act("org.create", founded.org.to_string(), "by init"));
+    write.audit(act(
+        "user.create",
+        founded.admin.to_string(),
+        "by init, as admin of the organisation and of the hub",
+    ));
+    write.commit().await.map_err(|error| {
+        Failure::new(Exit::Failed, "cannot write to the audit log").caused_by(&error)
+    })?;
+    Ok(())
 }
 
 fn appliance_failed(error: ApplianceError) -> Failure {
@@ -230,25 +261,6 @@ fn check_email(email: &str) -> Result<String, Failure> {
         Exit::Usage,
         format!("--admin-email {email:?} is not an e-mail address"),
     ))
-}
-
-impl crate::failure::Explain for ApplianceError {
-    fn exit(&self) -> Exit {
-        match self {
-            Self::Read(error) => error.exit(),
-            Self::Open(error) => error.exit(),
-            Self::NameTaken
-            | Self::EmailTaken
-            | Self::Missing { .. }
-            | Self::Conflict { .. }
-            | Self::Token(_)
-            | Self::TooLarge { .. }
-            | Self::Full
-            | Self::Fatal(_)
-            | Self::Closed
-            | _ => Exit::Failed,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -5,20 +5,10 @@ use serde_json::Value;
 use super::output::{self, Format};
 use crate::admin::{self, AdminError, Question};
 use crate::config::Config;
-use crate::failure::{Exit, Explain, Failure};
+use crate::failure::{Exit, Failure};
 use crate::identity::Identity;
 use crate::status::{self, Known, Status};
 use crate::{opening, ruleset};
-
-impl Explain for store::error::ReadError {
-    fn exit(&self) -> Exit {
-        match self {
-            Self::Open(error) => error.exit(),
-            Self::Seal { .. } | Self::Newer { .. } | Self::Decode { .. } => Exit::Data,
-            Self::Engine(_) | Self::Cursor | Self::Closed | _ => Exit::Failed,
-        }
-    }
-}
 
 /// Prints how the hub is doing.
 ///
