@@ -105,7 +105,10 @@ impl Shared {
                     .map_err(ApplianceError::Read)
                     .and_then(|mut draft| {
                         let names = &shared.names;
-                        let done = work(&mut Desk { names, draft: &mut draft })?;
+                        let done = work(&mut Desk {
+                            names,
+                            draft: &mut draft,
+                        })?;
                         Ok((draft.finish(), done))
                     });
                 let (set, done) = match drafted {
@@ -134,7 +137,10 @@ impl Shared {
             return Err(ReadError::Closed);
         }
         let snapshot = self.engine.snapshot()?;
-        work(&Records { names: &self.names, view: View::new(&*snapshot, &self.sealer) })
+        work(&Records {
+            names: &self.names,
+            view: View::new(&*snapshot, &self.sealer),
+        })
     }
 
     /// Reads on a blocking thread.
@@ -160,7 +166,11 @@ impl Records<'_> {
     }
 
     pub(crate) fn is_name_taken(&self, name: &str) -> Result<bool, ReadError> {
-        Ok(self.view.read.get(Table::OrgNames, &self.names.org_name(name))?.is_some())
+        Ok(self
+            .view
+            .read
+            .get(Table::OrgNames, &self.names.org_name(name))?
+            .is_some())
     }
 
     fn user(&self, id: UserId) -> Result<Option<User>, ReadError> {
@@ -214,7 +224,10 @@ impl Appliance {
         identity: &AgentIdentity,
     ) -> Result<AdmittedAgent, AdmitAgentError> {
         let (org, id) = (identity.org, identity.agent);
-        let agent = self.shared().ask(move |records| records.agent_of(org, id)).await?;
+        let agent = self
+            .shared()
+            .ask(move |records| records.agent_of(org, id))
+            .await?;
         let agent = agent.ok_or(AdmitAgentError::Unknown)?;
         if agent.state == AgentState::Revoked {
             return Err(AdmitAgentError::Revoked);
@@ -229,7 +242,11 @@ impl Appliance {
             AgentState::Quarantined => return Err(AdmitAgentError::Quarantined),
             AgentState::Revoked => return Err(AdmitAgentError::Revoked),
         }
-        let store = self.hub.open_org(org).await.map_err(AdmitAgentError::Open)?;
+        let store = self
+            .hub
+            .open_org(org)
+            .await
+            .map_err(AdmitAgentError::Open)?;
         let store = store.ok_or(AdmitAgentError::Unknown)?;
         Ok(AdmittedAgent { store, agent })
     }
@@ -266,7 +283,9 @@ impl Appliance {
             return Err(AdmitUserError::NoMembership);
         }
         let store = self.hub.open_org(org).await.map_err(AdmitUserError::Open)?;
-        store.map(Administration::of).ok_or(AdmitUserError::NoMembership)
+        store
+            .map(Administration::of)
+            .ok_or(AdmitUserError::NoMembership)
     }
 
     // -- organisations -------------------------------------------------------------------------
@@ -289,8 +308,10 @@ impl Appliance {
 
     /// Returns every organisation's name and date, by name; no data.
     pub async fn orgs(&self) -> Result<Vec<Org>, ReadError> {
-        let found: Vec<StoredOrg> =
-            self.shared().ask(|records| records.view.all(Table::Orgs, &Range::all())).await?;
+        let found: Vec<StoredOrg> = self
+            .shared()
+            .ask(|records| records.view.all(Table::Orgs, &Range::all()))
+            .await?;
         let mut orgs: Vec<Org> = found.into_iter().map(|stored| stored.org).collect();
         orgs.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
         Ok(orgs)
@@ -304,8 +325,13 @@ impl Appliance {
     ///
     /// `EmailTaken`, without regard to case.
     pub async fn create_user(&self, user: User) -> Result<(), ApplianceError> {
-        let user = User { email: user.email.to_lowercase(), ..user };
-        self.shared().change(move |desk| desk.create_user(&user)).await
+        let user = User {
+            email: user.email.to_lowercase(),
+            ..user
+        };
+        self.shared()
+            .change(move |desk| desk.create_user(&user))
+            .await
     }
 
     /// Changes a user: `change` edits the row as it stands at that moment. The id and the
@@ -319,7 +345,9 @@ impl Appliance {
         id: UserId,
         change: impl Fn(&mut User) + Send + Sync + 'static,
     ) -> Result<User, ApplianceError> {
-        self.shared().change(move |desk| desk.update_user(id, &change)).await
+        self.shared()
+            .change(move |desk| desk.update_user(id, &change))
+            .await
     }
 
     /// Returns a user.
@@ -331,8 +359,9 @@ impl Appliance {
     pub async fn user_by_email(&self, email: &str) -> Result<Option<User>, ReadError> {
         let email = email.to_owned();
         let found = self.shared().ask(move |records| {
-            let id: Option<UserId> =
-                records.view.row(Table::Emails, &records.names.email(&email))?;
+            let id: Option<UserId> = records
+                .view
+                .row(Table::Emails, &records.names.email(&email))?;
             id.map_or(Ok(None), |id| records.user(id))
         });
         found.await
@@ -340,8 +369,10 @@ impl Appliance {
 
     /// Returns every user, by e-mail address.
     pub async fn users(&self) -> Result<Vec<User>, ReadError> {
-        let mut users: Vec<User> =
-            self.shared().ask(|records| records.view.all(Table::Users, &Range::all())).await?;
+        let mut users: Vec<User> = self
+            .shared()
+            .ask(|records| records.view.all(Table::Users, &Range::all()))
+            .await?;
         users.sort_by(|a, b| (&a.email, a.id).cmp(&(&b.email, b.id)));
         Ok(users)
     }
@@ -353,7 +384,9 @@ impl Appliance {
         let found = self.shared().ask(move |records| {
             let owner = records.owner_of(&records.names.token_owner(id))?;
             owner.map_or(Ok(None), |org| {
-                records.view.row(Table::Tokens, &records.names.token(org, id))
+                records
+                    .view
+                    .row(Table::Tokens, &records.names.token(org, id))
             })
         });
         found.await
@@ -370,7 +403,9 @@ impl Appliance {
         enrolment: Enrolment,
         now: Timestamp,
     ) -> Result<Agent, ApplianceError> {
-        self.shared().change(move |desk| desk.redeem_token(id, &enrolment, now)).await
+        self.shared()
+            .change(move |desk| desk.redeem_token(id, &enrolment, now))
+            .await
     }
 
     /// Returns an agent's row on the positive list.
@@ -393,7 +428,9 @@ impl Appliance {
         serial: Vec<u8>,
         not_after: Timestamp,
     ) -> Result<Agent, ApplianceError> {
-        self.shared().change(move |desk| desk.renew_agent(id, &serial, not_after)).await
+        self.shared()
+            .change(move |desk| desk.renew_agent(id, &serial, not_after))
+            .await
     }
 
     /// Changes whether an agent may speak, for the hub itself (a cloned identity).
@@ -421,15 +458,21 @@ impl Appliance {
     ///
     /// `Conflict` when its id exists.
     pub async fn put_session(&self, session: Session) -> Result<(), ApplianceError> {
-        self.shared().change(move |desk| desk.put_session(&session)).await
+        self.shared()
+            .change(move |desk| desk.put_session(&session))
+            .await
     }
 
     /// Returns a session.
     pub async fn session(&self, id: SessionId) -> Result<Option<VersionedSession>, ReadError> {
         let found = self.shared().ask(move |records| {
-            records.view.versioned(Table::Sessions, &records.names.session(id))
+            records
+                .view
+                .versioned(Table::Sessions, &records.names.session(id))
         });
-        Ok(found.await?.map(|(session, version)| VersionedSession { session, version }))
+        Ok(found
+            .await?
+            .map(|(session, version)| VersionedSession { session, version }))
     }
 
     /// Replaces a session if it still has that version.
@@ -443,23 +486,31 @@ impl Appliance {
         session: Session,
         version: u64,
     ) -> Result<(), ApplianceError> {
-        self.shared().change(move |desk| desk.replace_session(&session, version)).await
+        self.shared()
+            .change(move |desk| desk.replace_session(&session, version))
+            .await
     }
 
     /// Removes a session; says whether there was one.
     pub async fn delete_session(&self, id: SessionId) -> Result<bool, ApplianceError> {
-        self.shared().change(move |desk| desk.delete_session(id)).await
+        self.shared()
+            .change(move |desk| desk.delete_session(id))
+            .await
     }
 
     /// Removes every session of a user; returns how many.
     pub async fn delete_sessions_of(&self, user: UserId) -> Result<u64, ApplianceError> {
-        self.shared().change(move |desk| desk.delete_sessions(|session| session.user == user)).await
+        self.shared()
+            .change(move |desk| desk.delete_sessions(|session| session.user == user))
+            .await
     }
 
     /// Removes every session that ended before `now`; returns how many.
     pub async fn expire_sessions(&self, now: Timestamp) -> Result<u64, ApplianceError> {
         let expired = move |session: &Session| session.expires_at < now;
-        self.shared().change(move |desk| desk.delete_sessions(expired)).await
+        self.shared()
+            .change(move |desk| desk.delete_sessions(expired))
+            .await
     }
 
     // -- secrets -------------------------------------------------------------------------------
@@ -468,7 +519,9 @@ impl Appliance {
     pub async fn secret(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, ReadError> {
         let name = name.to_owned();
         let found = self.shared().ask(move |records| {
-            let bytes = records.view.bytes(Table::Secrets, &records.names.secret(&name))?;
+            let bytes = records
+                .view
+                .bytes(Table::Secrets, &records.names.secret(&name))?;
             Ok(bytes.map(Zeroizing::new))
         });
         found.await
@@ -481,7 +534,9 @@ impl Appliance {
         value: Zeroizing<Vec<u8>>,
     ) -> Result<(), ApplianceError> {
         let name = name.to_owned();
-        self.shared().change(move |desk| desk.put_secret(&name, &value)).await
+        self.shared()
+            .change(move |desk| desk.put_secret(&name, &value))
+            .await
     }
 
     /// Returns one of the hub's own keys; stores `fresh` as it where there is none.
@@ -491,6 +546,8 @@ impl Appliance {
         fresh: Zeroizing<Vec<u8>>,
     ) -> Result<Zeroizing<Vec<u8>>, ApplianceError> {
         let name = name.to_owned();
-        self.shared().change(move |desk| desk.secret_or(&name, &fresh)).await
+        self.shared()
+            .change(move |desk| desk.secret_or(&name, &fresh))
+            .await
     }
 }

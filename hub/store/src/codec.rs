@@ -13,7 +13,8 @@ use crate::tables::Table;
 const FORMAT: u8 = 1;
 
 pub(crate) fn encode<T: Serialize>(row: &T) -> Vec<u8> {
-    postcard::to_extend(row, vec![FORMAT]).expect("rows are plain data, and memory is no sink that fails")
+    postcard::to_extend(row, vec![FORMAT])
+        .expect("rows are plain data, and memory is no sink that fails")
 }
 
 /// Decodes a whole row.
@@ -38,12 +39,21 @@ pub(crate) fn decode_head<T: DeserializeOwned>(
     })?;
     if *format > FORMAT {
         let table = table.name();
-        return Err(ReadError::Newer { table, found: *format, supported: FORMAT });
+        return Err(ReadError::Newer {
+            table,
+            found: *format,
+            supported: FORMAT,
+        });
     }
     if *format != FORMAT {
         let reason = format!("it has format {format}");
-        return Err(ReadError::Decode { table: table.name(), reason });
+        return Err(ReadError::Decode {
+            table: table.name(),
+            reason,
+        });
     }
-    postcard::take_from_bytes(body)
-        .map_err(|error| ReadError::Decode { table: table.name(), reason: error.to_string() })
+    postcard::take_from_bytes(body).map_err(|error| ReadError::Decode {
+        table: table.name(),
+        reason: error.to_string(),
+    })
 }

@@ -38,7 +38,10 @@ impl Door {
     ) -> Result<R, ReadError> {
         let place = {
             let _waiting = Waiting::new(&self.waiting);
-            Arc::clone(&self.places).acquire_owned().await.map_err(|_| ReadError::Closed)?
+            Arc::clone(&self.places)
+                .acquire_owned()
+                .await
+                .map_err(|_| ReadError::Closed)?
         };
         let done = tokio::task::spawn_blocking(move || {
             let _place = place;

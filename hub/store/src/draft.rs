@@ -47,7 +47,9 @@ impl<'g> Draft<'g> {
     }
 
     fn is_hidden(&self, table: Table, key: &[u8]) -> bool {
-        self.ranges.iter().any(|(of, range)| *of == table && range.contains(key))
+        self.ranges
+            .iter()
+            .any(|(of, range)| *of == table && range.contains(key))
     }
 
     /// Returns a row as it is sealed, with its version.
@@ -58,12 +60,17 @@ impl<'g> Draft<'g> {
         if self.is_hidden(table, key) {
             return Ok(None);
         }
-        Ok(self.read.get(table, key)?.map(|row| (row.value, row.version)))
+        Ok(self
+            .read
+            .get(table, key)?
+            .map(|row| (row.value, row.version)))
     }
 
     /// Returns a row's bytes, opened.
     pub(crate) fn bytes(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
-        let Some((sealed, _)) = self.sealed(table, key)? else { return Ok(None) };
+        let Some((sealed, _)) = self.sealed(table, key)? else {
+            return Ok(None);
+        };
         self.sealer.open(table, key, &sealed).map(Some)
     }
 
@@ -82,7 +89,9 @@ impl<'g> Draft<'g> {
         table: Table,
         key: &[u8],
     ) -> Result<Option<(T, u64)>, ReadError> {
-        let Some((sealed, version)) = self.sealed(table, key)? else { return Ok(None) };
+        let Some((sealed, version)) = self.sealed(table, key)? else {
+            return Ok(None);
+        };
         let bytes = self.sealer.open(table, key, &sealed)?;
         Ok(Some((codec::decode(table, &bytes)?, version)))
     }
@@ -133,19 +142,20 @@ impl<'g> Draft<'g> {
 
     /// Puts a row that was sealed for this place, if there is none yet.
     pub(crate) fn put_sealed(&mut self, table: Table, key: Key, sealed: Vec<u8>) {
-        self.rest.conditions.push(Condition::Absent { table, key: key.clone() });
+        self.rest.conditions.push(Condition::Absent {
+            table,
+            key: key.clone(),
+        });
         self.rows.insert((table, key), Some(sealed));
     }
 
     /// Replaces a row that some commit before this one wrote, if no other has since.
-    pub(crate) fn replace<T: Serialize>(
-        &mut self,
-        table: Table,
-        key: Key,
-        version: u64,
-        row: &T,
-    ) {
-        self.rest.conditions.push(Condition::Version { table, key: key.clone(), version });
+    pub(crate) fn replace<T: Serialize>(&mut self, table: Table, key: Key, version: u64, row: &T) {
+        self.rest.conditions.push(Condition::Version {
+            table,
+            key: key.clone(),
+            version,
+        });
         self.put(table, key, row);
     }
 
@@ -154,7 +164,8 @@ impl<'g> Draft<'g> {
     }
 
     pub(crate) fn delete_range(&mut self, table: Table, range: Range) {
-        self.rows.retain(|(of, key), _| *of != table || !range.contains(key));
+        self.rows
+            .retain(|(of, key), _| *of != table || !range.contains(key));
         self.ranges.push((table, range));
     }
 
@@ -171,7 +182,10 @@ impl<'g> Draft<'g> {
     pub(crate) fn advance(&mut self, key: Key, from: u64, to: u64) {
         let is_ours = self.rest.marks.iter().any(|(of, _)| *of == key);
         if !is_ours {
-            self.rest.conditions.push(Condition::Mark { key: key.clone(), value: from });
+            self.rest.conditions.push(Condition::Mark {
+                key: key.clone(),
+                value: from,
+            });
         }
         self.rest.marks.push((key, to));
     }
@@ -193,7 +207,8 @@ impl<'g> Draft<'g> {
     pub(crate) fn finish(self) -> WriteSet {
         let mut set = self.rest;
         let ranges = self.ranges.into_iter();
-        set.writes.extend(ranges.map(|(table, range)| Write::DeleteRange { table, range }));
+        set.writes
+            .extend(ranges.map(|(table, range)| Write::DeleteRange { table, range }));
         for ((table, key), row) in self.rows {
             match row {
                 Some(sealed) => set.put(table, key, sealed),

@@ -52,10 +52,16 @@ impl Range {
         while let Some(last) = to.pop() {
             if let Some(next) = last.checked_add(1) {
                 to.push(next);
-                return Self { from: prefix.to_vec(), to: Some(to) };
+                return Self {
+                    from: prefix.to_vec(),
+                    to: Some(to),
+                };
             }
         }
-        Self { from: prefix.to_vec(), to: None }
+        Self {
+            from: prefix.to_vec(),
+            to: None,
+        }
     }
 
     /// Narrows the range to the keys after `key`.
@@ -102,11 +108,17 @@ pub(crate) struct PageSize {
 
 impl PageSize {
     /// Enough rows to hide the cost of a call, few enough bytes to hold many pages at once.
-    pub(crate) const USUAL: Self = Self { rows: 512, bytes: 4 << 20 };
+    pub(crate) const USUAL: Self = Self {
+        rows: 512,
+        bytes: 4 << 20,
+    };
 
     /// Pages of at most `rows` rows.
     pub(crate) fn rows(rows: usize) -> Self {
-        Self { rows, ..Self::USUAL }
+        Self {
+            rows,
+            ..Self::USUAL
+        }
     }
 }
 
@@ -116,7 +128,11 @@ pub(crate) enum Condition {
     /// The row does not exist.
     Absent { table: Table, key: Key },
     /// The row was last written by this write set.
-    Version { table: Table, key: Key, version: u64 },
+    Version {
+        table: Table,
+        key: Key,
+        version: u64,
+    },
     /// The mark has this value; one that was never set has 0.
     Mark { key: Key, value: u64 },
 }
@@ -124,9 +140,19 @@ pub(crate) enum Condition {
 /// One change of a write set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Write {
-    Put { table: Table, key: Key, value: Vec<u8> },
-    Delete { table: Table, key: Key },
-    DeleteRange { table: Table, range: Range },
+    Put {
+        table: Table,
+        key: Key,
+        value: Vec<u8>,
+    },
+    Delete {
+        table: Table,
+        key: Key,
+    },
+    DeleteRange {
+        table: Table,
+        range: Range,
+    },
 }
 
 /// Changes that happen together or not at all, if every condition holds.

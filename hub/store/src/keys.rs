@@ -6,9 +6,7 @@
 
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
-use protocol::ids::{
-    AgentId, FindingId, OrgId, ResourceId, SessionId, SourceId, TokenId, UserId,
-};
+use protocol::ids::{AgentId, FindingId, OrgId, ResourceId, SessionId, SourceId, TokenId, UserId};
 use protocol::{Scope, Urn};
 use sha2::Sha256;
 
@@ -102,7 +100,12 @@ impl Names {
     }
 
     pub(crate) fn transition(&self, id: FindingId, at_ms: u64, commit: u64) -> Key {
-        [self.finding(id).as_slice(), &at_ms.to_be_bytes(), &commit.to_be_bytes()].concat()
+        [
+            self.finding(id).as_slice(),
+            &at_ms.to_be_bytes(),
+            &commit.to_be_bytes(),
+        ]
+        .concat()
     }
 
     // -- streams -------------------------------------------------------------------------------
@@ -113,7 +116,12 @@ impl Names {
     }
 
     pub(crate) fn stream(&self, stream: Stream) -> Key {
-        [self.streams(stream.agent).as_slice(), &[stream.lane], &stream.epoch].concat()
+        [
+            self.streams(stream.agent).as_slice(),
+            &[stream.lane],
+            &stream.epoch,
+        ]
+        .concat()
     }
 
     pub(crate) fn batch(&self, stream: Stream, last_seq: u64) -> Key {
@@ -135,7 +143,8 @@ impl Names {
     }
 
     pub(crate) fn org_name(&self, name: &str) -> Key {
-        self.hash("org-name", name.to_lowercase().as_bytes()).to_vec()
+        self.hash("org-name", name.to_lowercase().as_bytes())
+            .to_vec()
     }
 
     pub(crate) fn user(&self, id: UserId) -> Key {
@@ -190,7 +199,10 @@ pub(crate) fn block_time(at: Timestamp) -> [u8; 6] {
 /// The key of the block with a counter, received then.
 pub(crate) fn block(at: Timestamp, salt: [u8; 2], counter: u32) -> BlockKey {
     let mut key = [0u8; 12];
-    let parts = block_time(at).into_iter().chain(salt).chain(counter.to_be_bytes());
+    let parts = block_time(at)
+        .into_iter()
+        .chain(salt)
+        .chain(counter.to_be_bytes());
     for (out, byte) in key.iter_mut().zip(parts) {
         *out = byte;
     }
@@ -230,7 +242,11 @@ mod tests {
         assert_eq!(ours.resource(&urn), ours.resource(&urn));
         assert_ne!(ours.resource(&urn), theirs.resource(&urn));
         let shown = ours.resource(&urn);
-        assert!(!shown.windows(4).any(|part| b"123456789012".windows(4).any(|name| name == part)));
+        assert!(
+            !shown
+                .windows(4)
+                .any(|part| b"123456789012".windows(4).any(|name| name == part))
+        );
     }
 
     #[test]
@@ -270,11 +286,15 @@ mod tests {
 
     #[test]
     fn time_orders_keys() {
-        let instants: Vec<Timestamp> =
-            ["1960-01-01T00:00:00Z", "1970-01-01T00:00:00Z", "2026-01-01T00:00:00Z",
-             "2026-01-01T00:00:00.001Z", "2100-01-01T00:00:00Z"]
-                .map(|text| text.parse().unwrap())
-                .to_vec();
+        let instants: Vec<Timestamp> = [
+            "1960-01-01T00:00:00Z",
+            "1970-01-01T00:00:00Z",
+            "2026-01-01T00:00:00Z",
+            "2026-01-01T00:00:00.001Z",
+            "2100-01-01T00:00:00Z",
+        ]
+        .map(|text| text.parse().unwrap())
+        .to_vec();
         for pair in instants.windows(2) {
             assert!(time(pair[0]) <= time(pair[1]));
             assert!(block_time(pair[0]) <= block_time(pair[1]));

@@ -93,7 +93,9 @@ impl OpenFindings {
 
     /// Returns how many there are in all.
     pub fn total(self) -> u32 {
-        self.0.iter().fold(0, |sum, count| sum.saturating_add(*count))
+        self.0
+            .iter()
+            .fold(0, |sum, count| sum.saturating_add(*count))
     }
 
     /// The counter of a severity.
@@ -268,14 +270,14 @@ impl Row for ResourceSummary {
     }
 
     fn tag(&self, name: &str) -> Option<&str> {
-        let place = self.tags.binary_search_by(|(key, _)| key.as_ref().cmp(name)).ok()?;
+        let place = self
+            .tags
+            .binary_search_by(|(key, _)| key.as_ref().cmp(name))
+            .ok()?;
         self.tags.get(place).map(|(_, value)| value.as_ref())
     }
 
     fn any_text(&self, look: &mut dyn FnMut(&str) -> bool) -> bool {
-        look(&self.name)
-            || look(&self.urn.id)
-            || look(&self.native_id)
-            || look(&self.type_name)
+        look(&self.name) || look(&self.urn.id) || look(&self.native_id) || look(&self.type_name)
     }
 }

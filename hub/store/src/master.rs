@@ -23,7 +23,9 @@ pub struct MasterKey {
 
 impl fmt::Debug for MasterKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MasterKey").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("MasterKey")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -36,7 +38,10 @@ impl MasterKey {
     /// written.
     pub fn create(path: &Path, data_dir: &Path) -> Result<Self, MasterKeyError> {
         refuse_inside(path, data_dir)?;
-        let failed = |source| MasterKeyError::Io { path: path.to_owned(), source };
+        let failed = |source| MasterKeyError::Io {
+            path: path.to_owned(),
+            source,
+        };
         let key = random_key();
         let text = Zeroizing::new(HEXLOWER_PERMISSIVE.encode(key.as_ref()));
         let mut file = OpenOptions::new()
@@ -56,7 +61,10 @@ impl MasterKey {
             let _ = fs::remove_file(path);
             return Err(failed(source));
         }
-        Ok(Self { path: path.to_owned(), key })
+        Ok(Self {
+            path: path.to_owned(),
+            key,
+        })
     }
 
     /// Reads the key from its file.
@@ -67,23 +75,37 @@ impl MasterKey {
     /// be read by others than its owner, or is not 64 hexadecimal characters.
     pub fn load(path: &Path, data_dir: &Path) -> Result<Self, MasterKeyError> {
         refuse_inside(path, data_dir)?;
-        let failed = |source| MasterKeyError::Io { path: path.to_owned(), source };
+        let failed = |source| MasterKeyError::Io {
+            path: path.to_owned(),
+            source,
+        };
         // Asked before it is opened: a pipe would wait for a writer.
         if !fs::metadata(path).map_err(failed)?.is_file() {
-            return Err(MasterKeyError::Kind { path: path.to_owned() });
+            return Err(MasterKeyError::Kind {
+                path: path.to_owned(),
+            });
         }
         let file = File::open(path).map_err(failed)?;
         let found = file.metadata().map_err(failed)?;
         if !found.is_file() {
-            return Err(MasterKeyError::Kind { path: path.to_owned() });
+            return Err(MasterKeyError::Kind {
+                path: path.to_owned(),
+            });
         }
         let mode = found.permissions().mode() & 0o7777;
         if mode & 0o077 != 0 {
-            return Err(MasterKeyError::Mode { path: path.to_owned(), mode });
+            return Err(MasterKeyError::Mode {
+                path: path.to_owned(),
+                mode,
+            });
         }
-        let content = || MasterKeyError::Content { path: path.to_owned() };
+        let content = || MasterKeyError::Content {
+            path: path.to_owned(),
+        };
         let mut bytes = Zeroizing::new(Vec::with_capacity(128));
-        file.take(FILE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+        file.take(FILE_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .map_err(failed)?;
         let text = std::str::from_utf8(&bytes).map_err(|_| content())?;
         let text = text.strip_suffix('\n').unwrap_or(text);
         let text = text.strip_suffix('\r').unwrap_or(text);
@@ -91,8 +113,13 @@ impl MasterKey {
         if text.len() != 64 {
             return Err(content());
         }
-        HEXLOWER_PERMISSIVE.decode_mut(text.as_bytes(), key.as_mut()).map_err(|_| content())?;
-        Ok(Self { path: path.to_owned(), key })
+        HEXLOWER_PERMISSIVE
+            .decode_mut(text.as_bytes(), key.as_mut())
+            .map_err(|_| content())?;
+        Ok(Self {
+            path: path.to_owned(),
+            key,
+        })
     }
 
     /// Returns the key's public name: 16 hexadecimal characters, a one-way hash of the key.
@@ -119,7 +146,10 @@ fn refuse_inside(path: &Path, data_dir: &Path) -> Result<(), MasterKeyError> {
     let data = resolve(data_dir).map_err(io(data_dir))?;
     let key = resolve(path).map_err(io(path))?;
     if key.starts_with(&data) {
-        return Err(MasterKeyError::InsideData { path: key, data_dir: data });
+        return Err(MasterKeyError::InsideData {
+            path: key,
+            data_dir: data,
+        });
     }
     Ok(())
 }
@@ -150,7 +180,9 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
 /// Makes the new directory entry durable: a key that is gone after a power cut takes all data
 /// with it.
 fn sync_parent(path: &Path) -> io::Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
     File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
@@ -214,7 +246,10 @@ mod tests {
         let link = keys.join("master");
         symlink(&inside, &link).unwrap();
         let error = MasterKey::load(&link, &data).unwrap_err();
-        assert!(matches!(error, MasterKeyError::InsideData { .. }), "{error:?}");
+        assert!(
+            matches!(error, MasterKeyError::InsideData { .. }),
+            "{error:?}"
+        );
         // A directory beside it whose name begins alike is not inside.
         let beside = root.path().join("data-keys");
         fs::create_dir(&beside).unwrap();
@@ -236,9 +271,21 @@ mod tests {
         check(&key, 0o640, "has mode 0640; it must be 0600");
         check(&key, 0o604, "has mode 0604; it must be 0600");
         check(&key[1..], 0o600, "is not 64 hexadecimal characters");
-        check(&format!("{key}0"), 0o600, "is not 64 hexadecimal characters");
-        check(&format!("{key}\n\n"), 0o600, "is not 64 hexadecimal characters");
-        check(&key.replace('f', "g"), 0o600, "is not 64 hexadecimal characters");
+        check(
+            &format!("{key}0"),
+            0o600,
+            "is not 64 hexadecimal characters",
+        );
+        check(
+            &format!("{key}\n\n"),
+            0o600,
+            "is not 64 hexadecimal characters",
+        );
+        check(
+            &key.replace('f', "g"),
+            0o600,
+            "is not 64 hexadecimal characters",
+        );
         check(&key.repeat(1000), 0o600, "is not 64 hexadecimal characters");
         check("", 0o600, "is not 64 hexadecimal characters");
         let error = MasterKey::load(&keys, &data).unwrap_err();

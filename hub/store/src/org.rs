@@ -118,7 +118,9 @@ pub struct OrgStore {
 
 impl fmt::Debug for OrgStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OrgStore").field("org", &self.org()).finish_non_exhaustive()
+        f.debug_struct("OrgStore")
+            .field("org", &self.org())
+            .finish_non_exhaustive()
     }
 }
 
@@ -169,7 +171,10 @@ impl OrgStore {
         work: impl FnOnce(&OrgReader) -> Result<R, ReadError> + Send + 'static,
     ) -> Result<R, ReadError> {
         let inner = Arc::clone(&self.inner);
-        self.inner.door.run(move || work(&OrgReader::open(&inner)?)).await
+        self.inner
+            .door
+            .run(move || work(&OrgReader::open(&inner)?))
+            .await
     }
 
     /// Returns a receiver that holds the number of the last commit and wakes at each new one.
@@ -226,7 +231,8 @@ impl OrgStore {
     /// Returns the resources whose links of a relation lead to this one.
     pub async fn linked_from(&self, urn: &Urn, rel: &str) -> Result<Vec<Urn>, ReadError> {
         let (urn, rel) = (urn.clone(), rel.to_owned());
-        self.read(move |reader| reader.linked_from(&urn, &rel)).await
+        self.read(move |reader| reader.linked_from(&urn, &rel))
+            .await
     }
 
     /// Returns every verdict on a subject.
@@ -242,7 +248,8 @@ impl OrgStore {
         after: Option<String>,
         limit: usize,
     ) -> Result<Page<VerdictRow>, ReadError> {
-        self.read(move |reader| reader.scan_verdicts(after.as_deref(), limit)).await
+        self.read(move |reader| reader.scan_verdicts(after.as_deref(), limit))
+            .await
     }
 
     /// Returns at most `limit` subjects that have a verdict due at or before `now`.
@@ -276,7 +283,8 @@ impl OrgStore {
         stream: Stream,
         seq: u64,
     ) -> Result<Option<StoredHeader>, ReadError> {
-        self.read(move |reader| reader.batch_header(stream, seq)).await
+        self.read(move |reader| reader.batch_header(stream, seq))
+            .await
     }
 
     /// Searches events, newest receipt first.
@@ -325,7 +333,10 @@ impl OrgStore {
         let (org, appliance) = (self.org(), Arc::clone(&self.inner.appliance));
         self.read(move |reader| {
             let agents = appliance.look(|desk| desk.agents_of(org))?;
-            agents.into_iter().map(|agent| with_status(reader, agent)).collect()
+            agents
+                .into_iter()
+                .map(|agent| with_status(reader, agent))
+                .collect()
         })
         .await
     }
@@ -352,7 +363,10 @@ impl OrgStore {
         state: AgentState,
     ) -> Result<(), ApplianceError> {
         let org = self.org();
-        let changed = self.inner.appliance.change(move |desk| desk.set_agent_state(org, id, state));
+        let changed = self
+            .inner
+            .appliance
+            .change(move |desk| desk.set_agent_state(org, id, state));
         changed.await.map(drop)
     }
 
@@ -365,19 +379,28 @@ impl OrgStore {
         if token.org != self.org() {
             return Err(ApplianceError::Conflict { what: "the token" });
         }
-        self.inner.appliance.change(move |desk| desk.put_token(&token)).await
+        self.inner
+            .appliance
+            .change(move |desk| desk.put_token(&token))
+            .await
     }
 
     /// Returns this organisation's enrolment tokens.
     pub async fn tokens(&self) -> Result<Vec<EnrolToken>, ReadError> {
         let org = self.org();
-        self.inner.appliance.ask(move |desk| desk.tokens_of(org)).await
+        self.inner
+            .appliance
+            .ask(move |desk| desk.tokens_of(org))
+            .await
     }
 
     /// Removes one of this organisation's enrolment tokens; says whether there was one.
     pub async fn delete_token(&self, id: TokenId) -> Result<bool, ApplianceError> {
         let org = self.org();
-        self.inner.appliance.change(move |desk| desk.delete_token(org, id)).await
+        self.inner
+            .appliance
+            .change(move |desk| desk.delete_token(org, id))
+            .await
     }
 
     /// Returns the error that ended durability, if one has.
@@ -428,14 +451,23 @@ impl OrgInner {
         sealer: Sealer,
         around: Surroundings,
     ) -> Result<Arc<Self>, OpenError> {
-        let foreign = || OpenError::Foreign { path: path.to_owned(), org };
-        let damaged =
-            |reason: String| OpenError::Damaged { path: path.to_owned(), reason };
+        let foreign = || OpenError::Foreign {
+            path: path.to_owned(),
+            org,
+        };
+        let damaged = |reason: String| OpenError::Damaged {
+            path: path.to_owned(),
+            reason,
+        };
         let (last_commit, identity) = {
-            let snapshot = engine.snapshot().map_err(|error| damaged(error.to_string()))?;
+            let snapshot = engine
+                .snapshot()
+                .map_err(|error| damaged(error.to_string()))?;
             let view = crate::view::View::new(&*snapshot, &sealer);
             let identity = view.row::<OrgId>(Table::Meta, &names.meta(meta::IDENTITY));
-            let last = snapshot.last_commit().map_err(|error| damaged(error.to_string()))?;
+            let last = snapshot
+                .last_commit()
+                .map_err(|error| damaged(error.to_string()))?;
             (last, identity)
         };
         // Another organisation's file has no row under this key, and none that opens.
@@ -444,8 +476,11 @@ impl OrgInner {
             Ok(_) | Err(ReadError::Seal { .. }) => return Err(foreign()),
             Err(error) => return Err(damaged(error.to_string())),
         }
-        let writer = Writer::start(Arc::clone(&engine), around.alarm.clone())
-            .map_err(|error| OpenError::Start { reason: error.to_string() })?;
+        let writer = Writer::start(Arc::clone(&engine), around.alarm.clone()).map_err(|error| {
+            OpenError::Start {
+                reason: error.to_string(),
+            }
+        })?;
         let mut block_salt = [0u8; 2];
         fill_random(&mut block_salt);
         Ok(Arc::new(Self {
@@ -474,7 +509,8 @@ impl OrgInner {
     /// Makes a commit known. Called in the order of the commits, by the writing thread.
     fn committed(&self, applied: &mut Applied) {
         let commit = applied.committed.commit;
-        self.columns.apply(commit, std::mem::take(&mut applied.delta));
+        self.columns
+            .apply(commit, std::mem::take(&mut applied.delta));
         self.last_commit.send_if_modified(|last| {
             let is_new = *last < commit;
             *last = commit.max(*last);
@@ -508,7 +544,9 @@ pub struct Administration {
 
 impl fmt::Debug for Administration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Administration").field("org", &self.org()).finish_non_exhaustive()
+        f.debug_struct("Administration")
+            .field("org", &self.org())
+            .finish_non_exhaustive()
     }
 }
 

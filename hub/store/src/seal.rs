@@ -79,7 +79,11 @@ struct TableKeys {
 
 impl TableKeys {
     fn new(number: u8, key: Secret) -> Self {
-        Self { number, key, ciphers: [const { OnceLock::new() }; TABLES] }
+        Self {
+            number,
+            key,
+            ciphers: [const { OnceLock::new() }; TABLES],
+        }
     }
 
     fn of(&self, owner: &Owner, table: Table) -> &Aes256Gcm {
@@ -102,8 +106,10 @@ pub(crate) struct Sealer {
 
 impl Sealer {
     fn new(owner: Owner, keys: Vec<(u8, Secret)>) -> Self {
-        let mut keys: Vec<TableKeys> =
-            keys.into_iter().map(|(number, key)| TableKeys::new(number, key)).collect();
+        let mut keys: Vec<TableKeys> = keys
+            .into_iter()
+            .map(|(number, key)| TableKeys::new(number, key))
+            .collect();
         keys.sort_by_key(|key| std::cmp::Reverse(key.number));
         Self { owner, keys }
     }
@@ -143,18 +149,28 @@ impl Sealer {
         key: &[u8],
         sealed: &[u8],
     ) -> Result<Vec<u8>, ReadError> {
-        let broken = || ReadError::Seal { table: table.name() };
+        let broken = || ReadError::Seal {
+            table: table.name(),
+        };
         let (&[format, number], rest) = sealed.split_first_chunk::<2>().ok_or_else(broken)?;
         if format > FORMAT {
             let table = table.name();
-            return Err(ReadError::Newer { table, found: format, supported: FORMAT });
+            return Err(ReadError::Newer {
+                table,
+                found: format,
+                supported: FORMAT,
+            });
         }
         if format != FORMAT {
             return Err(broken());
         }
         let (nonce, rest) = rest.split_first_chunk::<NONCE_BYTES>().ok_or_else(broken)?;
         let (body, tag) = rest.split_last_chunk::<TAG_BYTES>().ok_or_else(broken)?;
-        let keys = self.keys.iter().find(|keys| keys.number == number).ok_or_else(broken)?;
+        let keys = self
+            .keys
+            .iter()
+            .find(|keys| keys.number == number)
+            .ok_or_else(broken)?;
         let mut row = body.to_vec();
         let bound = self.associated(number, table, key);
         keys.of(&self.owner, table)
@@ -197,7 +213,10 @@ impl Wrap {
         for (out, byte) in fingerprint.iter_mut().zip(named.iter()) {
             *out = *byte;
         }
-        Self { cipher: cipher(&derive(master, &[b"zero-x keyring wrap 1"])), fingerprint }
+        Self {
+            cipher: cipher(&derive(master, &[b"zero-x keyring wrap 1"])),
+            fingerprint,
+        }
     }
 
     /// Returns the master key's public name.
@@ -229,11 +248,16 @@ impl Wrap {
             return Err(UnwrapError::Newer { found: *format });
         }
         let (name, rest) = rest.split_first_chunk::<8>().ok_or(UnwrapError::Damaged)?;
-        let (nonce, rest) =
-            rest.split_first_chunk::<NONCE_BYTES>().ok_or(UnwrapError::Damaged)?;
-        let (body, tag) = rest.split_last_chunk::<TAG_BYTES>().ok_or(UnwrapError::Damaged)?;
+        let (nonce, rest) = rest
+            .split_first_chunk::<NONCE_BYTES>()
+            .ok_or(UnwrapError::Damaged)?;
+        let (body, tag) = rest
+            .split_last_chunk::<TAG_BYTES>()
+            .ok_or(UnwrapError::Damaged)?;
         if *name != self.fingerprint {
-            return Err(UnwrapError::OtherKey { wanted: HEXLOWER.encode(name) });
+            return Err(UnwrapError::OtherKey {
+                wanted: HEXLOWER.encode(name),
+            });
         }
         let mut keyring = Zeroizing::new(body.to_vec());
         self.cipher
@@ -262,7 +286,10 @@ pub(crate) struct Keyring {
 impl Keyring {
     /// Draws a keyring with one data key.
     pub(crate) fn fresh() -> Self {
-        Self { name_key: random_key(), data_keys: vec![(1, random_key())] }
+        Self {
+            name_key: random_key(),
+            data_keys: vec![(1, random_key())],
+        }
     }
 
     fn encode(&self) -> Zeroizing<Vec<u8>> {
@@ -284,7 +311,10 @@ impl Keyring {
             data_keys.push((*number, secret(key)));
             rest = after;
         }
-        (!data_keys.is_empty()).then(|| Self { name_key: secret(name_key), data_keys })
+        (!data_keys.is_empty()).then(|| Self {
+            name_key: secret(name_key),
+            data_keys,
+        })
     }
 
     /// Returns the key that names are hashed under.
@@ -332,17 +362,21 @@ mod tests {
     #[test]
     fn the_same_row_never_seals_to_the_same_bytes() {
         let sealer = sealer(1);
-        let sealed: std::collections::BTreeSet<Vec<u8>> =
-            (0..100).map(|_| sealer.seal(Table::Meta, b"key", b"row")).collect();
+        let sealed: std::collections::BTreeSet<Vec<u8>> = (0..100)
+            .map(|_| sealer.seal(Table::Meta, b"key", b"row"))
+            .collect();
         assert_eq!(sealed.len(), 100);
-        assert!(sealed.iter().all(|bytes| !bytes.windows(3).any(|part| part == b"row")));
+        assert!(
+            sealed
+                .iter()
+                .all(|bytes| !bytes.windows(3).any(|part| part == b"row"))
+        );
     }
 
     #[test]
     fn rows_of_an_older_key_stay_readable_beside_those_of_the_newer() {
         let old = sealer(1);
-        let both =
-            Sealer::new([1; 16], vec![(1, secret(&[7; 32])), (2, secret(&[8; 32]))]);
+        let both = Sealer::new([1; 16], vec![(1, secret(&[7; 32])), (2, secret(&[8; 32]))]);
         let before = old.seal(Table::Meta, b"key", b"before");
         let after = both.seal(Table::Meta, b"key", b"after");
         assert_eq!(both.open(Table::Meta, b"key", &before).unwrap(), b"before");
@@ -370,11 +404,24 @@ mod tests {
         let opened = ours.unwrap(b"org a", &wrapped).unwrap();
         assert_eq!(*opened.encode(), *keyring.encode());
         let wanted = ours.fingerprint();
-        assert_eq!(other.unwrap(b"org a", &wrapped).err(), Some(UnwrapError::OtherKey { wanted }));
-        assert_eq!(ours.unwrap(b"org b", &wrapped).err(), Some(UnwrapError::Damaged));
-        assert_eq!(ours.unwrap(b"org a", &wrapped[..40]).err(), Some(UnwrapError::Damaged));
+        assert_eq!(
+            other.unwrap(b"org a", &wrapped).err(),
+            Some(UnwrapError::OtherKey { wanted })
+        );
+        assert_eq!(
+            ours.unwrap(b"org b", &wrapped).err(),
+            Some(UnwrapError::Damaged)
+        );
+        assert_eq!(
+            ours.unwrap(b"org a", &wrapped[..40]).err(),
+            Some(UnwrapError::Damaged)
+        );
         let secrets = keyring.encode();
-        assert!(secrets.chunks(16).all(|part| !wrapped.windows(16).any(|bytes| bytes == part)));
+        assert!(
+            secrets
+                .chunks(16)
+                .all(|part| !wrapped.windows(16).any(|bytes| bytes == part))
+        );
     }
 
     proptest! {

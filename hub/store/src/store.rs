@@ -47,7 +47,10 @@ impl StoreConfig {
     /// Makes the default configuration for a data directory: 1 MiB of cache per file, so that a
     /// thousand organisations stay within a gigabyte.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
-        Self { data_dir: data_dir.into(), cache_bytes: 1 << 20 }
+        Self {
+            data_dir: data_dir.into(),
+            cache_bytes: 1 << 20,
+        }
     }
 }
 
@@ -91,7 +94,9 @@ impl Store {
     /// `Exists` where there is one; it is not touched then.
     pub fn create(config: StoreConfig, master: MasterKey) -> Result<Self, OpenError> {
         if Self::exists(&config.data_dir) {
-            return Err(OpenError::Exists { path: config.data_dir });
+            return Err(OpenError::Exists {
+                path: config.data_dir,
+            });
         }
         private_dir(&config.data_dir)?;
         let wrap = master.wrap();
@@ -116,14 +121,21 @@ impl Store {
     /// `Missing`, `WrongMasterKey`, `Newer`, `Damaged`, `InUse`; nothing is changed then.
     pub fn open(config: StoreConfig, master: MasterKey) -> Result<Self, OpenError> {
         if !Self::exists(&config.data_dir) {
-            return Err(OpenError::Missing { path: config.data_dir });
+            return Err(OpenError::Missing {
+                path: config.data_dir,
+            });
         }
         let path = appliance_path(&config.data_dir);
-        let damaged = |reason: String| OpenError::Damaged { path: path.clone(), reason };
+        let damaged = |reason: String| OpenError::Damaged {
+            path: path.clone(),
+            reason,
+        };
         let engine = RedbEngine::open(&path, Table::APPLIANCE, config.cache_bytes)?;
         let wrap = master.wrap();
         let (names, sealer) = {
-            let snapshot = engine.snapshot().map_err(|error| damaged(error.to_string()))?;
+            let snapshot = engine
+                .snapshot()
+                .map_err(|error| damaged(error.to_string()))?;
             let row = snapshot
                 .get(Table::Meta, keyring_key())
                 .map_err(|error| damaged(error.to_string()))?
@@ -153,8 +165,11 @@ impl Store {
     ) -> Result<Self, OpenError> {
         private_dir(&orgs_dir(&config.data_dir))?;
         let (alarm, door) = (Alarm::new(), Door::new());
-        let writer = Writer::start(Arc::clone(&engine), alarm.clone())
-            .map_err(|error| OpenError::Start { reason: error.to_string() })?;
+        let writer = Writer::start(Arc::clone(&engine), alarm.clone()).map_err(|error| {
+            OpenError::Start {
+                reason: error.to_string(),
+            }
+        })?;
         let shared = Shared {
             names,
             sealer,
@@ -163,8 +178,14 @@ impl Store {
             door: door.clone(),
             is_closed: AtomicBool::new(false),
         };
-        let hub =
-            Hub { config, wrap, alarm, door, shared: Arc::new(shared), orgs: Orgs::default() };
+        let hub = Hub {
+            config,
+            wrap,
+            alarm,
+            door,
+            shared: Arc::new(shared),
+            orgs: Orgs::default(),
+        };
         Ok(Self { hub: Arc::new(hub) })
     }
 
@@ -231,16 +252,19 @@ fn unwrap(
 fn unreadable(path: &Path, error: UnwrapError) -> OpenError {
     let path = path.to_owned();
     match error {
-        UnwrapError::Newer { found } => {
-            OpenError::Newer { path, found: u32::from(found), supported: 1 }
-        }
+        UnwrapError::Newer { found } => OpenError::Newer {
+            path,
+            found: u32::from(found),
+            supported: 1,
+        },
         UnwrapError::OtherKey { wanted } => {
             let reason = format!("a keyring in it was wrapped under master key {wanted}");
             OpenError::Damaged { path, reason }
         }
-        UnwrapError::Damaged => {
-            OpenError::Damaged { path, reason: "a keyring in it does not open".into() }
-        }
+        UnwrapError::Damaged => OpenError::Damaged {
+            path,
+            reason: "a keyring in it does not open".into(),
+        },
     }
 }
 
@@ -283,7 +307,11 @@ impl Hub {
     }
 
     fn slot_of(&self, org: OrgId) -> Result<Slot, Arc<OpenError>> {
-        let mut slots = self.orgs.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self
+            .orgs
+            .slots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if slots.is_closed {
             let reason = "the store is closing".into();
             return Err(Arc::new(OpenError::Start { reason }));
@@ -321,23 +349,39 @@ impl Hub {
         });
         match opening.await {
             Ok(opened) => opened.map_err(Arc::new),
-            Err(error) => Err(Arc::new(OpenError::Start { reason: error.to_string() })),
+            Err(error) => Err(Arc::new(OpenError::Start {
+                reason: error.to_string(),
+            })),
         }
     }
 
     /// An id that names nothing takes no memory.
     fn forget_slot(&self, org: OrgId) {
-        let mut slots = self.orgs.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self
+            .orgs
+            .slots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         slots.by_id.remove(&org);
     }
 
     fn open_org_now(&self, org: OrgId) -> Result<Option<OrgStore>, OpenError> {
         let store = appliance_path(&self.config.data_dir);
-        let stored = self.shared.look(|records| records.org(org)).map_err(|error| match error {
-            ReadError::Closed => OpenError::Start { reason: error.to_string() },
-            error => OpenError::Damaged { path: store.clone(), reason: error.to_string() },
-        })?;
-        let Some(stored) = stored else { return Ok(None) };
+        let stored = self
+            .shared
+            .look(|records| records.org(org))
+            .map_err(|error| match error {
+                ReadError::Closed => OpenError::Start {
+                    reason: error.to_string(),
+                },
+                error => OpenError::Damaged {
+                    path: store.clone(),
+                    reason: error.to_string(),
+                },
+            })?;
+        let Some(stored) = stored else {
+            return Ok(None);
+        };
         let keyring = self
             .wrap
             .unwrap(&org_purpose(org), &stored.keyring)
@@ -372,21 +416,37 @@ impl Hub {
         at: Timestamp,
     ) -> Result<Org, ApplianceError> {
         let wanted = name.to_owned();
-        if self.shared.ask(move |records| records.is_name_taken(&wanted)).await? {
+        if self
+            .shared
+            .ask(move |records| records.is_name_taken(&wanted))
+            .await?
+        {
             return Err(ApplianceError::NameTaken);
         }
         let mut id = [0u8; 16];
         fill_random(&mut id);
         let id = OrgId::from_bytes(id);
-        let org = Org { id, name: name.to_owned(), created_at: at };
+        let org = Org {
+            id,
+            name: name.to_owned(),
+            created_at: at,
+        };
         let hub = Arc::clone(self);
         let making = tokio::task::spawn_blocking(move || hub.make_file(id)).await;
         let keyring = making
-            .map_err(|error| OpenError::Start { reason: error.to_string() })
+            .map_err(|error| OpenError::Start {
+                reason: error.to_string(),
+            })
             .and_then(|made| made)
             .map_err(|error| ApplianceError::Open(Arc::new(error)))?;
-        let stored = StoredOrg { org: org.clone(), keyring };
-        let named = self.shared.change(move |desk| desk.create_org(&stored)).await;
+        let stored = StoredOrg {
+            org: org.clone(),
+            keyring,
+        };
+        let named = self
+            .shared
+            .change(move |desk| desk.create_org(&stored))
+            .await;
         if let Err(error) = named {
             // Without its row the file is nobody's. It is not in use: nothing has opened it.
             if matches!(error, ApplianceError::NameTaken) {
@@ -417,7 +477,11 @@ impl Hub {
     /// Commits what is queued and closes every file. Blocks.
     fn close(&self) {
         let slots = {
-            let mut slots = self.orgs.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut slots = self
+                .orgs
+                .slots
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             slots.is_closed = true;
             std::mem::take(&mut slots.by_id)
         };
@@ -433,6 +497,12 @@ impl Hub {
 
 /// Makes a directory that only its owner may enter; one that is there stays as it is.
 fn private_dir(path: &Path) -> Result<(), OpenError> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|source: io::Error| OpenError::Io { path: path.to_owned(), source })
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path);
+    made.map_err(|source: io::Error| OpenError::Io {
+        path: path.to_owned(),
+        source,
+    })
 }

@@ -36,7 +36,9 @@ impl<'r> View<'r> {
         table: Table,
         key: &[u8],
     ) -> Result<Option<(T, u64)>, ReadError> {
-        let Some(row) = self.read.get(table, key)? else { return Ok(None) };
+        let Some(row) = self.read.get(table, key)? else {
+            return Ok(None);
+        };
         let bytes = self.sealer.open(table, key, &row.value)?;
         Ok(Some((codec::decode(table, &bytes)?, row.version)))
     }

@@ -46,7 +46,9 @@ pub(crate) struct Alarm {
 
 impl Alarm {
     pub(crate) fn new() -> Self {
-        Self { first: Arc::new(watch::Sender::new(None)) }
+        Self {
+            first: Arc::new(watch::Sender::new(None)),
+        }
     }
 
     pub(crate) fn raised(&self) -> Option<Fatal> {
@@ -67,7 +69,10 @@ impl Alarm {
     /// Waits until it is raised.
     pub(crate) async fn wait(&self) -> Fatal {
         let mut first = self.first.subscribe();
-        let raised = first.wait_for(Option::is_some).await.map(|found| found.clone());
+        let raised = first
+            .wait_for(Option::is_some)
+            .await
+            .map(|found| found.clone());
         match raised {
             Ok(Some(fatal)) => fatal,
             // The sender lives as long as `self`, and the condition says that it is set.
@@ -91,7 +96,11 @@ impl Writer {
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || run(&*engine, jobs, &raising))?;
-        Ok(Self { queue: RwLock::new(Some(queue)), thread: Mutex::new(Some(thread)), alarm })
+        Ok(Self {
+            queue: RwLock::new(Some(queue)),
+            thread: Mutex::new(Some(thread)),
+            alarm,
+        })
     }
 
     /// Runs `work` in its turn and returns what it came to, once that is durable. `work` may run
@@ -113,10 +122,19 @@ impl Writer {
         if let Some(fatal) = self.alarm.raised() {
             return Err(WriteFailure::Fatal(fatal));
         }
-        let queue = self.queue.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let queue = self
+            .queue
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let queue = queue.ok_or(WriteFailure::Closed)?;
         let (answer, answered) = oneshot::channel();
-        let task = Task { work, after, outcome: None, answer };
+        let task = Task {
+            work,
+            after,
+            outcome: None,
+            answer,
+        };
         queue.send(Box::new(task)).await.map_err(|_| self.ended())?;
         drop(queue);
         answered.await.map_err(|_| self.ended())?
@@ -124,17 +142,30 @@ impl Writer {
 
     /// Why a thread that is gone is gone.
     fn ended(&self) -> WriteFailure {
-        self.alarm.raised().map_or(WriteFailure::Closed, WriteFailure::Fatal)
+        self.alarm
+            .raised()
+            .map_or(WriteFailure::Closed, WriteFailure::Fatal)
     }
 
     /// Commits what waits and ends the thread. Blocks.
     pub(crate) fn close(&self) {
-        drop(self.queue.write().unwrap_or_else(PoisonError::into_inner).take());
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(
+            self.queue
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(thread) = thread
             && thread.join().is_err()
         {
-            self.alarm.raise(Fatal { reason: "the writing thread panicked".into() });
+            self.alarm.raise(Fatal {
+                reason: "the writing thread panicked".into(),
+            });
         }
     }
 }
@@ -169,13 +200,20 @@ where
     }
 
     fn end(self: Box<Self>, stored: Result<(), WriteFailure>) {
-        let Self { after, outcome, answer, .. } = *self;
-        let told = stored.and_then(|()| outcome.ok_or(WriteFailure::Closed)).map(|mut outcome| {
-            if let Ok(done) = &mut outcome {
-                after(done);
-            }
-            outcome
-        });
+        let Self {
+            after,
+            outcome,
+            answer,
+            ..
+        } = *self;
+        let told = stored
+            .and_then(|()| outcome.ok_or(WriteFailure::Closed))
+            .map(|mut outcome| {
+                if let Ok(done) = &mut outcome {
+                    after(done);
+                }
+                outcome
+            });
         // Nobody waits when the caller's future was dropped; the write stands all the same.
         let _ = answer.send(told);
     }
@@ -239,5 +277,217 @@ fn answer(jobs: Vec<Box<dyn Job>>, stored: Result<(), EngineError>, alarm: &Alar
     });
     for job in jobs {
         job.end(stored.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::memory::MemoryEngine;
+    use crate::engine::{Read, Work, WriteSet};
+    use crate::tables::Table;
+    use std::sync::mpsc as gate;
+
+    /// A model whose syncs take as long as the test wants, and fail as it wants.
+    struct Slow {
+        model: MemoryEngine,
+        /// Says that a sync has begun.
+        begun: gate::SyncSender<()>,
+        /// What the sync comes to.
+        ends: Mutex<gate::Receiver<Result<(), EngineError>>>,
+    }
+
+    impl Engine for Slow {
+        fn group(&self, work: &mut Work<'_>) -> Result<(), EngineError> {
+            let mut synced = Ok(());
+            self.model.group(&mut |group| {
+                work(group)?;
+                self.begun.send(()).unwrap();
+                synced = self.ends.lock().unwrap().recv().unwrap();
+                synced.clone()
+            })
+        }
+
+        fn snapshot(&self) -> Result<Box<dyn Read>, EngineError> {
+            self.model.snapshot()
+        }
+
+        fn close(&self) {}
+    }
+
+    struct Bench {
+        writer: Arc<Writer>,
+        engine: Arc<Slow>,
+        begun: gate::Receiver<()>,
+        ends: gate::SyncSender<Result<(), EngineError>>,
+        alarm: Alarm,
+    }
+
+    fn start() -> Bench {
+        let (begin, begun) = gate::sync_channel(100);
+        let (ends, end) = gate::sync_channel(100);
+        let engine = Arc::new(Slow {
+            model: MemoryEngine::default(),
+            begun: begin,
+            ends: Mutex::new(end),
+        });
+        let alarm = Alarm::new();
+        let running: Arc<dyn Engine> = engine.clone();
+        let writer = Arc::new(Writer::start(running, alarm.clone()).unwrap());
+        Bench {
+            writer,
+            engine,
+            begun,
+            ends,
+            alarm,
+        }
+    }
+
+    type Answer = tokio::task::JoinHandle<Result<Result<u64, ()>, WriteFailure>>;
+
+    /// Queues a write of one row; the answer is its commit.
+    fn put(bench: &Bench, name: &str) -> Answer {
+        let (writer, name) = (Arc::clone(&bench.writer), name.to_owned());
+        tokio::spawn(async move {
+            let work = move |group: &mut dyn Group| {
+                let mut set = WriteSet::default();
+                set.put(Table::Meta, name.clone().into_bytes(), vec![]);
+                group.apply(&set).map(|applied| applied.map_err(drop))
+            };
+            writer.submit(work, |_| ()).await
+        })
+    }
+
+    /// Waits until so many writes wait for their turn.
+    async fn queued(bench: &Bench, count: usize) {
+        let waiting = || {
+            let queue = bench.writer.queue.read().unwrap();
+            queue
+                .as_ref()
+                .map_or(0, |queue| queue.max_capacity() - queue.capacity())
+        };
+        while waiting() < count {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn writes_that_wait_for_a_sync_share_the_next_one() {
+        let bench = start();
+        let first = put(&bench, "first");
+        let bench = tokio::task::spawn_blocking(move || {
+            bench.begun.recv().unwrap();
+            bench
+        })
+        .await
+        .unwrap();
+        let mut rest: Vec<Answer> = Vec::new();
+        for n in 0..10 {
+            rest.push(put(&bench, &n.to_string()));
+        }
+        queued(&bench, 10).await;
+        assert!(!first.is_finished());
+        bench.ends.send(Ok(())).unwrap();
+        bench.ends.send(Ok(())).unwrap();
+        assert_eq!(first.await.unwrap().unwrap(), Ok(1));
+        let mut commits: Vec<u64> = Vec::new();
+        for answer in rest {
+            commits.push(answer.await.unwrap().unwrap().unwrap());
+        }
+        commits.sort_unstable();
+        assert_eq!(commits, (2..=11).collect::<Vec<u64>>());
+        // Eleven writes, two syncs.
+        assert_eq!(bench.begun.try_iter().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_fatal_error_raises_the_alarm_and_refuses_everything_after_it() {
+        let bench = start();
+        bench
+            .ends
+            .send(Err(EngineError::Fatal("fsync failed".into())))
+            .unwrap();
+        let failed = put(&bench, "a").await.unwrap().unwrap_err();
+        assert!(matches!(failed, WriteFailure::Fatal(_)));
+        let want = Fatal {
+            reason: "fsync failed".into(),
+        };
+        assert_eq!(bench.alarm.raised(), Some(want.clone()));
+        assert_eq!(bench.alarm.wait().await, want);
+        bench.ends.send(Ok(())).unwrap();
+        let after = put(&bench, "b").await.unwrap().unwrap_err();
+        assert!(matches!(after, WriteFailure::Fatal(fatal) if fatal == want));
+        assert_eq!(bench.engine.snapshot().unwrap().last_commit().unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_said_and_passes() {
+        let bench = start();
+        bench.ends.send(Err(EngineError::Full)).unwrap();
+        let failed = put(&bench, "a").await.unwrap().unwrap_err();
+        assert!(matches!(failed, WriteFailure::Engine(EngineError::Full)));
+        assert_eq!(bench.alarm.raised(), None);
+        bench.ends.send(Ok(())).unwrap();
+        assert_eq!(put(&bench, "a").await.unwrap().unwrap(), Ok(1));
+    }
+
+    #[tokio::test]
+    async fn closing_commits_what_waits_and_refuses_what_comes() {
+        let bench = start();
+        let answers: Vec<Answer> = (0..5).map(|n| put(&bench, &n.to_string())).collect();
+        let bench = tokio::task::spawn_blocking(move || {
+            bench.begun.recv().unwrap();
+            bench
+        })
+        .await
+        .unwrap();
+        for _ in 0..10 {
+            bench.ends.send(Ok(())).unwrap();
+        }
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        let writer = Arc::clone(&bench.writer);
+        tokio::task::spawn_blocking(move || writer.close())
+            .await
+            .unwrap();
+        for answer in answers {
+            answer.await.unwrap().unwrap().unwrap();
+        }
+        assert_eq!(bench.engine.snapshot().unwrap().last_commit().unwrap(), 5);
+        let late = put(&bench, "late").await.unwrap().unwrap_err();
+        assert!(matches!(late, WriteFailure::Closed));
+    }
+
+    #[tokio::test]
+    async fn one_write_that_meets_damage_does_not_take_the_others_with_it() {
+        let bench = start();
+        let blocker = put(&bench, "blocker");
+        let bench = tokio::task::spawn_blocking(move || {
+            bench.begun.recv().unwrap();
+            bench
+        })
+        .await
+        .unwrap();
+        let writer = Arc::clone(&bench.writer);
+        let hurt = tokio::spawn(async move {
+            let work = |_: &mut dyn Group| -> Result<Result<u64, ()>, EngineError> {
+                Err(EngineError::Damaged("a page".into()))
+            };
+            writer.submit(work, |_| ()).await
+        });
+        queued(&bench, 1).await;
+        let sound = put(&bench, "sound");
+        queued(&bench, 2).await;
+        for _ in 0..4 {
+            bench.ends.send(Ok(())).unwrap();
+        }
+        assert_eq!(blocker.await.unwrap().unwrap(), Ok(1));
+        let failed = hurt.await.unwrap().unwrap_err();
+        assert!(matches!(
+            failed,
+            WriteFailure::Engine(EngineError::Damaged(_))
+        ));
+        assert_eq!(sound.await.unwrap().unwrap(), Ok(2));
     }
 }

@@ -49,7 +49,8 @@ impl Desk<'_, '_> {
             return Err(ApplianceError::NameTaken);
         }
         self.draft.put(Table::OrgNames, name, &stored.org.id);
-        self.draft.put(Table::Orgs, self.names.org(stored.org.id), stored);
+        self.draft
+            .put(Table::Orgs, self.names.org(stored.org.id), stored);
         Ok(())
     }
 
@@ -80,7 +81,11 @@ impl Desk<'_, '_> {
         let before = before.ok_or(ApplianceError::Missing { what: "the user" })?;
         let mut after = before.clone();
         change(&mut after);
-        let after = User { id: before.id, email: before.email, ..after };
+        let after = User {
+            id: before.id,
+            email: before.email,
+            ..after
+        };
         self.draft.put(Table::Users, key, &after);
         Ok(after)
     }
@@ -93,18 +98,17 @@ impl Desk<'_, '_> {
             return Err(ApplianceError::Conflict { what: "the token" });
         }
         if !self.draft.exists(Table::Orgs, &self.names.org(token.org))? {
-            return Err(ApplianceError::Missing { what: "the organisation" });
+            return Err(ApplianceError::Missing {
+                what: "the organisation",
+            });
         }
         self.draft.put(Table::Owners, owner, &token.org);
-        self.draft.put(Table::Tokens, self.names.token(token.org, token.id), token);
+        self.draft
+            .put(Table::Tokens, self.names.token(token.org, token.id), token);
         Ok(())
     }
 
-    pub(crate) fn delete_token(
-        &mut self,
-        org: OrgId,
-        id: TokenId,
-    ) -> Result<bool, ApplianceError> {
+    pub(crate) fn delete_token(&mut self, org: OrgId, id: TokenId) -> Result<bool, ApplianceError> {
         let key = self.names.token(org, id);
         let is_there = self.draft.exists(Table::Tokens, &key)?;
         if is_there {
@@ -120,7 +124,9 @@ impl Desk<'_, '_> {
         enrolment: &Enrolment,
         now: Timestamp,
     ) -> Result<Agent, ApplianceError> {
-        let org = self.owner_of(&self.names.token_owner(id))?.ok_or(TokenError::Unknown)?;
+        let org = self
+            .owner_of(&self.names.token_owner(id))?
+            .ok_or(TokenError::Unknown)?;
         let key = self.names.token(org, id);
         let token: Option<EnrolToken> = self.draft.get(Table::Tokens, &key)?;
         let mut token = token.ok_or(TokenError::Unknown)?;
@@ -147,7 +153,8 @@ impl Desk<'_, '_> {
             labels: token.labels.clone(),
         };
         self.draft.put(Table::Owners, owner, &org);
-        self.draft.put(Table::Agents, self.names.agent(org, agent.id), &agent);
+        self.draft
+            .put(Table::Agents, self.names.agent(org, agent.id), &agent);
         self.draft.put(Table::Tokens, key, &token);
         Ok(agent)
     }
@@ -218,7 +225,9 @@ impl Desk<'_, '_> {
         bounded("the session", session.value.len(), VALUE_BYTES)?;
         let key = self.names.session(session.id);
         if self.draft.exists(Table::Sessions, &key)? {
-            return Err(ApplianceError::Conflict { what: "the session" });
+            return Err(ApplianceError::Conflict {
+                what: "the session",
+            });
         }
         self.draft.put(Table::Sessions, key, session);
         Ok(())
@@ -232,9 +241,13 @@ impl Desk<'_, '_> {
         bounded("the session", session.value.len(), VALUE_BYTES)?;
         let key = self.names.session(session.id);
         let found = self.draft.versioned::<Session>(Table::Sessions, &key)?;
-        let conflict = ApplianceError::Conflict { what: "the session" };
+        let conflict = ApplianceError::Conflict {
+            what: "the session",
+        };
         match found {
-            None => Err(ApplianceError::Missing { what: "the session" }),
+            None => Err(ApplianceError::Missing {
+                what: "the session",
+            }),
             Some((before, at)) if at != version || before.user != session.user => Err(conflict),
             Some(_) => {
                 self.draft.replace(Table::Sessions, key, version, session);
@@ -258,11 +271,12 @@ impl Desk<'_, '_> {
         goes: impl Fn(&Session) -> bool,
     ) -> Result<u64, ApplianceError> {
         let mut keys = Vec::new();
-        self.draft.scan(Table::Sessions, &Range::all(), |key, session: Session| {
-            if goes(&session) {
-                keys.push(key.to_vec());
-            }
-        })?;
+        self.draft
+            .scan(Table::Sessions, &Range::all(), |key, session: Session| {
+                if goes(&session) {
+                    keys.push(key.to_vec());
+                }
+            })?;
         let count = u64::try_from(keys.len()).unwrap_or(u64::MAX);
         for key in keys {
             self.draft.delete(Table::Sessions, key);
@@ -276,7 +290,8 @@ impl Desk<'_, '_> {
     pub(super) fn put_secret(&mut self, name: &str, value: &[u8]) -> Result<(), ApplianceError> {
         bounded("the secret's name", name.len(), NAME_BYTES)?;
         bounded("the secret", value.len(), VALUE_BYTES)?;
-        self.draft.put_bytes(Table::Secrets, self.names.secret(name), value);
+        self.draft
+            .put_bytes(Table::Secrets, self.names.secret(name), value);
         Ok(())
     }
 
@@ -294,12 +309,12 @@ impl Desk<'_, '_> {
 }
 
 /// Refuses what is larger than its bound.
-pub(crate) fn bounded(
-    what: &'static str,
-    size: usize,
-    bound: usize,
-) -> Result<(), ApplianceError> {
-    if size > bound { Err(ApplianceError::TooLarge { what, bound }) } else { Ok(()) }
+pub(crate) fn bounded(what: &'static str, size: usize, bound: usize) -> Result<(), ApplianceError> {
+    if size > bound {
+        Err(ApplianceError::TooLarge { what, bound })
+    } else {
+        Ok(())
+    }
 }
 
 /// Returns a serial number without its leading zeros, of which DER may add one.
@@ -310,6 +325,9 @@ fn bare_serial(serial: &[u8]) -> Result<Vec<u8>, ApplianceError> {
 }
 
 pub(super) fn without_zeros(serial: &[u8]) -> &[u8] {
-    let start = serial.iter().position(|byte| *byte != 0).unwrap_or(serial.len());
+    let start = serial
+        .iter()
+        .position(|byte| *byte != 0)
+        .unwrap_or(serial.len());
     serial.get(start..).unwrap_or_default()
 }

@@ -8,8 +8,8 @@
 //! #engine  "format" | "commit"      u64
 //! ```
 //! Every commit is `Durability::Immediate` with `quick_repair`, so a file opens in milliseconds
-//! after a kill. redb can panic on a disk that lies: opening and writing are guarded, and a panic
-//! becomes an error. A file is made under another name and renamed when it is whole.
+//! after a kill. redb can panic on a disk that lies: opening, writing and reading are guarded, and a
+//! panic becomes an error. A file is made under another name and renamed when it is whole.
 
 mod disk;
 mod group;
@@ -85,7 +85,13 @@ impl RedbEngine {
         }
         let unfinished = path.with_extension("redb.new");
         opening::remove_if_present(&unfinished)?;
-        let made = Self::on(&unfinished, tables, cache_bytes, file_opener(&unfinished), Make::New)?;
+        let made = Self::on(
+            &unfinished,
+            tables,
+            cache_bytes,
+            file_opener(&unfinished),
+            Make::New,
+        )?;
         if *first != WriteSet::default() {
             let refused = || OpenError::Start {
                 reason: "a new file refused its first rows".into(),
@@ -93,7 +99,9 @@ impl RedbEngine {
             let failed = |error: EngineError| match error {
                 EngineError::Full => io_error(path, std::io::ErrorKind::StorageFull.into()),
                 EngineError::Fatal(_) | EngineError::Damaged(_) | EngineError::Io(_) => {
-                    OpenError::Start { reason: error.to_string() }
+                    OpenError::Start {
+                        reason: error.to_string(),
+                    }
                 }
             };
             made.apply(first).map_err(failed)?.map_err(|_| refused())?;
@@ -159,7 +167,13 @@ impl RedbEngine {
         // The old handle goes first: it holds the file's lock.
         *slot = Slot::Lost(cause.clone());
         let opened = (self.opener)(Make::Existing).and_then(|medium| {
-            open_medium(medium, &self.path, self.tables, self.cache_bytes, Make::Existing)
+            open_medium(
+                medium,
+                &self.path,
+                self.tables,
+                self.cache_bytes,
+                Make::Existing,
+            )
         });
         match opened {
             Ok(open) => {
@@ -186,7 +200,8 @@ impl Engine for RedbEngine {
         let (database, health) = self.current()?;
         let run = || -> Result<(), EngineError> {
             let mut txn = database.begin_write().map_err(|e| health.explain(&e))?;
-            txn.set_durability(Durability::Immediate).map_err(|e| health.explain(&e))?;
+            txn.set_durability(Durability::Immediate)
+                .map_err(|e| health.explain(&e))?;
             txn.set_quick_repair(true);
             let has_writes = {
                 let mut group = RedbGroup::begin(&txn, &health)?;

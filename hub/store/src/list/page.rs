@@ -80,7 +80,10 @@ pub(crate) fn page<'i, T: Listed + 'i>(
     let sort = T::sort_number(list.sort);
     let is_descending = list.order == Order::Descending;
     let after = list.after.as_deref().map(read_cursor).transpose()?;
-    if after.as_ref().is_some_and(|at| at.sort != sort || at.is_descending != is_descending) {
+    if after
+        .as_ref()
+        .is_some_and(|at| at.sort != sort || at.is_descending != is_descending)
+    {
         return Err(ReadError::Cursor);
     }
     let place = |item: &'i T| (item.key(list.sort), item.id());
@@ -95,8 +98,7 @@ pub(crate) fn page<'i, T: Listed + 'i>(
             continue;
         }
         total += 1;
-        let is_behind =
-            last_shown.is_none_or(|last| in_order(&place(item), &last).is_gt());
+        let is_behind = last_shown.is_none_or(|last| in_order(&place(item), &last).is_gt());
         if is_behind {
             rest.push(item);
         }
@@ -112,9 +114,18 @@ pub(crate) fn page<'i, T: Listed + 'i>(
     let last = rest.last().filter(|_| has_more);
     let next = last.map(|item| {
         let (key, id) = place(item);
-        write_cursor(&Cursor { sort, is_descending, key: OwnedKey::of(key), id })
+        write_cursor(&Cursor {
+            sort,
+            is_descending,
+            key: OwnedKey::of(key),
+            id,
+        })
     });
-    Ok(Page { items: rest.into_iter().cloned().collect(), next, total: Some(total) })
+    Ok(Page {
+        items: rest.into_iter().cloned().collect(),
+        next,
+        total: Some(total),
+    })
 }
 
 fn write_cursor(cursor: &Cursor) -> String {
@@ -126,7 +137,9 @@ fn read_cursor(text: &str) -> Result<Cursor, ReadError> {
     if text.len() > CURSOR_CHARS {
         return Err(ReadError::Cursor);
     }
-    let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| ReadError::Cursor)?;
+    let bytes = BASE64URL_NOPAD
+        .decode(text.as_bytes())
+        .map_err(|_| ReadError::Cursor)?;
     match postcard::take_from_bytes(&bytes) {
         Ok((cursor, [])) => Ok(cursor),
         Ok(_) | Err(_) => Err(ReadError::Cursor),
@@ -188,7 +201,12 @@ mod tests {
     }
 
     fn list(sort: By, order: Order, limit: usize) -> List<Item, By> {
-        List { sort, order, limit, ..List::default() }
+        List {
+            sort,
+            order,
+            limit,
+            ..List::default()
+        }
     }
 
     proptest! {
@@ -213,18 +231,35 @@ mod tests {
 
     #[test]
     fn rows_that_come_and_go_between_pages_neither_repeat_nor_hide_others() {
-        let item = |id: u8| Item { id, name: format!("{:03}", u16::from(id) * 2) };
+        let item = |id: u8| Item {
+            id,
+            name: format!("{:03}", u16::from(id) * 2),
+        };
         let items: Vec<Item> = (0..50).map(item).collect();
         let mut round = 0u8;
-        let seen = walk(items.clone(), list(By::Name, Order::Ascending, 7), |rows, shown| {
-            // One that was shown goes, one comes before the place, one at its very key.
-            let last = shown.last().unwrap().clone();
-            rows.retain(|row| row.id != last.id);
-            rows.push(Item { id: 100 + round, name: "000".into() });
-            rows.push(Item { id: 0, name: last.name });
-            round += 1;
-        });
-        let ids: Vec<u8> = seen.iter().map(|row| row.id).filter(|id| *id < 100).collect();
+        let seen = walk(
+            items.clone(),
+            list(By::Name, Order::Ascending, 7),
+            |rows, shown| {
+                // One that was shown goes, one comes before the place, one at its very key.
+                let last = shown.last().unwrap().clone();
+                rows.retain(|row| row.id != last.id);
+                rows.push(Item {
+                    id: 100 + round,
+                    name: "000".into(),
+                });
+                rows.push(Item {
+                    id: 0,
+                    name: last.name,
+                });
+                round += 1;
+            },
+        );
+        let ids: Vec<u8> = seen
+            .iter()
+            .map(|row| row.id)
+            .filter(|id| *id < 100)
+            .collect();
         let mut once = ids.clone();
         once.dedup();
         assert_eq!(ids, once);
@@ -233,11 +268,19 @@ mod tests {
 
     #[test]
     fn a_cursor_of_another_order_or_made_up_is_refused() {
-        let items: Vec<Item> = (0..9).map(|id| Item { id, name: "same".into() }).collect();
+        let items: Vec<Item> = (0..9)
+            .map(|id| Item {
+                id,
+                name: "same".into(),
+            })
+            .collect();
         let first = page(items.iter(), &list(By::Name, Order::Ascending, 3)).unwrap();
         let cursor = first.next.unwrap();
         let check = |sort, order, after: &str| {
-            let list = List { after: Some(after.into()), ..list(sort, order, 3) };
+            let list = List {
+                after: Some(after.into()),
+                ..list(sort, order, 3)
+            };
             page(items.iter(), &list).map(|page| page.items.len())
         };
         assert_eq!(check(By::Name, Order::Ascending, &cursor).unwrap(), 3);
@@ -259,7 +302,12 @@ mod tests {
 
     #[test]
     fn a_filter_counts_and_shows_only_what_passes() {
-        let items: Vec<Item> = (0..20).map(|id| Item { id, name: format!("n{id}") }).collect();
+        let items: Vec<Item> = (0..20)
+            .map(|id| Item {
+                id,
+                name: format!("n{id}"),
+            })
+            .collect();
         let even = List {
             filter: Some(Arc::new(|item: &Item| item.id % 2 == 0)),
             ..list(By::Id, Order::Descending, 4)
@@ -269,6 +317,9 @@ mod tests {
         let ids: Vec<u8> = got.items.iter().map(|item| item.id).collect();
         assert_eq!(ids, [18, 16, 14, 12]);
         let none = page(items.iter(), &List { limit: 0, ..even }).unwrap();
-        assert_eq!((none.items.len(), none.next, none.total), (0, None, Some(10)));
+        assert_eq!(
+            (none.items.len(), none.next, none.total),
+            (0, None, Some(10))
+        );
     }
 }

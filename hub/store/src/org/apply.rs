@@ -42,8 +42,19 @@ pub(super) type Decide = Arc<dyn Fn(Option<&Finding>) -> Option<FindingChange> +
 
 /// One part of a write.
 pub(super) enum Op {
-    HighWater { stream: Stream, first_seq: u64, last_seq: u64, header: SignedHeader },
-    Begin { scope: Scope, agent: AgentId, source: SourceId, generation: u64, at: Timestamp },
+    HighWater {
+        stream: Stream,
+        first_seq: u64,
+        last_seq: u64,
+        header: SignedHeader,
+    },
+    Begin {
+        scope: Scope,
+        agent: AgentId,
+        source: SourceId,
+        generation: u64,
+        at: Timestamp,
+    },
     Fail(Box<FailedSweep>),
     Put(Box<Incoming>),
     Gone(Urn),
@@ -55,7 +66,11 @@ pub(super) enum Op {
     NoVerdicts(Subject),
     Finding(FindingId, Decide),
     Judged(u64),
-    Events { key: BlockKey, block: Vec<u8>, index: Vec<u8> },
+    Events {
+        key: BlockKey,
+        block: Vec<u8>,
+        index: Vec<u8>,
+    },
     ForgetEvents(Timestamp),
     Quarantine(Quarantined),
     Audit(AuditAct),
@@ -107,10 +122,12 @@ pub(super) fn apply(
             Ok(Ok(applied))
         }
         // What the draft read cannot have changed since; a block's key may be taken all the same.
-        Err(Refused::Row { table }) => Ok(Err(CommitError::Conflict { table: table.name() })),
-        Err(Refused::Mark { current }) => {
-            Ok(Err(CommitError::Gap { expected: current.saturating_add(1) }))
-        }
+        Err(Refused::Row { table }) => Ok(Err(CommitError::Conflict {
+            table: table.name(),
+        })),
+        Err(Refused::Mark { current }) => Ok(Err(CommitError::Gap {
+            expected: current.saturating_add(1),
+        })),
     }
 }
 
@@ -131,8 +148,17 @@ fn draft(
     }
     let audit = writing.audit_head()?;
     let commit = writing.draft.commit_number();
-    let Writing { draft, delta, sweeps, .. } = writing;
-    let committed = Committed { commit, audit, sweeps };
+    let Writing {
+        draft,
+        delta,
+        sweeps,
+        ..
+    } = writing;
+    let committed = Committed {
+        commit,
+        audit,
+        sweeps,
+    };
     Ok((draft.finish(), Applied { committed, delta }))
 }
 
@@ -164,15 +190,35 @@ impl<'g> Writing<'g> {
 
     fn op(&mut self, op: &Op) -> Result<(), CommitError> {
         match op {
-            Op::HighWater { stream, first_seq, last_seq, header } => {
+            Op::HighWater {
+                stream,
+                first_seq,
+                last_seq,
+                header,
+            } => {
                 self.high_water(*stream, *first_seq, *last_seq, header)?;
             }
-            Op::Begin { scope, agent, source, generation, at } => {
-                self.inventory().begin(scope, *agent, *source, *generation, *at)?;
+            Op::Begin {
+                scope,
+                agent,
+                source,
+                generation,
+                at,
+            } => {
+                self.inventory()
+                    .begin(scope, *agent, *source, *generation, *at)?;
             }
             Op::Fail(failed) => {
-                let FailedSweep { scope, agent, source, generation, gap, at } = &**failed;
-                self.inventory().fail(scope, *agent, *source, *generation, gap, *at)?;
+                let FailedSweep {
+                    scope,
+                    agent,
+                    source,
+                    generation,
+                    gap,
+                    at,
+                } = &**failed;
+                self.inventory()
+                    .fail(scope, *agent, *source, *generation, gap, *at)?;
             }
             Op::Put(document) => self.inventory().put(document)?,
             Op::Gone(urn) => self.inventory().stage_gone(urn)?,
@@ -182,7 +228,8 @@ impl<'g> Writing<'g> {
             }
             Op::Confirm(scope, at) => self.inventory().confirm(scope, *at)?,
             Op::Source(source) => {
-                self.draft.put(Table::Sources, self.org.names.source(source.id), source);
+                self.draft
+                    .put(Table::Sources, self.org.names.source(source.id), source);
             }
             Op::AgentStatus(status) => {
                 let key = self.org.names.agent_status(status.agent);
@@ -193,8 +240,10 @@ impl<'g> Writing<'g> {
             Op::Finding(id, decide) => self.update_finding(*id, decide)?,
             Op::Judged(up_to) => self.changes_judged(*up_to)?,
             Op::Events { key, block, index } => {
-                self.draft.put_sealed(Table::Blocks, key.0.to_vec(), block.clone());
-                self.draft.put_sealed(Table::BlockIndex, key.0.to_vec(), index.clone());
+                self.draft
+                    .put_sealed(Table::Blocks, key.0.to_vec(), block.clone());
+                self.draft
+                    .put_sealed(Table::BlockIndex, key.0.to_vec(), index.clone());
             }
             Op::ForgetEvents(before) => {
                 for table in [Table::Blocks, Table::BlockIndex] {
@@ -225,7 +274,9 @@ impl<'g> Writing<'g> {
         let high_water = self.draft.mark(&key)?;
         let stored: Option<StoredStream> = self.draft.get(Table::Streams, &key)?;
         if stored.as_ref().map_or(0, |stored| stored.high_water) != high_water {
-            return Err(CommitError::Read(ReadError::Seal { table: Table::Streams.name() }));
+            return Err(CommitError::Read(ReadError::Seal {
+                table: Table::Streams.name(),
+            }));
         }
         let expected = high_water.saturating_add(1);
         if last_seq <= high_water && first_seq <= last_seq {
@@ -248,7 +299,8 @@ impl<'g> Writing<'g> {
             signature: header.signature.clone(),
         };
         self.draft.put(Table::Streams, key.clone(), &stored);
-        self.draft.put(Table::Batches, names.batch(stream, last_seq), &proof);
+        self.draft
+            .put(Table::Batches, names.batch(stream, last_seq), &proof);
         self.draft.advance(key, high_water, last_seq);
         Ok(())
     }
@@ -271,8 +323,10 @@ impl<'g> Writing<'g> {
             checks.push(check_id.to_owned());
             self.draft.put(Table::Meta, key, checks);
         }
-        u32::try_from(place)
-            .map_err(|_| CommitError::TooLarge { what: "the list of checks", bound: usize::MAX })
+        u32::try_from(place).map_err(|_| CommitError::TooLarge {
+            what: "the list of checks",
+            bound: usize::MAX,
+        })
     }
 
     fn put_verdicts(&mut self, row: &VerdictRow) -> Result<(), CommitError> {
@@ -288,12 +342,17 @@ impl<'g> Writing<'g> {
                 gaps: judged.gaps.clone(),
             });
         }
-        let stored = StoredVerdicts { subject: row.subject.clone(), verdicts };
+        let stored = StoredVerdicts {
+            subject: row.subject.clone(),
+            verdicts,
+        };
         let names = &self.org.names;
         if let Some(due) = due_at(&stored) {
-            self.draft.put(Table::Due, names.due(due, &row.subject), &row.subject);
+            self.draft
+                .put(Table::Due, names.due(due, &row.subject), &row.subject);
         }
-        self.draft.put(Table::Verdicts, names.subject(&row.subject), &stored);
+        self.draft
+            .put(Table::Verdicts, names.subject(&row.subject), &stored);
         Ok(())
     }
 
@@ -314,10 +373,14 @@ impl<'g> Writing<'g> {
         let names = &self.org.names;
         let key = names.finding(id);
         let before: Option<Finding> = self.draft.get(Table::Findings, &key)?;
-        let Some(change) = decide(before.as_ref()) else { return Ok(()) };
+        let Some(change) = decide(before.as_ref()) else {
+            return Ok(());
+        };
         if change.finding.id != id {
             // It would stand under a key where nobody finds it.
-            return Err(CommitError::Conflict { table: Table::Findings.name() });
+            return Err(CommitError::Conflict {
+                table: Table::Findings.name(),
+            });
         }
         if let Some(step) = &change.transition {
             // Two steps of one finding may share an instant and a commit, but not a key.
@@ -358,9 +421,13 @@ impl<'g> Writing<'g> {
                 let end = text.floor_char_boundary(QUARANTINE_TEXT_BYTES);
                 text.get(..end).unwrap_or_default().to_owned()
             };
-            let item =
-                Quarantined { what: cut(&item.what), reason: cut(&item.reason), ..item.clone() };
-            self.draft.put(Table::Quarantine, moment(item.at, count.refused), &item);
+            let item = Quarantined {
+                what: cut(&item.what),
+                reason: cut(&item.reason),
+                ..item.clone()
+            };
+            self.draft
+                .put(Table::Quarantine, moment(item.at, count.refused), &item);
             count.kept += 1;
         }
         count.refused = count.refused.saturating_add(1);
@@ -369,7 +436,9 @@ impl<'g> Writing<'g> {
     }
 
     fn audit_head(&self) -> Result<AuditHead, CommitError> {
-        let head = self.draft.get(Table::Meta, &self.org.names.meta(meta::AUDIT))?;
+        let head = self
+            .draft
+            .get(Table::Meta, &self.org.names.meta(meta::AUDIT))?;
         Ok(head.unwrap_or_default())
     }
 
@@ -389,11 +458,17 @@ impl<'g> Writing<'g> {
         let key = sequence(entry.seq).to_vec();
         if self.draft.exists(Table::Audit, &key)? {
             // The head was set back: to go on would overwrite what was recorded.
-            return Err(CommitError::Read(ReadError::Seal { table: Table::Audit.name() }));
+            return Err(CommitError::Read(ReadError::Seal {
+                table: Table::Audit.name(),
+            }));
         }
         self.draft.put(Table::Audit, key, &entry);
-        let head = AuditHead { seq: entry.seq, hash: entry.hash };
-        self.draft.put(Table::Meta, self.org.names.meta(meta::AUDIT), &head);
+        let head = AuditHead {
+            seq: entry.seq,
+            hash: entry.hash,
+        };
+        self.draft
+            .put(Table::Meta, self.org.names.meta(meta::AUDIT), &head);
         Ok(())
     }
 }
@@ -419,7 +494,9 @@ pub(super) fn audit_hash(org: OrgId, entry: &AuditEntry) -> [u8; 32] {
         entry.detail.as_bytes(),
     ];
     for part in parts {
-        hasher.update(&keys::sequence(u64::try_from(part.len()).unwrap_or(u64::MAX)));
+        hasher.update(&keys::sequence(
+            u64::try_from(part.len()).unwrap_or(u64::MAX),
+        ));
         hasher.update(part);
     }
     *hasher.finalize().as_bytes()

@@ -14,9 +14,7 @@ use protocol::{Document, Scope, Urn};
 
 use crate::error::ReadError;
 use crate::list::page::{Listed, SortKey};
-use crate::list::{
-    FindingSort, FindingSummary, OpenFindings, ResourceSort, ResourceSummary,
-};
+use crate::list::{FindingSort, FindingSummary, OpenFindings, ResourceSort, ResourceSummary};
 use crate::org::read::OrgReader;
 use crate::rows::FindingStatus;
 use crate::rows::finding::Finding;
@@ -52,7 +50,8 @@ impl Delta {
     }
 
     pub(super) fn finding(&mut self, finding: &Finding) {
-        self.changes.push(Change::Finding(Box::new(finding_summary(finding))));
+        self.changes
+            .push(Change::Finding(Box::new(finding_summary(finding))));
     }
 }
 
@@ -216,7 +215,10 @@ impl Lists {
     fn put_resource(&mut self, mut resource: ResourceSummary) {
         resource.type_name = self.word(&resource.type_name);
         resource.open_findings = self.open.get(&resource.urn).copied().unwrap_or_default();
-        let scope = self.resources.entry(resource.urn.scope.clone()).or_default();
+        let scope = self
+            .resources
+            .entry(resource.urn.scope.clone())
+            .or_default();
         scope.insert(resource.urn.id.clone(), resource);
     }
 
@@ -272,7 +274,9 @@ pub(super) fn document_summary(
         type_name: document.type_name.as_str().into(),
         name: document.name.as_str().into(),
         native_id: document.native_id.as_str().into(),
-        tags: tags.map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect(),
+        tags: tags
+            .map(|(key, value)| (key.as_str().into(), value.as_str().into()))
+            .collect(),
         agent: protocol::ids::AgentId::from_bytes([0; 16]),
         source: protocol::ids::SourceId::from_bytes([0; 16]),
         first_seen: Timestamp::UNIX_EPOCH,
@@ -283,7 +287,10 @@ pub(super) fn document_summary(
 
 /// Returns the part of a text that is sorted by.
 fn sorted_by(text: &str) -> SortKey<'_> {
-    SortKey::Text(text.get(..text.floor_char_boundary(SORT_BYTES)).unwrap_or(text))
+    SortKey::Text(
+        text.get(..text.floor_char_boundary(SORT_BYTES))
+            .unwrap_or(text),
+    )
 }
 
 impl Listed for FindingSummary {

@@ -49,7 +49,10 @@ impl OrgReader {
         if org.is_closed() {
             return Err(ReadError::Closed);
         }
-        Ok(Self { org: Arc::clone(org), read: org.engine.snapshot()? })
+        Ok(Self {
+            org: Arc::clone(org),
+            read: org.engine.snapshot()?,
+        })
     }
 
     fn view(&self) -> View<'_> {
@@ -71,9 +74,15 @@ impl OrgReader {
     /// See [`OrgStore::resource`](super::OrgStore::resource).
     pub fn resource(&self, urn: &Urn) -> Result<Option<Resource>, ReadError> {
         let key = self.org.names.resource(urn);
-        let found = self.view().versioned::<StoredResource>(Table::Resources, &key)?;
-        let Some((row, commit)) = found else { return Ok(None) };
-        let completed = self.scope(&urn.scope)?.and_then(|scope| scope.last_complete_at);
+        let found = self
+            .view()
+            .versioned::<StoredResource>(Table::Resources, &key)?;
+        let Some((row, commit)) = found else {
+            return Ok(None);
+        };
+        let completed = self
+            .scope(&urn.scope)?
+            .and_then(|scope| scope.last_complete_at);
         shown(row, commit, completed).map(Some)
     }
 
@@ -87,8 +96,12 @@ impl OrgReader {
     /// See [`OrgStore::resource_history`](super::OrgStore::resource_history).
     pub fn resource_history(&self, urn: &Urn) -> Result<Vec<PastResource>, ReadError> {
         let range = Range::prefix(&self.org.names.resource(urn));
-        let rows: Vec<StoredPast> =
-            self.view().first(Table::ResourceHistory, &range, Direction::Backward, HISTORY_ROWS)?;
+        let rows: Vec<StoredPast> = self.view().first(
+            Table::ResourceHistory,
+            &range,
+            Direction::Backward,
+            HISTORY_ROWS,
+        )?;
         let past = rows.into_iter().map(|row| {
             Ok(PastResource {
                 document: document_of(Table::ResourceHistory, &row.document)?,
@@ -118,10 +131,7 @@ impl OrgReader {
     }
 
     /// Calls `visit` with every living resource until it returns false.
-    pub fn each_resource(
-        &self,
-        visit: &mut dyn FnMut(Resource) -> bool,
-    ) -> Result<(), ReadError> {
+    pub fn each_resource(&self, visit: &mut dyn FnMut(Resource) -> bool) -> Result<(), ReadError> {
         let mut completed = BTreeMap::new();
         for scope in self.scopes()? {
             completed.extend(scope.last_complete_at.map(|at| (scope.scope, at)));
@@ -136,19 +146,25 @@ impl OrgReader {
         visit: &mut dyn FnMut(Resource) -> bool,
     ) -> Result<(), ReadError> {
         let view = self.view();
-        each(&*self.read, Table::Resources, range, Direction::Forward, |entry| {
-            let row: StoredResource = view.found(Table::Resources, &entry)?;
-            if row.retired_at.is_some() {
-                return Ok(ControlFlow::Continue(()));
-            }
-            let at = completed(&row.urn.scope);
-            let goes_on = visit(shown(row, entry.row.version, at)?);
-            Ok::<_, ReadError>(if goes_on {
-                ControlFlow::Continue(())
-            } else {
-                ControlFlow::Break(())
-            })
-        })?;
+        each(
+            &*self.read,
+            Table::Resources,
+            range,
+            Direction::Forward,
+            |entry| {
+                let row: StoredResource = view.found(Table::Resources, &entry)?;
+                if row.retired_at.is_some() {
+                    return Ok(ControlFlow::Continue(()));
+                }
+                let at = completed(&row.urn.scope);
+                let goes_on = visit(shown(row, entry.row.version, at)?);
+                Ok::<_, ReadError>(if goes_on {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                })
+            },
+        )?;
         Ok(())
     }
 
@@ -190,8 +206,13 @@ impl OrgReader {
     /// Keys are hashes, so the order of rows is nobody's; sorted, it is the same for everybody.
     fn all_links(&self, table: Table, prefix: &[u8]) -> Result<Vec<Link>, ReadError> {
         let rows: Vec<StoredLink> = self.view().all(table, &Range::prefix(prefix))?;
-        let mut links: Vec<Link> =
-            rows.into_iter().map(|row| Link { rel: row.rel, urn: row.far }).collect();
+        let mut links: Vec<Link> = rows
+            .into_iter()
+            .map(|row| Link {
+                rel: row.rel,
+                urn: row.far,
+            })
+            .collect();
         links.sort();
         Ok(links)
     }
@@ -205,7 +226,8 @@ impl OrgReader {
 
     /// Returns what an agent last said about itself.
     pub fn agent_status(&self, agent: AgentId) -> Result<Option<AgentStatus>, ReadError> {
-        self.view().row(Table::AgentStatus, &self.org.names.agent_status(agent))
+        self.view()
+            .row(Table::AgentStatus, &self.org.names.agent_status(agent))
     }
 
     // -- verdicts and findings -----------------------------------------------------------------
@@ -214,7 +236,11 @@ impl OrgReader {
     pub fn verdicts(&self, subject: &Subject) -> Result<Option<VerdictRow>, ReadError> {
         let key = self.org.names.subject(subject);
         let row: Option<StoredVerdicts> = self.view().row(Table::Verdicts, &key)?;
-        let checks = if row.is_some() { self.checks()? } else { Vec::new() };
+        let checks = if row.is_some() {
+            self.checks()?
+        } else {
+            Vec::new()
+        };
         row.map(|row| named(row, &checks)).transpose()
     }
 
@@ -226,7 +252,9 @@ impl OrgReader {
     ) -> Result<Page<VerdictRow>, ReadError> {
         let mut range = Range::all();
         if let Some(cursor) = after {
-            let key = BASE64URL_NOPAD.decode(cursor.as_bytes()).map_err(|_| ReadError::Cursor)?;
+            let key = BASE64URL_NOPAD
+                .decode(cursor.as_bytes())
+                .map_err(|_| ReadError::Cursor)?;
             // `h(scope) h(urn)`; anything else is not a cursor of this list.
             if key.len() != 32 {
                 return Err(ReadError::Cursor);
@@ -239,17 +267,29 @@ impl OrgReader {
         let mut items = Vec::new();
         let mut last: Option<Key> = None;
         let mut has_more = false;
-        each(&*self.read, Table::Verdicts, &range, Direction::Forward, |entry| {
-            if items.len() == limit {
-                has_more = true;
-                return Ok(ControlFlow::Break(()));
-            }
-            items.push(named(view.found(Table::Verdicts, &entry)?, &checks)?);
-            last = Some(entry.key);
-            Ok::<_, ReadError>(ControlFlow::Continue(()))
-        })?;
-        let next = last.filter(|_| has_more).map(|key| BASE64URL_NOPAD.encode(&key));
-        Ok(Page { items, next, total: None })
+        each(
+            &*self.read,
+            Table::Verdicts,
+            &range,
+            Direction::Forward,
+            |entry| {
+                if items.len() == limit {
+                    has_more = true;
+                    return Ok(ControlFlow::Break(()));
+                }
+                items.push(named(view.found(Table::Verdicts, &entry)?, &checks)?);
+                last = Some(entry.key);
+                Ok::<_, ReadError>(ControlFlow::Continue(()))
+            },
+        )?;
+        let next = last
+            .filter(|_| has_more)
+            .map(|key| BASE64URL_NOPAD.encode(&key));
+        Ok(Page {
+            items,
+            next,
+            total: None,
+        })
     }
 
     fn checks(&self) -> Result<Vec<String>, ReadError> {
@@ -260,20 +300,31 @@ impl OrgReader {
     /// See [`OrgStore::due`](super::OrgStore::due).
     pub fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<Subject>, ReadError> {
         let range = Range::all().before(&keys::after(now));
-        self.view().first(Table::Due, &range, Direction::Forward, limit)
+        self.view()
+            .first(Table::Due, &range, Direction::Forward, limit)
     }
 
     /// See [`OrgStore::finding`](super::OrgStore::finding).
     pub fn finding(&self, id: FindingId) -> Result<Option<Finding>, ReadError> {
-        self.view().row(Table::Findings, &self.org.names.finding(id))
+        self.view()
+            .row(Table::Findings, &self.org.names.finding(id))
     }
 
     /// Calls `visit` with every finding until it returns false.
     pub fn each_finding(&self, visit: &mut dyn FnMut(Finding) -> bool) -> Result<(), ReadError> {
         let view = self.view();
-        view.each(Table::Findings, &Range::all(), Direction::Forward, |_, _, finding| {
-            if visit(finding) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        })
+        view.each(
+            Table::Findings,
+            &Range::all(),
+            Direction::Forward,
+            |_, _, finding| {
+                if visit(finding) {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                }
+            },
+        )
     }
 
     /// See [`OrgStore::finding_history`](super::OrgStore::finding_history).
@@ -281,8 +332,12 @@ impl OrgReader {
         let range = Range::prefix(&self.org.names.finding(id));
         let view = self.view();
         // The newest are kept when there are too many.
-        let mut steps: Vec<Transition> =
-            view.first(Table::FindingHistory, &range, Direction::Backward, HISTORY_ROWS)?;
+        let mut steps: Vec<Transition> = view.first(
+            Table::FindingHistory,
+            &range,
+            Direction::Backward,
+            HISTORY_ROWS,
+        )?;
         steps.reverse();
         Ok(steps)
     }
@@ -352,10 +407,16 @@ impl OrgReader {
         let rows: Vec<StoredStream> = self.view().all(Table::Streams, &range)?;
         let mut marks = Vec::with_capacity(rows.len());
         for row in rows {
-            let stream = Stream { agent: row.agent, lane: row.lane, epoch: row.epoch };
+            let stream = Stream {
+                agent: row.agent,
+                lane: row.lane,
+                epoch: row.epoch,
+            };
             let mark = self.read.mark(&self.org.names.stream(stream))?;
             if mark != row.high_water {
-                return Err(ReadError::Seal { table: Table::Streams.name() });
+                return Err(ReadError::Seal {
+                    table: Table::Streams.name(),
+                });
             }
             marks.push((stream, mark));
         }
@@ -372,10 +433,16 @@ impl OrgReader {
         let names = &self.org.names;
         // Keys end with the last number of each batch: the first at or behind `seq` holds it.
         let within = Range::prefix(&names.stream(stream));
-        let range = Range { from: names.batch(stream, seq), to: within.to };
+        let range = Range {
+            from: names.batch(stream, seq),
+            to: within.to,
+        };
         let found: Vec<StoredHeader> =
-            self.view().first(Table::Batches, &range, Direction::Forward, 1)?;
-        Ok(found.into_iter().find(|batch| (batch.first_seq..=batch.last_seq).contains(&seq)))
+            self.view()
+                .first(Table::Batches, &range, Direction::Forward, 1)?;
+        Ok(found
+            .into_iter()
+            .find(|batch| (batch.first_seq..=batch.last_seq).contains(&seq)))
     }
 
     // -- events --------------------------------------------------------------------------------
@@ -392,7 +459,8 @@ impl OrgReader {
 
     /// See [`OrgStore::quarantine`](super::OrgStore::quarantine).
     pub fn quarantine(&self, limit: usize) -> Result<Vec<Quarantined>, ReadError> {
-        self.view().first(Table::Quarantine, &Range::all(), Direction::Backward, limit)
+        self.view()
+            .first(Table::Quarantine, &Range::all(), Direction::Backward, limit)
     }
 
     /// Returns how many items were ever refused, kept or not.
@@ -406,8 +474,12 @@ impl OrgReader {
 
     /// See [`OrgStore::audit`](super::OrgStore::audit).
     pub fn audit(&self, from: u64, limit: usize) -> Result<Vec<AuditEntry>, ReadError> {
-        let range = Range { from: keys::sequence(from).to_vec(), to: None };
-        self.view().first(Table::Audit, &range, Direction::Forward, limit)
+        let range = Range {
+            from: keys::sequence(from).to_vec(),
+            to: None,
+        };
+        self.view()
+            .first(Table::Audit, &range, Direction::Forward, limit)
     }
 
     /// See [`OrgStore::audit_head`](super::OrgStore::audit_head).
@@ -420,31 +492,47 @@ impl OrgReader {
     pub fn verify_audit(&self) -> Result<Result<AuditHead, AuditFault>, ReadError> {
         let view = self.view();
         let mut end = AuditHead::default();
-        let fault = |seq: u64, reason: &str| AuditFault { seq, reason: reason.to_owned() };
-        let found = each(&*self.read, Table::Audit, &Range::all(), Direction::Forward, |row| {
-            let seq = end.seq + 1;
-            let bad = |reason| Ok(ControlFlow::Break(fault(seq, reason)));
-            if row.key != keys::sequence(seq) {
-                let is_behind = row.key.as_slice() > keys::sequence(seq).as_slice();
-                return bad(if is_behind { "it is missing" } else { "its key is malformed" });
-            }
-            let entry: AuditEntry = match view.found(Table::Audit, &row) {
-                Ok(entry) => entry,
-                Err(ReadError::Engine(error)) => return Err(ReadError::Engine(error)),
-                Err(error) => return bad(&error.to_string()),
-            };
-            if entry.seq != seq {
-                return bad("it names another place");
-            }
-            if entry.prev_hash != end.hash {
-                return bad("it does not follow from the entry before");
-            }
-            if entry.hash != audit_hash(self.org.org, &entry) {
-                return bad("it does not have the hash that it names");
-            }
-            end = AuditHead { seq, hash: entry.hash };
-            Ok(ControlFlow::Continue(()))
-        })?;
+        let fault = |seq: u64, reason: &str| AuditFault {
+            seq,
+            reason: reason.to_owned(),
+        };
+        let found = each(
+            &*self.read,
+            Table::Audit,
+            &Range::all(),
+            Direction::Forward,
+            |row| {
+                let seq = end.seq + 1;
+                let bad = |reason| Ok(ControlFlow::Break(fault(seq, reason)));
+                if row.key != keys::sequence(seq) {
+                    let is_behind = row.key.as_slice() > keys::sequence(seq).as_slice();
+                    return bad(if is_behind {
+                        "it is missing"
+                    } else {
+                        "its key is malformed"
+                    });
+                }
+                let entry: AuditEntry = match view.found(Table::Audit, &row) {
+                    Ok(entry) => entry,
+                    Err(ReadError::Engine(error)) => return Err(ReadError::Engine(error)),
+                    Err(error) => return bad(&error.to_string()),
+                };
+                if entry.seq != seq {
+                    return bad("it names another place");
+                }
+                if entry.prev_hash != end.hash {
+                    return bad("it does not follow from the entry before");
+                }
+                if entry.hash != audit_hash(self.org.org, &entry) {
+                    return bad("it does not have the hash that it names");
+                }
+                end = AuditHead {
+                    seq,
+                    hash: entry.hash,
+                };
+                Ok(ControlFlow::Continue(()))
+            },
+        )?;
         if let Some(fault) = found {
             return Ok(Err(fault));
         }
@@ -491,10 +579,13 @@ fn named(row: StoredVerdicts, checks: &[String]) -> Result<VerdictRow, ReadError
     let mut verdicts = Vec::with_capacity(row.verdicts.len());
     for judged in row.verdicts {
         let place = usize::try_from(judged.check).unwrap_or(usize::MAX);
-        let check_id = checks.get(place).cloned().ok_or_else(|| ReadError::Decode {
-            table: Table::Verdicts.name(),
-            reason: format!("there is no check of number {}", judged.check),
-        })?;
+        let check_id = checks
+            .get(place)
+            .cloned()
+            .ok_or_else(|| ReadError::Decode {
+                table: Table::Verdicts.name(),
+                reason: format!("there is no check of number {}", judged.check),
+            })?;
         verdicts.push(Judged {
             check_id,
             verdict: judged.verdict,
@@ -504,5 +595,8 @@ fn named(row: StoredVerdicts, checks: &[String]) -> Result<VerdictRow, ReadError
             gaps: judged.gaps,
         });
     }
-    Ok(VerdictRow { subject: row.subject, verdicts })
+    Ok(VerdictRow {
+        subject: row.subject,
+        verdicts,
+    })
 }

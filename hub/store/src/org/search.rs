@@ -69,12 +69,19 @@ impl BlockIndex {
         }
         hashes.sort_unstable();
         hashes.dedup();
-        Self { source, times, severity, words: WordFilter::of(&hashes) }
+        Self {
+            source,
+            times,
+            severity,
+            words: WordFilter::of(&hashes),
+        }
     }
 
     /// Says whether the block may hold an event that is wanted.
     fn may_hold(&self, wanted: &Wanted) -> bool {
-        let Some((earliest, latest)) = self.times else { return false };
+        let Some((earliest, latest)) = self.times else {
+            return false;
+        };
         wanted.until_ms.is_none_or(|until| earliest < until)
             && wanted.since_ms.is_none_or(|since| latest >= since)
             && self.severity >= wanted.severity_at_least
@@ -92,10 +99,14 @@ struct WordFilter {
 impl WordFilter {
     fn of(hashes: &[u64]) -> Self {
         let bytes = (hashes.len() * BITS_PER_WORD).div_ceil(8).min(FILTER_BYTES);
-        let mut filter = Self { bits: vec![0; bytes] };
+        let mut filter = Self {
+            bits: vec![0; bytes],
+        };
         for hash in hashes {
             for n in 0..HASHES {
-                let Some((place, mask)) = filter.bit(*hash, n) else { continue };
+                let Some((place, mask)) = filter.bit(*hash, n) else {
+                    continue;
+                };
                 if let Some(byte) = filter.bits.get_mut(place) {
                     *byte |= mask;
                 }
@@ -183,7 +194,9 @@ fn holds_term(lowered: &str, term: &str) -> bool {
     let is_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
     lowered.match_indices(term).any(|(at, _)| {
         let before = lowered.get(..at).and_then(|text| text.chars().next_back());
-        let after = lowered.get(at + term.len()..).and_then(|text| text.chars().next());
+        let after = lowered
+            .get(at + term.len()..)
+            .and_then(|text| text.chars().next());
         let cuts_before = is_word(before) && is_word(term.chars().next());
         let cuts_after = is_word(after) && is_word(term.chars().next_back());
         !cuts_before && !cuts_after
@@ -261,7 +274,9 @@ impl Wanted {
             return true;
         }
         let lowered: Vec<String> = texts(record).into_iter().map(lower).collect();
-        self.terms.iter().all(|term| lowered.iter().any(|text| holds_term(text, term)))
+        self.terms
+            .iter()
+            .all(|term| lowered.iter().any(|text| holds_term(text, term)))
     }
 }
 
@@ -269,8 +284,12 @@ impl Wanted {
 pub(super) fn search(view: &View<'_>, query: &EventQuery) -> Result<EventPage, ReadError> {
     let wanted = Wanted::new(query);
     let limit = query.limit.clamp(1, PAGE_EVENTS);
-    let mut page =
-        EventPage { events: Vec::new(), next: None, blocks_seen: 0, blocks_opened: 0 };
+    let mut page = EventPage {
+        events: Vec::new(),
+        next: None,
+        blocks_seen: 0,
+        blocks_opened: 0,
+    };
     let mut rest = Range::all();
     let mut before = query.before.map(BlockKey::of);
     if let Some((block, _)) = before {
@@ -278,7 +297,9 @@ pub(super) fn search(view: &View<'_>, query: &EventQuery) -> Result<EventPage, R
     }
     while !rest.is_empty() {
         let wide = PageSize::USUAL;
-        let found = view.read.scan(Table::BlockIndex, &rest, Direction::Backward, wide)?;
+        let found = view
+            .read
+            .scan(Table::BlockIndex, &rest, Direction::Backward, wide)?;
         let Some(last) = found.last() else { break };
         rest = rest.before(&last.key);
         for entry in &found {
@@ -297,7 +318,10 @@ pub(super) fn search(view: &View<'_>, query: &EventQuery) -> Result<EventPage, R
                 continue;
             }
             page.blocks_opened += 1;
-            let end = before.take().filter(|(block, _)| *block == key).map(|(_, place)| place);
+            let end = before
+                .take()
+                .filter(|(block, _)| *block == key)
+                .map(|(_, place)| place);
             let events = open_block(view, key)?;
             let matching = events
                 .into_iter()
@@ -322,7 +346,9 @@ pub(super) fn event(view: &View<'_>, id: EventId) -> Result<Option<Event>, ReadE
     if view.read.get(Table::Blocks, &key.0)?.is_none() {
         return Ok(None);
     }
-    Ok(open_block(view, key)?.into_iter().find(|event| event.id == id))
+    Ok(open_block(view, key)?
+        .into_iter()
+        .find(|event| event.id == id))
 }
 
 fn block_key(key: &[u8]) -> Result<BlockKey, ReadError> {
@@ -335,7 +361,10 @@ fn block_key(key: &[u8]) -> Result<BlockKey, ReadError> {
 
 /// Opens a block. An item that does not decode was refused when it came; its place stays empty.
 fn open_block(view: &View<'_>, key: BlockKey) -> Result<Vec<Event>, ReadError> {
-    let broken = |reason: String| ReadError::Decode { table: Table::Blocks.name(), reason };
+    let broken = |reason: String| ReadError::Decode {
+        table: Table::Blocks.name(),
+        reason,
+    };
     let Some(bytes) = view.bytes(Table::Blocks, &key.0)? else {
         return Err(broken("its index stands without it".into()));
     };
@@ -360,12 +389,18 @@ mod tests {
     use proptest::prelude::*;
 
     fn record(raw: &str) -> EventRecord {
-        EventRecord { raw: raw.into(), ..EventRecord::default() }
+        EventRecord {
+            raw: raw.into(),
+            ..EventRecord::default()
+        }
     }
 
     #[track_caller]
     fn check(raw: &str, term: &str, want: bool) {
-        let query = EventQuery { text: vec![term.into()], ..EventQuery::default() };
+        let query = EventQuery {
+            text: vec![term.into()],
+            ..EventQuery::default()
+        };
         let wanted = Wanted::new(&query);
         let record = record(raw);
         assert_eq!(wanted.matches(&record), want, "{raw:?} {term:?}");
@@ -412,19 +447,91 @@ mod tests {
         };
         let none = EventQuery::default;
         check(none(), true);
-        check(EventQuery { actor: Some("ARN:aws:iam::1:user/ann".into()), ..none() }, true);
-        check(EventQuery { actor: Some("ann".into()), ..none() }, false);
-        check(EventQuery { resource: Some("web-1".into()), ..none() }, true);
-        check(EventQuery { resource: Some("web".into()), ..none() }, false);
-        check(EventQuery { src_ip: Some("10.0.0.1".into()), ..none() }, true);
-        check(EventQuery { src_ip: Some("10.0.0".into()), ..none() }, false);
-        check(EventQuery { severity_at_least: Some(3), ..none() }, true);
-        check(EventQuery { severity_at_least: Some(4), ..none() }, false);
+        check(
+            EventQuery {
+                actor: Some("ARN:aws:iam::1:user/ann".into()),
+                ..none()
+            },
+            true,
+        );
+        check(
+            EventQuery {
+                actor: Some("ann".into()),
+                ..none()
+            },
+            false,
+        );
+        check(
+            EventQuery {
+                resource: Some("web-1".into()),
+                ..none()
+            },
+            true,
+        );
+        check(
+            EventQuery {
+                resource: Some("web".into()),
+                ..none()
+            },
+            false,
+        );
+        check(
+            EventQuery {
+                src_ip: Some("10.0.0.1".into()),
+                ..none()
+            },
+            true,
+        );
+        check(
+            EventQuery {
+                src_ip: Some("10.0.0".into()),
+                ..none()
+            },
+            false,
+        );
+        check(
+            EventQuery {
+                severity_at_least: Some(3),
+                ..none()
+            },
+            true,
+        );
+        check(
+            EventQuery {
+                severity_at_least: Some(4),
+                ..none()
+            },
+            false,
+        );
         let at = |text: &str| Some(text.parse::<Timestamp>().unwrap());
-        check(EventQuery { since: at("1970-01-01T00:00:01Z"), ..none() }, true);
-        check(EventQuery { since: at("1970-01-01T00:00:01.0001Z"), ..none() }, false);
-        check(EventQuery { until: at("1970-01-01T00:00:01Z"), ..none() }, false);
-        check(EventQuery { until: at("1970-01-01T00:00:01.0001Z"), ..none() }, true);
+        check(
+            EventQuery {
+                since: at("1970-01-01T00:00:01Z"),
+                ..none()
+            },
+            true,
+        );
+        check(
+            EventQuery {
+                since: at("1970-01-01T00:00:01.0001Z"),
+                ..none()
+            },
+            false,
+        );
+        check(
+            EventQuery {
+                until: at("1970-01-01T00:00:01Z"),
+                ..none()
+            },
+            false,
+        );
+        check(
+            EventQuery {
+                until: at("1970-01-01T00:00:01.0001Z"),
+                ..none()
+            },
+            true,
+        );
     }
 
     #[test]
@@ -433,13 +540,19 @@ mod tests {
         let record = record(&present.join(" "));
         let index = BlockIndex::of(SourceId::from_bytes([0; 16]), [&record]);
         let asks = |word: String| {
-            Wanted::new(&EventQuery { text: vec![word], ..EventQuery::default() })
+            Wanted::new(&EventQuery {
+                text: vec![word],
+                ..EventQuery::default()
+            })
         };
         assert!(present.into_iter().all(|word| index.may_hold(&asks(word))));
         let through = (0..10_000)
             .filter(|n| index.may_hold(&asks(format!("absent{n}"))))
             .count();
-        assert!(through < 200, "{through} of 10,000 absent words are let through");
+        assert!(
+            through < 200,
+            "{through} of 10,000 absent words are let through"
+        );
     }
 
     proptest! {

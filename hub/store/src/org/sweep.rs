@@ -45,8 +45,8 @@ pub(super) struct Incoming {
 
 impl Incoming {
     pub(super) fn new(org: OrgId, document: &Document, from: Provenance) -> Self {
-        let text = serde_json::to_string(document)
-            .expect("documents have string keys and finite numbers");
+        let text =
+            serde_json::to_string(document).expect("documents have string keys and finite numbers");
         Self {
             content_hash: document.content_hash(),
             summary: document_summary(org, document, |summary| ResourceSummary {
@@ -169,12 +169,24 @@ impl Inventory<'_, '_> {
         let status = self.begun(scope, agent, source, at)?;
         self.clear_staged(scope);
         let state = ScopeState::Failed(gap.clone());
-        self.put_scope(&ScopeStatus { agent, source, generation, state, ..status })
+        self.put_scope(&ScopeStatus {
+            agent,
+            source,
+            generation,
+            state,
+            ..status
+        })
     }
 
     /// Stores a document: its row, its history, its links, its scope's set hash.
     pub(super) fn put(&mut self, document: &Incoming) -> Result<(), ReadError> {
-        let Incoming { urn, content_hash, text, from, .. } = document;
+        let Incoming {
+            urn,
+            content_hash,
+            text,
+            from,
+            ..
+        } = document;
         let mut scope = self.begun(&urn.scope, from.agent, from.source, from.at)?;
         let key = self.names.resource(urn);
         let before: Option<StoredResource> = self.draft.get(Table::Resources, &key)?;
@@ -244,11 +256,16 @@ impl Inventory<'_, '_> {
     /// Replaces the links of a resource, at both their ends.
     fn relink(&mut self, from: &Urn, old: &[Link], new: &[Link]) {
         for link in old.iter().filter(|link| !new.contains(link)) {
-            self.draft.delete(Table::LinksOut, self.names.link(from, &link.rel, &link.urn));
-            self.draft.delete(Table::LinksIn, self.names.link(&link.urn, &link.rel, from));
+            self.draft
+                .delete(Table::LinksOut, self.names.link(from, &link.rel, &link.urn));
+            self.draft
+                .delete(Table::LinksIn, self.names.link(&link.urn, &link.rel, from));
         }
         for link in new.iter().filter(|link| !old.contains(link)) {
-            let end = |far: &Urn| StoredLink { rel: link.rel.clone(), far: far.clone() };
+            let end = |far: &Urn| StoredLink {
+                rel: link.rel.clone(),
+                far: far.clone(),
+            };
             let out = self.names.link(from, &link.rel, &link.urn);
             self.draft.put(Table::LinksOut, out, &end(&link.urn));
             let back = self.names.link(&link.urn, &link.rel, from);
@@ -263,7 +280,14 @@ impl Inventory<'_, '_> {
         let row: Option<StoredResource> = self.draft.get(Table::Resources, &key)?;
         if row.is_some_and(|row| row.retired_at.is_none()) {
             let generation = self.scope(&urn.scope)?.map_or(0, |scope| scope.generation);
-            self.draft.put(Table::Gone, key, &StagedGone { urn: urn.clone(), generation });
+            self.draft.put(
+                Table::Gone,
+                key,
+                &StagedGone {
+                    urn: urn.clone(),
+                    generation,
+                },
+            );
         }
         Ok(())
     }
@@ -271,14 +295,20 @@ impl Inventory<'_, '_> {
     /// Ends a sweep.
     pub(super) fn end(&mut self, end: &SweepEnd) -> Result<SweepOutcome, ReadError> {
         let outcome = |result| {
-            Ok(SweepOutcome { scope: end.scope.clone(), generation: end.generation, result })
+            Ok(SweepOutcome {
+                scope: end.scope.clone(),
+                generation: end.generation,
+                result,
+            })
         };
         let status = self.scope(&end.scope)?;
         let is_current = status.as_ref().is_some_and(|status| {
             status.generation == end.generation && status.state == ScopeState::Sweeping
         });
         let Some(status) = status.filter(|_| is_current) else {
-            let current = self.scope(&end.scope)?.map_or(0, |status| status.generation);
+            let current = self
+                .scope(&end.scope)?
+                .map_or(0, |status| status.generation);
             return outcome(SweepResult::Superseded { current });
         };
         let mut retiring = self.retiring(&status, end.coverage, Some(end.generation))?;
@@ -290,20 +320,32 @@ impl Inventory<'_, '_> {
             }
         }
         let result = self.judge(&status, &retiring, end.claimed);
-        let status = ScopeStatus { claimed: Some(end.claimed), ..status };
+        let status = ScopeStatus {
+            claimed: Some(end.claimed),
+            ..status
+        };
         match result {
             SweepResult::Complete { .. } => self.complete(status, retiring, end.at)?,
             SweepResult::Held { retiring: count } => {
                 // Staged by name: the confirmation may come long after.
                 for (key, row) in retiring.rows {
-                    let staged = StagedGone { urn: row.urn, generation: end.generation };
+                    let staged = StagedGone {
+                        urn: row.urn,
+                        generation: end.generation,
+                    };
                     self.draft.put(Table::Gone, key, &staged);
                 }
-                self.put_scope(&ScopeStatus { state: ScopeState::Held(count), ..status })?;
+                self.put_scope(&ScopeStatus {
+                    state: ScopeState::Held(count),
+                    ..status
+                })?;
             }
             SweepResult::Mismatched { .. } => {
                 self.clear_staged(&end.scope);
-                self.put_scope(&ScopeStatus { state: ScopeState::Mismatched, ..status })?;
+                self.put_scope(&ScopeStatus {
+                    state: ScopeState::Mismatched,
+                    ..status
+                })?;
             }
             SweepResult::Superseded { .. } => {}
         }
@@ -326,7 +368,10 @@ impl Inventory<'_, '_> {
             self.complete(status, retiring, at)
         } else {
             self.clear_staged(scope);
-            self.put_scope(&ScopeStatus { state: ScopeState::Mismatched, ..status })
+            self.put_scope(&ScopeStatus {
+                state: ScopeState::Mismatched,
+                ..status
+            })
         }
     }
 
@@ -354,11 +399,12 @@ impl Inventory<'_, '_> {
     fn staged(&self, scope: &Scope, by: Option<u64>) -> Result<Vec<Key>, ReadError> {
         let mut keys = Vec::new();
         let range = Range::prefix(&self.names.scope(scope));
-        self.draft.scan(Table::Gone, &range, |key, staged: StagedGone| {
-            if by.is_none_or(|by| staged.generation == by) {
-                keys.push(key.to_vec());
-            }
-        })?;
+        self.draft
+            .scan(Table::Gone, &range, |key, staged: StagedGone| {
+                if by.is_none_or(|by| staged.generation == by) {
+                    keys.push(key.to_vec());
+                }
+            })?;
         Ok(keys)
     }
 
@@ -380,18 +426,23 @@ impl Inventory<'_, '_> {
             Coverage::Changes => {
                 for key in staged {
                     let row: Option<StoredResource> = self.draft.get(Table::Resources, &key)?;
-                    rows.extend(row.filter(|row| row.retired_at.is_none()).map(|row| (key, row)));
+                    rows.extend(
+                        row.filter(|row| row.retired_at.is_none())
+                            .map(|row| (key, row)),
+                    );
                 }
             }
             Coverage::Everything => {
                 let staged: std::collections::BTreeSet<Key> = staged.into_iter().collect();
                 let range = Range::prefix(&self.names.scope(&status.scope));
-                self.draft.scan(Table::Resources, &range, |key, row: StoredResource| {
-                    let is_missing = row.generation != status.generation || staged.contains(key);
-                    if row.retired_at.is_none() && is_missing {
-                        rows.push((key.to_vec(), row));
-                    }
-                })?;
+                self.draft
+                    .scan(Table::Resources, &range, |key, row: StoredResource| {
+                        let is_missing =
+                            row.generation != status.generation || staged.contains(key);
+                        if row.retired_at.is_none() && is_missing {
+                            rows.push((key.to_vec(), row));
+                        }
+                    })?;
             }
         }
         let mut ours = status.members;
@@ -414,8 +465,14 @@ impl Inventory<'_, '_> {
         self.draft.note(Table::Resources, key.clone());
         self.delta.retired(row.urn.clone());
         // The last sweep that confirmed it is a fact of the row from here on.
-        let last_seen = status.last_complete_at.map_or(row.last_seen, |at| row.last_seen.max(at));
-        let row = StoredResource { retired_at: Some(at), last_seen, ..row };
+        let last_seen = status
+            .last_complete_at
+            .map_or(row.last_seen, |at| row.last_seen.max(at));
+        let row = StoredResource {
+            retired_at: Some(at),
+            last_seen,
+            ..row
+        };
         self.draft.put(Table::Resources, key, &row);
         Ok(())
     }
@@ -423,8 +480,10 @@ impl Inventory<'_, '_> {
 
 /// Returns a stored document.
 pub(super) fn document_of(table: Table, text: &str) -> Result<Document, ReadError> {
-    serde_json::from_str(text)
-        .map_err(|error| ReadError::Decode { table: table.name(), reason: error.to_string() })
+    serde_json::from_str(text).map_err(|error| ReadError::Decode {
+        table: table.name(),
+        reason: error.to_string(),
+    })
 }
 
 /// Returns the links of a stored document.
@@ -456,7 +515,10 @@ mod tests {
 
     #[track_caller]
     fn check(members: u64, retiring: u64, claimed: SetHash, want: SweepResult) {
-        assert_eq!(decide(members, retiring, set(retiring..members), claimed), want);
+        assert_eq!(
+            decide(members, retiring, set(retiring..members), claimed),
+            want
+        );
     }
 
     #[test]

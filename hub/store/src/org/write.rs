@@ -38,7 +38,11 @@ pub struct OrgWrite {
 
 impl OrgWrite {
     pub(super) fn new(org: Arc<OrgInner>) -> Self {
-        Self { org, ops: Vec::new(), bytes: 0 }
+        Self {
+            org,
+            ops: Vec::new(),
+            bytes: 0,
+        }
     }
 
     fn push(&mut self, op: Op) {
@@ -56,7 +60,12 @@ impl OrgWrite {
         last_seq: u64,
         header: SignedHeader,
     ) {
-        self.push(Op::HighWater { stream, first_seq, last_seq, header });
+        self.push(Op::HighWater {
+            stream,
+            first_seq,
+            last_seq,
+            header,
+        });
     }
 
     // -- inventory -----------------------------------------------------------------------------
@@ -70,7 +79,13 @@ impl OrgWrite {
         generation: u64,
         at: Timestamp,
     ) {
-        self.push(Op::Begin { scope: scope.clone(), agent, source, generation, at });
+        self.push(Op::Begin {
+            scope: scope.clone(),
+            agent,
+            source,
+            generation,
+            at,
+        });
     }
 
     /// Notes that the list of a scope could not be read. Nothing is retired.
@@ -84,7 +99,14 @@ impl OrgWrite {
         at: Timestamp,
     ) {
         let scope = scope.clone();
-        let failed = FailedSweep { scope, agent, source, generation, gap, at };
+        let failed = FailedSweep {
+            scope,
+            agent,
+            source,
+            generation,
+            gap,
+            at,
+        };
         self.push(Op::Fail(Box::new(failed)));
     }
 
@@ -219,10 +241,16 @@ impl OrgWrite {
     pub async fn commit(self) -> Result<Committed, CommitError> {
         let Self { org, ops, bytes } = self;
         if ops.len() > WRITE_PARTS {
-            return Err(CommitError::TooLarge { what: "the write's parts", bound: WRITE_PARTS });
+            return Err(CommitError::TooLarge {
+                what: "the write's parts",
+                bound: WRITE_PARTS,
+            });
         }
         if bytes > WRITE_BYTES {
-            return Err(CommitError::TooLarge { what: "the write's bytes", bound: WRITE_BYTES });
+            return Err(CommitError::TooLarge {
+                what: "the write's bytes",
+                bound: WRITE_BYTES,
+            });
         }
         let (applying, done) = (Arc::clone(&org), Arc::clone(&org));
         let applied = org

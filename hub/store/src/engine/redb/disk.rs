@@ -30,7 +30,10 @@ pub(super) struct Health {
 
 impl Health {
     pub(super) fn trouble(&self) -> Option<Trouble> {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.first
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub(super) fn is_latched(&self) -> bool {
@@ -135,7 +138,8 @@ impl StorageBackend for Disk {
     fn sync_data(&self) -> io::Result<()> {
         let result = self.medium.sync();
         if let Err(error) = &result {
-            self.health.note(Trouble::Sync(format!("fsync failed: {error}")));
+            self.health
+                .note(Trouble::Sync(format!("fsync failed: {error}")));
         }
         result
     }

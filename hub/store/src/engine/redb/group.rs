@@ -51,7 +51,9 @@ impl<'txn> RedbGroup<'txn> {
         if self.last == self.first {
             return Ok(false);
         }
-        self.engine.insert(KEY_COMMIT, self.last).map_err(|e| self.health.explain(&e))?;
+        self.engine
+            .insert(KEY_COMMIT, self.last)
+            .map_err(|e| self.health.explain(&e))?;
         Ok(true)
     }
 
@@ -66,7 +68,10 @@ impl<'txn> RedbGroup<'txn> {
         if let Some(open) = cell.get() {
             return Ok(open);
         }
-        let open = self.txn.open_table(rows(table)).map_err(|e| self.health.explain(&e))?;
+        let open = self
+            .txn
+            .open_table(rows(table))
+            .map_err(|e| self.health.explain(&e))?;
         Ok(cell.get_or_init(|| open))
     }
 
@@ -80,11 +85,17 @@ impl<'txn> RedbGroup<'txn> {
 
     fn refusal(&self, condition: &Condition) -> Result<Option<Refused>, EngineError> {
         let refused = match condition {
-            Condition::Absent { table, key } => {
-                self.get(*table, key)?.map(|_| Refused::Row { table: *table })
-            }
-            Condition::Version { table, key, version } => {
-                let holds = self.get(*table, key)?.is_some_and(|row| row.version == *version);
+            Condition::Absent { table, key } => self
+                .get(*table, key)?
+                .map(|_| Refused::Row { table: *table }),
+            Condition::Version {
+                table,
+                key,
+                version,
+            } => {
+                let holds = self
+                    .get(*table, key)?
+                    .is_some_and(|row| row.version == *version);
                 (!holds).then_some(Refused::Row { table: *table })
             }
             Condition::Mark { key, value } => {
@@ -112,7 +123,9 @@ impl<'txn> RedbGroup<'txn> {
             }
             Write::Delete { table, key } => {
                 let table = self.table_mut(*table)?;
-                table.remove(key.as_slice()).map_err(|e| health.explain(&e))?;
+                table
+                    .remove(key.as_slice())
+                    .map_err(|e| health.explain(&e))?;
             }
             Write::DeleteRange { table, range } => {
                 if range.is_empty() {
@@ -174,7 +187,9 @@ impl Group for RedbGroup<'_> {
             self.write(write, commit)?;
         }
         for (key, value) in &set.marks {
-            self.marks.insert(key.as_slice(), value).map_err(|e| health.explain(&e))?;
+            self.marks
+                .insert(key.as_slice(), value)
+                .map_err(|e| health.explain(&e))?;
         }
         for (n, (table, key)) in (0u32..).zip(&set.notes) {
             let place = [commit.to_be_bytes().as_slice(), &n.to_be_bytes()].concat();

@@ -45,7 +45,9 @@ pub(super) fn open_file(path: &Path, make: Make) -> Result<Arc<dyn Medium>, Open
         .map_err(|source| io_error(path, source))?;
     match file.try_lock() {
         Ok(()) => Ok(Arc::new(file)),
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned() }),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse {
+            path: path.to_owned(),
+        }),
         Err(TryLockError::Error(source)) => Err(io_error(path, source)),
     }
 }
@@ -58,7 +60,10 @@ pub(super) fn open_medium(
     cache_bytes: usize,
     make: Make,
 ) -> Result<Opened, OpenError> {
-    let damaged = |reason: String| OpenError::Damaged { path: path.to_owned(), reason };
+    let damaged = |reason: String| OpenError::Damaged {
+        path: path.to_owned(),
+        reason,
+    };
     let length = medium.len().map_err(|source| io_error(path, source))?;
     if make == Make::Existing && length == 0 {
         // redb would take an empty file for a new one.
@@ -77,7 +82,10 @@ pub(super) fn open_medium(
         Ok(database)
     };
     match catch_unwind(AssertUnwindSafe(open)) {
-        Ok(database) => Ok(Opened { database: Arc::new(database?), health }),
+        Ok(database) => Ok(Opened {
+            database: Arc::new(database?),
+            health,
+        }),
         Err(panic) => Err(damaged(format!("panic while opening: {}", words(&*panic)))),
     }
 }
@@ -88,27 +96,42 @@ pub(super) fn open_medium(
 fn peek(medium: &Arc<dyn Medium>, path: &Path) -> Result<(), OpenError> {
     let health = Arc::new(Health::default());
     let disk = Disk::new(Arc::clone(medium), Arc::clone(&health));
-    let Ok(database) = Builder::new().set_cache_size(0).open_read_only_with_backend(disk) else {
+    let Ok(database) = Builder::new()
+        .set_cache_size(0)
+        .open_read_only_with_backend(disk)
+    else {
         return Ok(());
     };
-    let Ok(txn) = database.begin_read() else { return Ok(()) };
+    let Ok(txn) = database.begin_read() else {
+        return Ok(());
+    };
     check_format(&txn, path, &health)
 }
 
 /// Refuses what is not a store and what is newer than this program.
 fn check_format(txn: &ReadTransaction, path: &Path, health: &Health) -> Result<(), OpenError> {
-    let damaged = |reason: String| OpenError::Damaged { path: path.to_owned(), reason };
+    let damaged = |reason: String| OpenError::Damaged {
+        path: path.to_owned(),
+        reason,
+    };
     let broken = |error: &dyn std::fmt::Display| damaged(health.explain(error).to_string());
     let table = match txn.open_table(ENGINE) {
         Ok(table) => table,
         Err(TableError::TableDoesNotExist(_)) => return Err(damaged("not a store".into())),
         Err(error) => return Err(broken(&error)),
     };
-    let format = table.get(KEY_FORMAT).map_err(|e| broken(&e))?.map(|found| found.value());
+    let format = table
+        .get(KEY_FORMAT)
+        .map_err(|e| broken(&e))?
+        .map(|found| found.value());
     let found = format.ok_or_else(|| damaged("it names no format".into()))?;
     if found > u64::from(FORMAT) {
         let found = u32::try_from(found).unwrap_or(u32::MAX);
-        return Err(OpenError::Newer { path: path.to_owned(), found, supported: FORMAT });
+        return Err(OpenError::Newer {
+            path: path.to_owned(),
+            found,
+            supported: FORMAT,
+        });
     }
     Ok(())
 }
@@ -126,7 +149,10 @@ fn prepare(
         Some(Trouble::Sync(reason) | Trouble::Other(reason)) => {
             io_error(path, std::io::Error::other(reason))
         }
-        None => OpenError::Damaged { path: path.to_owned(), reason: error.to_string() },
+        None => OpenError::Damaged {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        },
     };
     if make == Make::Existing {
         let txn = database.begin_read().map_err(|e| explain(&e))?;
@@ -143,7 +169,9 @@ fn prepare(
     txn.set_quick_repair(true);
     {
         let mut engine = txn.open_table(ENGINE).map_err(|e| explain(&e))?;
-        engine.insert(KEY_FORMAT, u64::from(FORMAT)).map_err(|e| explain(&e))?;
+        engine
+            .insert(KEY_FORMAT, u64::from(FORMAT))
+            .map_err(|e| explain(&e))?;
         txn.open_table(MARKS).map_err(|e| explain(&e))?;
         txn.open_table(NOTES).map_err(|e| explain(&e))?;
         for table in tables {
@@ -155,19 +183,27 @@ fn prepare(
 
 fn open_error(path: &Path, health: &Health, error: redb::DatabaseError) -> OpenError {
     if let redb::DatabaseError::DatabaseAlreadyOpen = error {
-        return OpenError::InUse { path: path.to_owned() };
+        return OpenError::InUse {
+            path: path.to_owned(),
+        };
     }
     match health.trouble() {
         Some(Trouble::Full) => io_error(path, std::io::ErrorKind::StorageFull.into()),
         Some(Trouble::Sync(reason) | Trouble::Other(reason)) => {
             io_error(path, std::io::Error::other(reason))
         }
-        None => OpenError::Damaged { path: path.to_owned(), reason: error.to_string() },
+        None => OpenError::Damaged {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        },
     }
 }
 
 pub(super) fn io_error(path: &Path, source: std::io::Error) -> OpenError {
-    OpenError::Io { path: path.to_owned(), source }
+    OpenError::Io {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 pub(super) fn remove_if_present(path: &Path) -> Result<(), OpenError> {
@@ -180,9 +216,13 @@ pub(super) fn remove_if_present(path: &Path) -> Result<(), OpenError> {
 
 /// Makes a rename durable: the directory's entry is data of its own.
 pub(super) fn sync_parent(path: &Path) -> Result<(), OpenError> {
-    let Some(parent) = path.parent() else { return Ok(()) };
+    let Some(parent) = path.parent() else {
+        return Ok(());
+    };
     let directory = fs::File::open(parent).map_err(|source| io_error(parent, source))?;
-    directory.sync_all().map_err(|source| io_error(parent, source))
+    directory
+        .sync_all()
+        .map_err(|source| io_error(parent, source))
 }
 
 pub(super) fn words(panic: &(dyn Any + Send)) -> String {

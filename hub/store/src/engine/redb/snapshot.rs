@@ -1,11 +1,13 @@
 //! Reads of one commit.
 
 use std::cell::OnceCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableTable};
 
 use super::disk::Health;
+use super::opening::words;
 use super::{ENGINE, KEY_COMMIT, MARKS, NOTES, rows};
 use crate::engine::{Direction, Entry, Note, PageSize, Range, Read, Row};
 use crate::error::EngineError;
@@ -24,7 +26,12 @@ pub(super) struct RedbSnapshot {
 
 impl RedbSnapshot {
     pub(super) fn new(txn: ReadTransaction, database: Arc<Database>, health: Arc<Health>) -> Self {
-        Self { txn, tables: [const { OnceCell::new() }; TABLES], health, _database: database }
+        Self {
+            txn,
+            tables: [const { OnceCell::new() }; TABLES],
+            health,
+            _database: database,
+        }
     }
 
     fn table(&self, table: Table) -> Result<&Rows, EngineError> {
@@ -35,14 +42,27 @@ impl RedbSnapshot {
         if let Some(open) = cell.get() {
             return Ok(open);
         }
-        let open = self.txn.open_table(rows(table)).map_err(|e| self.health.explain(&e))?;
+        let open = self
+            .txn
+            .open_table(rows(table))
+            .map_err(|e| self.health.explain(&e))?;
         Ok(cell.get_or_init(|| open))
     }
 }
 
+/// Turns a panic of redb on a page that contradicts itself into an error.
+fn guarded<R>(read: impl FnOnce() -> Result<R, EngineError>) -> Result<R, EngineError> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
+        Err(EngineError::Damaged(format!(
+            "panic while reading: {}",
+            words(&*panic)
+        )))
+    })
+}
+
 impl Read for RedbSnapshot {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Row>, EngineError> {
-        get_row(self.table(table)?, key, &self.health)
+        guarded(|| get_row(self.table(table)?, key, &self.health))
     }
 
     fn scan(
@@ -52,24 +72,39 @@ impl Read for RedbSnapshot {
         direction: Direction,
         page: PageSize,
     ) -> Result<Vec<Entry>, EngineError> {
-        scan_rows(self.table(table)?, range, direction, page, &self.health)
+        guarded(|| scan_rows(self.table(table)?, range, direction, page, &self.health))
     }
 
     fn mark(&self, key: &[u8]) -> Result<u64, EngineError> {
-        let table = self.txn.open_table(MARKS).map_err(|e| self.health.explain(&e))?;
-        let found = table.get(key).map_err(|e| self.health.explain(&e))?;
-        Ok(found.map_or(0, |value| value.value()))
+        guarded(|| {
+            let table = self
+                .txn
+                .open_table(MARKS)
+                .map_err(|e| self.health.explain(&e))?;
+            let found = table.get(key).map_err(|e| self.health.explain(&e))?;
+            Ok(found.map_or(0, |value| value.value()))
+        })
     }
 
     fn notes(&self, since: u64, limit: usize) -> Result<Vec<Note>, EngineError> {
-        let table = self.txn.open_table(NOTES).map_err(|e| self.health.explain(&e))?;
-        read_notes(&table, since, limit, &self.health)
+        guarded(|| {
+            let table = self
+                .txn
+                .open_table(NOTES)
+                .map_err(|e| self.health.explain(&e))?;
+            read_notes(&table, since, limit, &self.health)
+        })
     }
 
     fn last_commit(&self) -> Result<u64, EngineError> {
-        let table = self.txn.open_table(ENGINE).map_err(|e| self.health.explain(&e))?;
-        let found = table.get(KEY_COMMIT).map_err(|e| self.health.explain(&e))?;
-        Ok(found.map_or(0, |value| value.value()))
+        guarded(|| {
+            let table = self
+                .txn
+                .open_table(ENGINE)
+                .map_err(|e| self.health.explain(&e))?;
+            let found = table.get(KEY_COMMIT).map_err(|e| self.health.explain(&e))?;
+            Ok(found.map_or(0, |value| value.value()))
+        })
     }
 }
 
@@ -78,7 +113,10 @@ fn row(stored: &[u8]) -> Result<Row, EngineError> {
     let (version, value) = stored
         .split_first_chunk::<8>()
         .ok_or_else(|| EngineError::Damaged("a row is shorter than its version".into()))?;
-    Ok(Row { version: u64::from_le_bytes(*version), value: value.to_vec() })
+    Ok(Row {
+        version: u64::from_le_bytes(*version),
+        value: value.to_vec(),
+    })
 }
 
 pub(super) fn get_row(
@@ -114,7 +152,10 @@ pub(super) fn scan_rows(
         };
         let Some(next) = next else { break };
         let (key, stored) = next.map_err(|e| health.explain(&e))?;
-        let entry = Entry { key: key.value().to_vec(), row: row(stored.value())? };
+        let entry = Entry {
+            key: key.value().to_vec(),
+            row: row(stored.value())?,
+        };
         bytes += entry.key.len() + entry.row.value.len();
         entries.push(entry);
     }
@@ -128,9 +169,13 @@ pub(super) fn read_notes(
     health: &Health,
 ) -> Result<Vec<Note>, EngineError> {
     let broken = || EngineError::Damaged("an entry of the feed of changes is malformed".into());
-    let Some(first) = since.checked_add(1) else { return Ok(Vec::new()) };
+    let Some(first) = since.checked_add(1) else {
+        return Ok(Vec::new());
+    };
     let from = first.to_be_bytes();
-    let found = table.range::<&[u8]>(from.as_slice()..).map_err(|e| health.explain(&e))?;
+    let found = table
+        .range::<&[u8]>(from.as_slice()..)
+        .map_err(|e| health.explain(&e))?;
     let mut notes = Vec::new();
     for next in found.take(limit) {
         let (key, value) = next.map_err(|e| health.explain(&e))?;
