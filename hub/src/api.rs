@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! connection ─▶ TLS 1.3 ─▶ dress: request id, time limit, headers, problems
-//!            ─▶ gate: login unless the table says "anyone", pace ─▶ handler: Member │ Administered │ HubAdmin
+//!            ─▶ gate: login unless the table says "anyone", pace ─▶ once: writes with a key
+//!            ─▶ handler: Member │ Administered │ HubAdmin
 //! ```
 
 use std::collections::BTreeMap;
@@ -52,6 +53,7 @@ mod openapi;
 mod orgs;
 mod overview;
 mod problem;
+mod repeat;
 mod resources;
 mod session;
 mod sources;
@@ -133,6 +135,10 @@ fn router(state: Arc<State>) -> Router {
         .merge(openapi::routes(&document))
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::no_such_method)
+        .layer(middleware::from_fn_with_state(
+            Arc::new(repeat::Repeats::default()),
+            repeat::once,
+        ))
         .layer(middleware::from_fn_with_state(
             Arc::clone(&state),
             access::gate,

@@ -19,7 +19,7 @@ use utoipa_axum::routes;
 
 use super::State;
 use super::access::{Administered, Member};
-use super::list::{ListQuery, OrgQuery};
+use super::list::{ListQuery, OrgQuery, WriteHeaders};
 use super::orgs::check_name;
 use super::problem::{Body, Query, Refusal, Segment};
 use crate::live::Live;
@@ -146,7 +146,7 @@ async fn show(
 /// public half of its key.
 #[utoipa::path(
     post, path = "/api/v1/agent-tokens", operation_id = "create_agent_token", tag = "agents",
-    params(OrgQuery),
+    params(OrgQuery, WriteHeaders),
     request_body = TokenCreate,
     responses(
         (status = 201, body = TokenCreated),

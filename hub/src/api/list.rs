@@ -43,6 +43,17 @@ pub(super) struct OrgQuery {
     pub(super) org: Option<String>,
 }
 
+/// What every write takes.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "`repeat` reads it; here it is described")]
+pub(super) struct WriteHeaders {
+    /// Any text, new for each write: sent again within an hour, the write happens once and its
+    /// answer comes again.
+    #[param(rename = "Idempotency-Key")]
+    idempotency_key: Option<String>,
+}
+
 impl ListQuery {
     /// Reads the filter for rows of the given fields.
     ///

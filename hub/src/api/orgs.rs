@@ -17,7 +17,7 @@ use utoipa_axum::routes;
 
 use super::State;
 use super::access::{Administered, Caller, HubAdmin, Member};
-use super::list::{ListQuery, OrgQuery};
+use super::list::{ListQuery, OrgQuery, WriteHeaders};
 use super::problem::{Body, Query, Refusal};
 use crate::password;
 
@@ -180,6 +180,7 @@ async fn list(
 /// Makes an organisation. Its maker gets no role in it: a hub administrator has no data access.
 #[utoipa::path(
     post, path = "/api/v1/orgs", operation_id = "create_org", tag = "orgs",
+    params(WriteHeaders),
     request_body = OrgCreate,
     responses(
         (status = 201, body = Org),
@@ -245,7 +246,8 @@ async fn users(
 /// who shares another organisation with the person, may also name somebody who exists: the person
 /// gets the role and keeps the password.
 #[utoipa::path(
-    post, path = "/api/v1/users", operation_id = "create_user", tag = "orgs", params(OrgQuery),
+    post, path = "/api/v1/users", operation_id = "create_user", tag = "orgs",
+    params(OrgQuery, WriteHeaders),
     request_body = UserCreate,
     responses(
         (status = 201, body = User),

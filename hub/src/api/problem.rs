@@ -89,6 +89,11 @@ impl Refusal {
         Self::new(StatusCode::CONFLICT, code, detail)
     }
 
+    /// The request can be read and yet cannot be meant.
+    pub(super) fn unprocessable(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail)
+    }
+
     /// Too many requests or attempts; `after` is when another has a chance.
     pub(super) fn too_many(what: &str, after: Duration) -> Self {
         let seconds = after.as_secs_f64().ceil().max(1.0);

@@ -422,6 +422,40 @@ async fn an_enrolment_token_holds_what_the_agent_needs_and_the_hub_keeps_its_pub
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_write_sent_twice_with_one_key_happens_once() {
+    let hub = TestHub::start().await;
+    let admin = &hub.members[&Role::Admin];
+    let path = "/api/v1/agent-tokens";
+    let first = hub.write_once(admin, path, "k1", &json!({})).await;
+    assert_eq!(first.status, StatusCode::CREATED);
+    assert_eq!(first.header("idempotency-replayed"), "");
+    let second = hub.write_once(admin, path, "k1", &json!({})).await;
+    assert_eq!((second.status, &second.text), (first.status, &first.text));
+    assert_eq!(second.header("idempotency-replayed"), "true");
+    let other = hub.write_once(admin, path, "k2", &json!({})).await;
+    assert_ne!(other.text, first.text);
+    let data = hub.store.maintenance(hub.own).await.unwrap().unwrap();
+    let made = data.tokens().await.unwrap();
+    assert_eq!(made.iter().filter(|token| token.made_by.is_some()).count(), 2);
+
+    hub.write_once(admin, path, "k1", &json!({"uses": 2}))
+        .await
+        .assert_problem(StatusCode::UNPROCESSABLE_ENTITY, "key_reused");
+    // Another person's key of the same text is another key.
+    let operator = &hub.members[&Role::Operator];
+    let theirs = hub.write_once(operator, path, "k1", &json!({})).await;
+    assert_eq!(theirs.header("idempotency-replayed"), "");
+    // What was refused may be mended and sent again.
+    for body in [json!({"uses": 0}), json!({"uses": 1})] {
+        let asked = hub.write_once(admin, path, "k3", &body).await;
+        assert_eq!(asked.header("idempotency-replayed"), "", "{}", asked.text);
+    }
+    hub.write_once(admin, path, &"x".repeat(256), &json!({}))
+        .await
+        .assert_problem(StatusCode::BAD_REQUEST, "bad_key");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hub_administrator_makes_organisations_and_sees_no_data_in_them() {
     let hub = TestHub::start().await;
     let made = hub

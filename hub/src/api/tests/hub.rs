@@ -292,9 +292,13 @@ impl TestHub {
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Asked {
-        let kept = self.kept.lock().unwrap().take();
+        let mut kept = self.kept.lock().unwrap().take();
+        let is_open = match &mut kept {
+            Some(sender) => sender.ready().await.is_ok(),
+            None => false,
+        };
         let mut sender = match kept {
-            Some(mut sender) if sender.ready().await.is_ok() => sender,
+            Some(sender) if is_open => sender,
             Some(_) | None => self.connect().await,
         };
         let response = sender.send_request(request).await.unwrap();
@@ -336,6 +340,20 @@ impl TestHub {
 
     pub(super) async fn post_as(&self, login: &Login, path: &str, body: &Value) -> Asked {
         self.ask_as(login, Method::POST, path, Some(body)).await
+    }
+
+    pub(super) async fn write_once(
+        &self,
+        login: &Login,
+        path: &str,
+        key: &str,
+        body: &Value,
+    ) -> Asked {
+        let request = Self::request(login, Method::POST, path)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header("idempotency-key", key);
+        self.send(request.body(Full::from(body.to_string())).unwrap())
+            .await
     }
 
     pub(super) async fn send_text(&self, login: &Login, path: &str, kind: &str, body: &str) -> Asked {
