@@ -168,7 +168,7 @@ fn fails(current: &Finding, failing: &Failing, at: Timestamp) -> Option<FindingC
             (current.verdict == Verdict::Unknown).then_some("its facts can be read again")
         }
     };
-    if note.is_none() && finding == *current {
+    if note.is_none() && says_the_same(&finding, current) {
         return None;
     }
     finding.last_seen = at;
@@ -185,6 +185,19 @@ fn fails(current: &Finding, failing: &Failing, at: Timestamp) -> Option<FindingC
         finding,
         transition,
     })
+}
+
+/// Says whether two rows show the same failure. The instant of the judgement is evidence of a
+/// check that reads the clock, and no news.
+fn says_the_same(finding: &Finding, current: &Finding) -> bool {
+    let mut timeless = finding.clone();
+    if let (Some(now), Some(then)) = (
+        timeless.evidence.get_mut("now"),
+        current.evidence.get("now"),
+    ) {
+        now.clone_from(then);
+    }
+    timeless == *current
 }
 
 fn unknown(
@@ -333,6 +346,16 @@ mod tests {
             ["open fail: the check fails", "nothing", "the row alone"]
         );
         assert_eq!(finding.unwrap().last_seen, at(2));
+
+        let at_instant = |instant: &str| {
+            let State::Fails(mut failing) = fails_with(1) else {
+                unreachable!()
+            };
+            failing.evidence.insert("now".to_owned(), json!(instant));
+            State::Fails(failing)
+        };
+        let (_, steps) = play(None, [at_instant("1"), at_instant("2")]);
+        assert_eq!(steps, ["open fail: the check fails", "nothing"]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 use protocol::document::Gap;
 use protocol::ids::{FindingId, OrgId};
 use protocol::{Scope, Urn};
@@ -245,6 +245,7 @@ fn entry(
     let due_at = [outcome.due_at, mute_ends]
         .into_iter()
         .flatten()
+        .map(storable)
         .filter(|due| *due > now)
         .min();
     Judged {
@@ -259,6 +260,14 @@ fn entry(
             .map(|(path, gap)| (path.clone(), gap.clone()))
             .collect(),
     }
+}
+
+/// Returns an instant at the precision of the store, never before the given one.
+fn storable(instant: Timestamp) -> Timestamp {
+    let up = TimestampRound::new()
+        .smallest(Unit::Microsecond)
+        .mode(RoundMode::Ceil);
+    instant.round(up).unwrap_or(instant)
 }
 
 /// Returns the verdict as it is stored. A check that broke on a resource says nothing of it.
