@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::error::Error;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -226,17 +227,31 @@ async fn admit(
     let (live, spoiled) = (hub.live.clone(), shared.spoiled.clone());
     let intake = Intake::new(store.clone(), terms, live, spoiled);
     let core = hub::Session::new(config, now());
-    let live = hub.live.clone();
-    let drive = Drive::new(
-        connection.clone(),
+    let drive = Drive {
+        connection: connection.clone(),
         core,
         store,
-        intake,
-        live,
+        live: hub.live.clone(),
         registered,
         status,
-    );
+        status_stored: None,
+        expires_at: expiry(peer.not_after, since),
+        intake: Some(intake),
+        answering: None,
+        work: BTreeMap::new(),
+        held_bytes: 0,
+        piece: None,
+        lanes: BTreeSet::new(),
+        control: None,
+        tasks: JoinSet::new(),
+    };
     Ok((drive, ended))
+}
+
+/// Returns when a certificate ends, on the steady clock.
+fn expiry(not_after: Timestamp, now: Timestamp) -> Instant {
+    let left = Duration::try_from(not_after.duration_since(now)).unwrap_or_default();
+    Instant::now() + left
 }
 
 /// Returns how the session of an agent in a state is refused.
@@ -288,10 +303,12 @@ struct Drive {
     connection: Connection,
     core: hub::Session,
     store: OrgStore,
-    live: std::sync::Arc<Live>,
+    live: Arc<Live>,
     registered: Registered,
     status: AgentStatus,
     status_stored: Option<Instant>,
+    /// When the agent's certificate ends, and the session with it.
+    expires_at: Instant,
     /// At home, or with the batch that is being stored.
     intake: Option<Intake>,
     answering: Option<Answering>,
@@ -329,34 +346,6 @@ impl Mouths {
 }
 
 impl Drive {
-    fn new(
-        connection: Connection,
-        core: hub::Session,
-        store: OrgStore,
-        intake: Intake,
-        live: std::sync::Arc<Live>,
-        registered: Registered,
-        status: AgentStatus,
-    ) -> Self {
-        Self {
-            connection,
-            core,
-            store,
-            live,
-            registered,
-            status,
-            status_stored: None,
-            intake: Some(intake),
-            answering: None,
-            work: BTreeMap::new(),
-            held_bytes: 0,
-            piece: None,
-            lanes: BTreeSet::new(),
-            control: None,
-            tasks: JoinSet::new(),
-        }
-    }
-
     /// Drives the session to its end.
     async fn run(
         mut self,
@@ -397,6 +386,7 @@ impl Drive {
             data: from_data,
         };
         let connection = self.connection.clone();
+        let expires_at = tokio::time::Instant::from_std(self.expires_at);
         loop {
             self.feed()?;
             self.next_work();
@@ -409,6 +399,11 @@ impl Drive {
                     return Err(why.unwrap_or_else(lost).into());
                 }
                 () = stop.cancelled() => return Err(self.ask_to_return().await),
+                () = tokio::time::sleep_until(expires_at) => {
+                    // The next handshake says the same, in the words of TLS.
+                    let reason = "this agent's certificate has expired";
+                    return Err(end(CloseCode::Done, reason).into());
+                }
                 error = connection.closed() => return Err(Ending::Gone(error)),
                 stream = connection.accept_bi() => {
                     let (send, receive) = stream.map_err(Ending::Gone)?;

@@ -3,10 +3,11 @@
 mod parties;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use protocol::declare::Declarations;
 use protocol::document::SetHash;
 use protocol::event::EventRecord;
@@ -19,9 +20,11 @@ use quinn::ConnectionError;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde_json::{Value, json};
 use store::rows::AgentState;
+use store::rows::access::Enrolment;
 use store::rows::event::EventQuery;
 use store::rows::finding::Actor;
 use store::rows::resource::{ScopeState, ScopeStatus};
+use tokio_util::sync::CancellationToken;
 
 use crate::ca::{Authority, Material};
 use crate::live::EndSession;
@@ -628,4 +631,79 @@ async fn a_revoked_agents_session_is_closed_at_once() {
     let (_endpoint, connection) = connect(&hub, Some(&agent), v1::ALPN).await.unwrap();
     assert_eq!(closed(&connection).await.0, CloseCode::Revoked);
     hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_ends_with_its_certificate() {
+    let hub = hub().await;
+    let token = hub.token(|_| {}).await;
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    let request = CertificateParams::default().serialize_request(&key);
+    let id = AgentId::derived(&[b"old"]);
+    let life = SignedDuration::from_hours(30 * 24);
+    let made_at = Timestamp::now() - life + SignedDuration::from_secs(3);
+    let request = request.unwrap();
+    let leaf = hub
+        .authority
+        .issue_agent_leaf(request.der(), hub.org, id, made_at)
+        .unwrap();
+    let enrolment = Enrolment {
+        agent: id,
+        name: "old".into(),
+        serial: leaf.serial,
+        not_after: leaf.not_after,
+    };
+    let appliance = hub.store.appliance();
+    appliance
+        .redeem_token(token.0, enrolment, Timestamp::now())
+        .await
+        .unwrap();
+    let agent = Agent {
+        id,
+        chain: leaf.chain,
+        pkcs8: key.serialize_der(),
+    };
+    let mut talk = Talk::open(&hub, &agent).await;
+    talk.send(Lane::Events, &[record("login")]).await;
+    let (code, reason) = closed(&talk.connection).await;
+    assert_eq!(code, CloseCode::Done);
+    assert_eq!(reason, "this agent's certificate has expired");
+    assert!(Timestamp::now() >= leaf.not_after);
+    hub.stop().await;
+}
+
+#[test]
+fn agents_of_a_hub_that_was_killed_are_told_at_once_by_its_next_life() {
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let (agents, first_life) = (runtime(), runtime());
+    let hub = first_life.block_on(hub());
+    let mut talk = agents.block_on(async {
+        let agent = hub.agent().await;
+        let mut talk = Talk::open(&hub, &agent).await;
+        talk.send(Lane::Events, &[record("login")]).await;
+        talk
+    });
+    // Nobody says farewell.
+    first_life.shutdown_timeout(PATIENCE);
+    agents.block_on(async {
+        assert!(talk.connection.close_reason().is_none());
+        let stop = CancellationToken::new();
+        let (_, _, serve) = port(&hub.store, hub.address, &Arc::default(), &stop).await;
+        let serving = tokio::spawn(serve);
+        let began = std::time::Instant::now();
+        talk.write(Lane::Events, &[0; 64]).await;
+        let closed = tokio::time::timeout(PATIENCE, talk.connection.closed());
+        let error = closed.await.expect("the agent is told");
+        assert!(matches!(error, ConnectionError::Reset), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(5), "at once");
+        stop.cancel();
+        serving.await.unwrap();
+        hub.store.close().await;
+    });
 }

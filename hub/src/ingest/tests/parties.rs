@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ca::Authority;
 use crate::identity::{self, Identity};
+use crate::ingest::{self, open};
 use crate::live::Live;
 use crate::tls::{self, CurrentLeaf};
 
@@ -58,21 +59,9 @@ pub(super) async fn hub() -> Hub {
     let now = Timestamp::now();
     let org = appliance.create_org("acme", now).await.unwrap().id;
     identity::establish(&appliance, &[], now).await.unwrap();
-    let identity = Identity::load(&appliance).await.unwrap();
-    let authority = Arc::clone(&identity.authority);
-    let leaf = CurrentLeaf::issue(Arc::clone(&authority), vec![], now).unwrap();
-    let tls = tls::for_agents(&authority, leaf).unwrap();
-    let endpoint = super::super::open("127.0.0.1:0".parse().unwrap(), &identity, tls).unwrap();
-    let address = endpoint.local_addr().unwrap();
     let (live, stop) = (Arc::new(Live::default()), CancellationToken::new());
-    let parts = super::super::Hub {
-        store: store.clone(),
-        appliance,
-        authority: Arc::clone(&authority),
-        live: Arc::clone(&live),
-        epoch: identity.epoch,
-    };
-    let serving = tokio::spawn(super::super::serve(endpoint, Arc::new(parts), stop.clone()));
+    let any = "127.0.0.1:0".parse().unwrap();
+    let (address, authority, serve) = port(&store, any, &live, &stop).await;
     Hub {
         store,
         live,
@@ -80,9 +69,38 @@ pub(super) async fn hub() -> Hub {
         address,
         org,
         stop,
-        serving,
+        serving: tokio::spawn(serve),
         _folder: folder,
     }
+}
+
+/// Opens the port of the hub whose store this is, as `serve` does.
+pub(super) async fn port(
+    store: &Store,
+    address: SocketAddr,
+    live: &Arc<Live>,
+    stop: &CancellationToken,
+) -> (
+    SocketAddr,
+    Arc<Authority>,
+    impl Future<Output = ()> + Send + use<>,
+) {
+    let appliance = store.appliance();
+    let identity = Identity::load(&appliance).await.unwrap();
+    let authority = Arc::clone(&identity.authority);
+    let leaf = CurrentLeaf::issue(Arc::clone(&authority), vec![], Timestamp::now()).unwrap();
+    let tls = tls::for_agents(&authority, leaf).unwrap();
+    let endpoint = open(address, &identity, tls).unwrap();
+    let address = endpoint.local_addr().unwrap();
+    let parts = ingest::Hub {
+        store: store.clone(),
+        appliance,
+        authority: Arc::clone(&authority),
+        live: Arc::clone(live),
+        epoch: identity.epoch,
+    };
+    let serve = ingest::serve(endpoint, Arc::new(parts), stop.clone());
+    (address, authority, serve)
 }
 
 impl Hub {
