@@ -101,16 +101,31 @@
 //! `linked(…)` and their fields of such kind. The test `x != null &&` (or `x == null ||`, or
 //! `x != null ? … :`) makes `x` not null in what follows it.
 
+mod file;
+mod origin;
+mod trial;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
+use protocol::Document;
 use protocol::declare::Declarations;
 use protocol::document::Gap;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use self::trial::Trial;
+use crate::expression::{Condition, Frame, Reads, Truth};
 use crate::load_error::LoadError;
 use crate::ruleset::Direction;
-use crate::verdict::{Outcome, Subject, Verdict};
+use crate::verdict::{Outcome, Relation, Subject, Verdict};
+
+pub(crate) use self::trial::run;
+
+/// Elements of a list that are kept as evidence; its length is told beside it.
+const EVIDENCE_ITEMS: usize = 100;
+/// Bytes of a text that are kept as evidence.
+const EVIDENCE_TEXT: usize = 4096;
 
 /// How bad it is when a check fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -159,12 +174,51 @@ pub struct Fix {
     pub terraform: Option<String>,
 }
 
+impl Fix {
+    fn is_empty(&self) -> bool {
+        [&self.console, &self.cli, &self.terraform]
+            .into_iter()
+            .all(|way| way.as_deref().is_none_or(|text| text.trim().is_empty()))
+    }
+}
+
+/// The resource whose change mends a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Itself,
+    /// The neighbour by this relation that decided; itself where none alone did.
+    Linked(usize),
+}
+
+/// What is kept to explain a verdict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Evidence {
+    Field(String),
+    Account(String),
+    Tag(String),
+    Tags,
+}
+
 /// A loaded check.
 #[derive(Debug)]
-pub struct Check {}
+pub struct Check {
+    file: String,
+    id: String,
+    title: String,
+    severity: Severity,
+    type_name: String,
+    why: String,
+    fix: Fix,
+    source: String,
+    controls: Vec<String>,
+    applies: Option<(String, Condition)>,
+    pass: (String, Condition),
+    reads: Reads,
+    evidence: Vec<Evidence>,
+    cause: Cause,
+    tests: Vec<Trial>,
+}
 
-#[expect(clippy::todo, reason = "bodies follow")]
-#[expect(unused_variables, reason = "bodies follow")]
 impl Check {
     /// Reads and compiles one check file.
     ///
@@ -176,86 +230,265 @@ impl Check {
         text: &str,
         declarations: &Declarations,
     ) -> Result<Check, Vec<LoadError>> {
-        todo!()
+        file::read(file, text, declarations)
     }
 
     /// Returns the id, `aws.ec2.security-group-ssh-open`.
     pub fn id(&self) -> &str {
-        todo!()
+        &self.id
     }
+
     /// Returns the file it came from, as the caller named it.
     pub fn file(&self) -> &str {
-        todo!()
+        &self.file
     }
+
     /// Returns the state that passes, in a few words.
     pub fn title(&self) -> &str {
-        todo!()
+        &self.title
     }
+
     /// Returns how bad a failure is.
     pub fn severity(&self) -> Severity {
-        todo!()
+        self.severity
     }
+
     /// Returns the resource type it judges.
     pub fn type_name(&self) -> &str {
-        todo!()
+        &self.type_name
     }
+
     /// Returns the part of the id between the dots: `ec2`.
     pub fn service(&self) -> &str {
-        todo!()
+        self.id.split('.').nth(1).unwrap_or_default()
     }
+
     /// Returns why it matters.
     pub fn why(&self) -> &str {
-        todo!()
+        &self.why
     }
+
     /// Returns how to mend a failure.
     pub fn fix(&self) -> &Fix {
-        todo!()
+        &self.fix
     }
+
     /// Returns the page or control it rests on.
     pub fn source(&self) -> &str {
-        todo!()
+        &self.source
     }
+
     /// Returns ids of controls that it speaks to.
     pub fn controls(&self) -> &[String] {
-        todo!()
+        &self.controls
     }
+
     /// Returns the CEL text of `applies`.
     pub fn applies_text(&self) -> Option<&str> {
-        todo!()
+        self.applies.as_ref().map(|(text, _)| text.as_str())
     }
+
     /// Returns the CEL text of `pass`.
     pub fn pass_text(&self) -> &str {
-        todo!()
+        &self.pass.0
     }
+
     /// Returns the declared fields of the resource that it reads, with the call behind each:
     /// `IpPermissions[].FromPort`.
     pub fn fields(&self) -> &BTreeMap<String, String> {
-        todo!()
+        &self.reads.fields
     }
+
     /// Returns the relations it reads: name, direction, type at the other end.
     pub fn relations(&self) -> impl Iterator<Item = (&str, Direction, &str)> {
-        std::iter::empty()
+        self.reads
+            .relations
+            .iter()
+            .map(|read| (read.name.as_str(), read.direction, read.type_name.as_str()))
     }
+
     /// Whether it reads the account's document.
     pub fn reads_account(&self) -> bool {
-        todo!()
+        self.reads.reads_account
     }
+
     /// Whether its verdict can change with time alone.
     pub fn reads_now(&self) -> bool {
-        todo!()
+        self.reads.now
     }
+
     /// Returns the verdict alone.
     pub fn verdict<'a>(&'a self, subject: &Subject<'a>) -> Verdict {
-        todo!()
+        let mut frame = Frame::new(*subject, &self.reads.relations, false);
+        self.judge(&mut frame)
     }
+
     /// Judges a resource and explains the verdict.
     pub fn evaluate<'a>(&'a self, subject: &Subject<'a>) -> Outcome {
-        todo!()
+        let mut frame = Frame::new(*subject, &self.reads.relations, true);
+        let verdict = self.judge(&mut frame);
+        let notes = frame.recorder;
+        let gaps = match verdict {
+            Verdict::Unknown => notes.gaps(),
+            Verdict::Broken => {
+                let gap = Gap {
+                    call: self.id.clone(),
+                    error: notes.broken.unwrap_or_default().to_owned(),
+                };
+                BTreeMap::from([("check".to_owned(), gap)])
+            }
+            Verdict::Pass | Verdict::Fail | Verdict::NotApplicable => BTreeMap::new(),
+        };
+        let cause = (verdict == Verdict::Fail).then(|| {
+            let neighbour = match self.cause {
+                Cause::Itself => None,
+                Cause::Linked(number) => notes.witness(number),
+            };
+            neighbour.unwrap_or(subject.document).urn.clone()
+        });
+        Outcome {
+            verdict,
+            evidence: self.collect_evidence(subject),
+            gaps,
+            due_at: notes.due(),
+            cause,
+        }
     }
+
     /// Returns the result that stands for all resources of a scope whose list was denied.
     ///
     /// The caller files it under the scope's own URN.
     pub fn for_denied_scope(&self, gap: &Gap) -> Outcome {
-        todo!()
+        Outcome {
+            verdict: Verdict::Unknown,
+            evidence: BTreeMap::new(),
+            gaps: BTreeMap::from([("config".to_owned(), gap.clone())]),
+            due_at: None,
+            cause: None,
+        }
+    }
+
+    fn judge<'a>(&'a self, frame: &mut Frame<'a>) -> Verdict {
+        if let Some((_, applies)) = &self.applies {
+            match frame.condition(applies) {
+                Truth::True => {}
+                Truth::False => return Verdict::NotApplicable,
+                Truth::Unknown => return Verdict::Unknown,
+                Truth::Broken => return Verdict::Broken,
+            }
+        }
+        // Who decided that the check applies is not who makes it fail.
+        let start = frame.recorder.mark();
+        let before = frame.recorder.begin();
+        frame.recorder.forget_witnesses(&start);
+        let truth = frame.condition(&self.pass.1);
+        frame.recorder.join(&before);
+        match truth {
+            Truth::True => Verdict::Pass,
+            Truth::False => Verdict::Fail,
+            Truth::Unknown => Verdict::Unknown,
+            Truth::Broken => Verdict::Broken,
+        }
+    }
+
+    /// Collects the values that were judged, as far as they were read.
+    fn collect_evidence(&self, subject: &Subject<'_>) -> BTreeMap<String, Value> {
+        let mut evidence = BTreeMap::new();
+        let mut add = |path: String, value: &Value| {
+            if let Value::Array(items) = value
+                && items.len() > EVIDENCE_ITEMS
+            {
+                evidence.insert(format!("{path}#total"), items.len().into());
+            }
+            evidence.insert(path, cut(value));
+        };
+        for kept in &self.evidence {
+            match kept {
+                Evidence::Field(path) => {
+                    if let Some(value) = follow(subject.document, path) {
+                        add(path.clone(), value);
+                    }
+                }
+                Evidence::Account(path) => {
+                    if let Some(value) = subject.account.and_then(|of| follow(of, path)) {
+                        add(format!("account.{path}"), value);
+                    }
+                }
+                Evidence::Tag(name) => {
+                    if let Some(tags) = &subject.document.tags {
+                        let value = tags.get(name).cloned();
+                        add(format!("tags.{name}"), &value.into());
+                    }
+                }
+                Evidence::Tags => {
+                    if let Some(tags) = &subject.document.tags {
+                        let tags = tags.iter().map(|(k, v)| (k.clone(), v.clone().into()));
+                        add("tags".to_owned(), &Value::Object(tags.collect()));
+                    }
+                }
+            }
+        }
+        if self.reads.now {
+            add("now".to_owned(), &subject.now.to_string().into());
+        }
+        let mut linked: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        for read in &self.reads.relations {
+            let (path, found) = match read.direction {
+                Direction::Outgoing => ("linked", subject.neighbours.linked(&read.name)),
+                Direction::Incoming | Direction::Account => {
+                    let found = subject.neighbours.linked_from(&read.name);
+                    ("linked_from", of_type(found, &read.type_name))
+                }
+            };
+            let urns = found.documents.iter().map(|d| d.urn.to_string().into());
+            let path = format!("{path}.{}", read.name);
+            linked.entry(path).or_default().extend(urns);
+        }
+        for (path, urns) in linked {
+            add(path, &Value::Array(urns));
+        }
+        evidence
+    }
+}
+
+/// Returns line and column of the id in a file that was read.
+pub(crate) fn place_of_id(text: &str, id: &str) -> (usize, usize) {
+    origin::Origin::find(text, "id", id).start()
+}
+
+/// Leaves documents of other types out, as the check does.
+fn of_type<'a>(mut relation: Relation<'a>, type_name: &str) -> Relation<'a> {
+    relation.documents.retain(|d| d.type_name == type_name);
+    relation
+}
+
+/// Returns the value at a path of fields: null where it or a record on the way is null, nothing
+/// where it was not read.
+fn follow<'d>(document: &'d Document, path: &str) -> Option<&'d Value> {
+    path.split('.')
+        .try_fold(&document.config, |at, name| field(at, name))
+}
+
+fn field<'d>(of: &'d Value, name: &str) -> Option<&'d Value> {
+    match of {
+        Value::Null => Some(of),
+        Value::Object(fields) => fields.get(name),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => None,
+    }
+}
+
+/// Returns a value whose lists and texts are not longer than evidence needs.
+fn cut(value: &Value) -> Value {
+    match value {
+        Value::Array(items) => items.iter().take(EVIDENCE_ITEMS).map(cut).collect(),
+        Value::Object(fields) => {
+            let fields = fields.iter().map(|(k, v)| (k.clone(), cut(v)));
+            Value::Object(fields.collect())
+        }
+        Value::String(text) if text.len() > EVIDENCE_TEXT => {
+            let end = text.floor_char_boundary(EVIDENCE_TEXT);
+            format!("{}…", text.get(..end).unwrap_or_default()).into()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
     }
 }

@@ -83,7 +83,7 @@ impl Truth {
 
 /// The facts and the notes of one evaluation.
 pub(crate) struct Frame<'a> {
-    subject: &'a Subject<'a>,
+    subject: Subject<'a>,
     relation_reads: &'a [RelationRead],
     relations: Vec<Option<Rc<Relation<'a>>>>,
     slots: [Slot<'a>; SLOTS],
@@ -94,7 +94,7 @@ pub(crate) struct Frame<'a> {
 impl<'a> Frame<'a> {
     /// Begins an evaluation; without `notes` only its answer will be asked for.
     pub(crate) fn new(
-        subject: &'a Subject<'a>,
+        subject: Subject<'a>,
         relation_reads: &'a [RelationRead],
         notes: bool,
     ) -> Self {
@@ -104,10 +104,7 @@ impl<'a> Frame<'a> {
             relations: Vec::new(),
             slots: [const { Slot::Empty }; SLOTS],
             steps: 0,
-            recorder: Recorder {
-                is_on: notes,
-                ..Recorder::default()
-            },
+            recorder: Recorder::new(notes),
         }
     }
 

@@ -41,6 +41,13 @@ fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
 }
 
 impl<'a> Recorder<'a> {
+    pub(crate) fn new(is_on: bool) -> Self {
+        Self {
+            is_on,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn mark(&self) -> Mark {
         Mark {
             gaps: self.gaps.len(),

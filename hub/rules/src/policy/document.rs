@@ -42,8 +42,10 @@ pub(super) enum Principal {
     Everyone,
     Aws(String),
     Service(String),
-    Federated(String),
-    Canonical(String),
+    /// An identity provider.
+    Federated,
+    /// An account under its other name.
+    Canonical,
 }
 
 /// Patterns, or all but some.
@@ -255,8 +257,8 @@ fn principal(kind: &str, name: &str) -> Result<Principal, Malformed> {
         "AWS" if has_any_account(name) => Ok(Principal::Everyone),
         "AWS" => Ok(Principal::Aws(name.to_owned())),
         "Service" => Ok(Principal::Service(name.to_lowercase())),
-        "Federated" => Ok(Principal::Federated(name.to_owned())),
-        "CanonicalUser" => Ok(Principal::Canonical(name.to_owned())),
+        "Federated" => Ok(Principal::Federated),
+        "CanonicalUser" => Ok(Principal::Canonical),
         _ => Err(Malformed("a principal of an unknown kind")),
     }
 }

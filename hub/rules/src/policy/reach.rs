@@ -63,8 +63,8 @@ pub(super) fn is_cross_account(policy: &Policy, account: &str, actions: &[String
 /// Whether a principal is of another account.
 fn is_foreign(principal: &Principal, account: &str) -> bool {
     match principal {
-        Principal::Everyone | Principal::Canonical(_) => true,
-        Principal::Service(_) | Principal::Federated(_) => false,
+        Principal::Everyone | Principal::Canonical => true,
+        Principal::Service(_) | Principal::Federated => false,
         Principal::Aws(name) => {
             let of = match name.strip_prefix("arn:") {
                 // arn:aws:iam::123456789012:role/app
@@ -130,8 +130,8 @@ pub(super) fn trusts_service(policy: &Policy, service: &str) -> bool {
             Principal::Service(name) => pattern::covers(name, &service),
             Principal::Everyone
             | Principal::Aws(_)
-            | Principal::Federated(_)
-            | Principal::Canonical(_) => false,
+            | Principal::Federated
+            | Principal::Canonical => false,
         })
     })
 }
@@ -140,7 +140,7 @@ pub(super) fn trusts_service(policy: &Policy, service: &str) -> bool {
 pub(super) fn trusts_federation(policy: &Policy) -> bool {
     policy
         .allows()
-        .any(|statement| has(statement, |p| matches!(p, Principal::Federated(_))))
+        .any(|statement| has(statement, |p| matches!(p, Principal::Federated)))
 }
 
 fn has(statement: &Statement, wanted: impl Fn(&Principal) -> bool) -> bool {

@@ -5,7 +5,7 @@ use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue};
 use super::{Compiler, Of, Place, Typed};
 use crate::expression::nullness::Polarity;
 use crate::expression::refusal::Refusal;
-use crate::expression::tree::{Condition, List, RelationRead, Source, Stage, Term};
+use crate::expression::tree::{Condition, List, RelationRead, Source, Stage};
 use crate::expression::types::Type;
 use crate::ruleset::Direction;
 
@@ -405,12 +405,4 @@ impl<'d> Typed<'d> {
         self.place = place;
         self
     }
-}
-
-/// A term that stands for a constant.
-pub(super) fn is_constant(term: &Term) -> bool {
-    matches!(
-        term,
-        Term::Bool(_) | Term::Int(_) | Term::Double(_) | Term::Text(_)
-    )
 }

@@ -1,0 +1,3 @@
+//! Tests of the language, of refusals and of the shipped checks.
+
+mod builtin;
