@@ -1,8 +1,8 @@
 //! Resource Graph and the reads of Resource Manager that stand beside it.
 //!
-//! Source: https://learn.microsoft.com/azure/governance/resource-graph/concepts/work-with-data
+//! Source: <https://learn.microsoft.com/azure/governance/resource-graph/concepts/work-with-data>
 //! (paging), …/guidance-for-throttled-requests (quota headers, limit of subscriptions),
-//! https://learn.microsoft.com/azure/azure-resource-manager/management/request-limits-and-throttling.
+//! <https://learn.microsoft.com/azure/azure-resource-manager/management/request-limits-and-throttling>.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
@@ -28,7 +28,7 @@ const HOST: &str = "management.azure.com";
 pub(crate) const CALL: &str = "resourcegraph:Resources";
 
 /// The call that finds subscriptions.
-const SUBSCRIPTIONS: &str = "subscription:Subscriptions_Get";
+pub(crate) const SUBSCRIPTIONS: &str = "subscription:Subscriptions_Get";
 
 /// Queries a second, and at once after a pause: 15 in five seconds is what a user has.
 const QUERIES: (NonZeroU32, NonZeroU32) = (
@@ -138,6 +138,17 @@ impl Graph {
             map.insert("subscriptions".to_owned(), json!(subscriptions));
         }
         self.page(&body).await.map(|_| ())
+    }
+
+    /// Tries to see each of these subscriptions; any at all where none is named.
+    pub(crate) async fn probe_subscriptions(&self, ids: &[String]) -> Result<(), Failure> {
+        if ids.is_empty() && self.subscriptions().await?.is_empty() {
+            return Err(Failure::unusable(SUBSCRIPTIONS, "none_seen"));
+        }
+        for id in ids {
+            self.subscription(id).await?;
+        }
+        Ok(())
     }
 
     /// Checks that the identity can see a subscription: Resource Graph has no answer for one that

@@ -19,14 +19,14 @@ mod token;
 mod transport;
 
 use async_trait::async_trait;
-use collect::http::Endpoint;
+use collect::http::{Endpoint, Failure};
 use collect::{CollectError, Inventory, Output, Probe, Summary};
 use protocol::declare::{Declarations, ResourceType};
 use secrecy::SecretBox;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use graph::{CALL, Graph, fatal};
+use graph::{CALL, Graph, SUBSCRIPTIONS, fatal};
 use sweep::Sweep;
 use token::Tokens;
 
@@ -40,8 +40,11 @@ const TYPES: [(&str, &str); 2] = [
     ("azure.storage.account", "microsoft.storage/storageaccounts"),
 ];
 
+/// What finding subscriptions needs.
+const READ_SUBSCRIPTIONS: &str = "Microsoft.Resources/subscriptions/read";
+
 /// Longest name of a resource group, in characters.
-/// Source: https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules
+/// Source: https://azure.github.io/PSRule.Rules.Azure/en/rules/Azure.Group.Naming/
 const GROUP_CHARS: usize = 90;
 
 /// The settings of an `azure` source.
@@ -166,6 +169,19 @@ impl Azure {
     }
 }
 
+impl Azure {
+    /// Returns the code of a refusal, or the error that ends all probing.
+    fn refused(&self, tried: Result<(), Failure>) -> Result<Option<String>, CollectError> {
+        match tried {
+            Ok(()) => Ok(None),
+            Err(failure) => match fatal(&failure, self.graph.endpoint()) {
+                Some(error) => Err(error),
+                None => Ok(Some(failure.fault.code)),
+            },
+        }
+    }
+}
+
 /// Returns the declaration of a type that this crate collects.
 fn declared(name: &str) -> &'static ResourceType {
     let found = Declarations::builtin().get(name);
@@ -193,20 +209,20 @@ impl Inventory for Azure {
     }
 
     async fn probe(&self) -> Result<Vec<Probe>, CollectError> {
-        let mut probes = Vec::new();
+        // Resource Graph answers for what the identity may read and is silent about the rest, so
+        // that the subscriptions say more than its answers do.
+        let subscriptions = &self.settings.subscriptions;
+        let mut probes = vec![Probe {
+            call: SUBSCRIPTIONS.to_owned(),
+            permission: READ_SUBSCRIPTIONS.to_owned(),
+            refused: self.refused(self.graph.probe_subscriptions(subscriptions).await)?,
+        }];
         for (name, kind) in TYPES {
-            let refused = match self.graph.probe(kind, &self.settings.subscriptions).await {
-                Ok(()) => None,
-                Err(failure) => match fatal(&failure, self.graph.endpoint()) {
-                    Some(error) => return Err(error),
-                    None => Some(failure.fault.code),
-                },
-            };
             let permission = declared(name).calls().remove(CALL);
             probes.push(Probe {
                 call: CALL.to_owned(),
                 permission: permission.unwrap_or_default(),
-                refused,
+                refused: self.refused(self.graph.probe(kind, subscriptions).await)?,
             });
         }
         Ok(probes)

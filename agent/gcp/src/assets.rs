@@ -1,7 +1,7 @@
 //! `assets.list` of Cloud Asset Inventory: one page, all pages, and what its refusals say.
 //!
-//! Source: https://cloud.google.com/asset-inventory/docs/listing-assets (permissions),
-//! https://cloud.google.com/php/docs/reference/cloud-asset/1.16.1/V1.ListAssetsRequest (fields).
+//! Source: <https://cloud.google.com/asset-inventory/docs/listing-assets> (permissions),
+//! <https://cloud.google.com/php/docs/reference/cloud-asset/1.16.1/V1.ListAssetsRequest> (fields).
 
 use bytes::Bytes;
 use collect::CollectError;

@@ -26,7 +26,7 @@ use crate::{Parent, declared};
 pub(crate) const PROJECT: &str = "gcp.cloudresourcemanager.project";
 pub(crate) const BUCKET: &str = "gcp.storage.bucket";
 
-/// Asset types of the two. Source: https://cloud.google.com/asset-inventory/docs/asset-types
+/// Asset types of the two, as the assets themselves carry them.
 const PROJECTS: &str = "cloudresourcemanager.googleapis.com/Project";
 const BUCKETS: &str = "storage.googleapis.com/Bucket";
 

@@ -450,6 +450,7 @@ async fn a_probe_tries_each_type_with_the_smallest_page() {
     assert_eq!(
         text,
         [
+            "subscription:Subscriptions_Get Microsoft.Resources/subscriptions/read None",
             "resourcegraph:Resources Microsoft.Network/networkSecurityGroups/read None",
             "resourcegraph:Resources Microsoft.Storage/storageAccounts/read \
              Some(\"AuthorizationFailed\")",
@@ -462,6 +463,26 @@ async fn a_probe_tries_each_type_with_the_smallest_page() {
                 (1, &[ONE.to_owned()][..])
             );
         }
+    }
+}
+
+#[tokio::test]
+async fn a_probe_says_which_subscriptions_cannot_be_seen() {
+    let (base, _) = azure(|asked| match asked {
+        Asked::Subscription(id) if id == TWO => Some(refusal(404, "SubscriptionNotFound")),
+        Asked::Subscriptions(_) => Some(answer(200, &json!({"value": []}))),
+        Asked::Token | Asked::Subscription(_) | Asked::Query(_) => None,
+    })
+    .await;
+    for (subscriptions, code) in [
+        (&[ONE][..], None),
+        (&[ONE, TWO], Some("SubscriptionNotFound")),
+        (&[], Some("none_seen")),
+    ] {
+        let source = source(settings(&base, subscriptions), 3).await;
+        let probes = source.probe().await.unwrap();
+        assert_eq!(probes[0].refused.as_deref(), code);
+        assert_eq!(probes[1].refused, None);
     }
 }
 

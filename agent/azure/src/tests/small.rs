@@ -150,7 +150,8 @@ pub(super) fn last_page(rows: &[Value]) -> Value {
 /// The page that Resource Graph would answer with.
 pub(super) fn page(query: &Query) -> Value {
     let all = rows(query);
-    let mut page = last_page(&all[query.page..=query.page]);
+    let here = all.get(query.page).cloned();
+    let mut page = last_page(here.as_slice());
     page["totalRecords"] = json!(all.len());
     if query.page + 1 < all.len() {
         page["$skipToken"] = json!((query.page + 1).to_string());
