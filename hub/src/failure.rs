@@ -71,7 +71,7 @@ impl<E: Explain> From<E> for Failure {
 
 /// Returns an error's clause and those of its causes. A transparent wrapper repeats its cause,
 /// which is said once.
-fn chain(error: &dyn Error) -> Vec<String> {
+pub(crate) fn chain(error: &dyn Error) -> Vec<String> {
     let mut clauses = vec![error.to_string()];
     let mut source = error.source();
     while let Some(cause) = source {

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use store::Store;
 use store::error::ReadError;
 
+use crate::failure::chain;
+
 /// What only a running hub knows.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Running {
@@ -74,13 +76,15 @@ pub(crate) async fn gather(known: Known<'_>) -> Result<Status, ReadError> {
         match known.store.maintenance(org.id).await {
             Ok(Some(store)) => match store.agents().await {
                 Ok(list) => agents += list.len(),
-                Err(error) => {
-                    trouble.push(format!("{}: its agents cannot be read: {error}", org.id))
-                }
+                Err(error) => trouble.push(format!(
+                    "{}: its agents cannot be read: {}",
+                    org.id,
+                    chain(&error).join(": ")
+                )),
             },
             // It was deleted since the list was made.
             Ok(None) => {}
-            Err(error) => trouble.push(format!("{}: {error}", org.id)),
+            Err(error) => trouble.push(format!("{}: {}", org.id, chain(&*error).join(": "))),
         }
     }
     let (state, started_at, sessions) = match known.running {

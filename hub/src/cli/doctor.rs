@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::output::{self, Format};
 use crate::admin::{self, Question};
 use crate::config::{Config, Flags};
-use crate::failure::{Exit, Explain, Failure};
+use crate::failure::{Exit, Explain, Failure, chain};
 use crate::{opening, ruleset, tls};
 
 /// What was looked at: its name, and what was found or what is wrong.
@@ -30,14 +30,10 @@ impl<E: Explain> From<E> for Failed {
 }
 
 fn failed(error: &dyn std::error::Error, fix: Option<String>) -> Failed {
-    let mut found = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        found.push_str(": ");
-        found.push_str(&cause.to_string());
-        source = cause.source();
+    Failed {
+        found: chain(error).join(": "),
+        fix,
     }
-    Failed { found, fix }
 }
 
 /// Looks at everything; ends with 1 when something needs attention.

@@ -2,7 +2,7 @@
 
 use protocol::ids::OrgId;
 use serde_json::{Value, json};
-use store::error::{OpenError, ReadError};
+use store::error::ReadError;
 use store::rows::audit::AuditHead;
 use store::{OrgReader, Store};
 
@@ -10,7 +10,7 @@ use super::local::rows_of;
 use super::output::{self, Format};
 use crate::admin::{self, Question};
 use crate::config::Config;
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, chain};
 use crate::opening;
 
 /// Rows of verdicts that are held at a time.
@@ -55,10 +55,15 @@ pub(super) async fn run(config: &Config, format: Format) -> Result<Exit, Failure
         .map(Vec::len)
         .sum();
     if faults > 0 {
-        return Err(
-            Failure::new(Exit::Data, format!("{faults} faults in the store"))
-                .with_fix("restore a backup of the organisations named above; nothing was changed"),
-        );
+        let what = if faults == 1 {
+            "a fault in the store".to_owned()
+        } else {
+            format!("{faults} faults in the store")
+        };
+        return Err(Failure::new(Exit::Data, what).with_fix(
+            "keep the files as they are for an investigation, and restore a backup of the \
+             organisations named above",
+        ));
     }
     Ok(Exit::Ok)
 }
@@ -87,16 +92,12 @@ pub(crate) async fn verify(store: &Store) -> Result<Vec<Value>, ReadError> {
 async fn verify_org(store: &Store, org: OrgId) -> Option<Verified> {
     let handle = match store.maintenance(org).await {
         Ok(handle) => handle?,
-        Err(error) => return Some(faulty(opening_fault(&error))),
+        Err(error) => return Some(faulty(chain(&*error).join(": "))),
     };
     match handle.read(|reader| Ok(read_all(reader))).await {
         Ok(found) => Some(found),
-        Err(error) => Some(faulty(error.to_string())),
+        Err(error) => Some(faulty(chain(&error).join(": "))),
     }
-}
-
-fn opening_fault(error: &OpenError) -> String {
-    error.to_string()
 }
 
 fn faulty(fault: String) -> Verified {
@@ -159,6 +160,6 @@ fn read_all(reader: &OrgReader) -> Verified {
 
 fn note(faults: &mut Vec<String>, what: &str, read: Result<(), ReadError>) {
     if let Err(error) = read {
-        faults.push(format!("{what}: {error}"));
+        faults.push(format!("{what}: {}", chain(&error).join(": ")));
     }
 }
