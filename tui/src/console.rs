@@ -10,17 +10,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossterm::cursor::Show;
-use crossterm::event::{
-    DisableBracketedPaste, EnableBracketedPaste, Event as Input, EventStream, KeyEventKind,
-};
+use crossterm::event::{DisableBracketedPaste, EnableBracketedPaste, Event as Input, KeyEventKind};
 use crossterm::terminal::{
     EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
-use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 
 use crate::client::Client;
 use crate::exit::{Exit, Failure};
@@ -40,6 +38,9 @@ pub(crate) use theme::Theme;
 
 /// Inputs that are taken before the next frame: a long paste is drawn once, not letter by letter.
 const BURST: usize = 1_000;
+
+/// Inputs that wait for the loop; while it is full, they wait in the terminal.
+const INPUTS: usize = 256;
 
 /// Longest wait for a question that renews the session, when leaving.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -201,6 +202,25 @@ fn of_input(input: Option<std::io::Result<Input>>) -> Found {
     }
 }
 
+/// Reads the terminal in a thread of its own, because a read cannot be given up. The thread ends
+/// with the program, or when the terminal is gone.
+fn read_inputs() -> std::io::Result<mpsc::Receiver<std::io::Result<Input>>> {
+    let (sender, inputs) = mpsc::channel(INPUTS);
+    let read = move || {
+        loop {
+            let input = crossterm::event::read();
+            let is_last = input.is_err();
+            if sender.blocking_send(input).is_err() || is_last {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("inputs".to_owned())
+        .spawn(read)?;
+    Ok(inputs)
+}
+
 async fn drive(
     screen: &mut Screen,
     signals: &mut Signals,
@@ -209,7 +229,7 @@ async fn drive(
     theme: Theme,
 ) -> Result<Ended, Failure> {
     let (mut link, mut events) = Link::new(Arc::clone(client));
-    let mut inputs = EventStream::new();
+    let mut inputs = read_inputs().map_err(of_terminal)?;
     let mut state = State::new(client.address(), org, Timestamp::now());
     let size = screen.terminal.size().map_err(of_terminal)?;
     state.update(Event::Resized(size.width, size.height), Timestamp::now());
@@ -235,7 +255,7 @@ async fn drive(
         // Each of these only waits; what it would have brought stays where it is.
         let found = tokio::select! {
             ended = signals.next() => Found::Ended(ended),
-            input = inputs.next() => of_input(input),
+            input = inputs.recv() => of_input(input),
             event = events.recv() => event.map_or(Found::Nothing, Found::Event),
             ended = link.ended(), if !is_idle => match ended {
                 Some(Err(error)) => {
@@ -259,9 +279,9 @@ async fn drive(
             {
                 break;
             }
-            next = match inputs.next().now_or_never() {
-                Some(input) => of_input(input),
-                None => break,
+            next = match inputs.try_recv() {
+                Ok(input) => of_input(Some(input)),
+                Err(_) => break,
             };
         }
     }

@@ -77,6 +77,8 @@ pub(crate) struct Column {
     pub(crate) sort: Option<&'static str>,
     /// Fewest cells.
     pub(crate) least: u16,
+    /// Cells that it should have before a column that matters little is shown as well.
+    pub(crate) want: u16,
     /// Most cells.
     pub(crate) most: u16,
     /// Order in which narrow screens drop columns, the highest first; 0 is never dropped.
@@ -138,12 +140,14 @@ const FINDING: Facts = Facts {
         },
         Column {
             sort: Some("check"),
+            want: 40,
             ..column("BROKEN RULE", 26, 80, 0, |item, _| {
                 finding(item, |finding| plain(finding.title.clone()))
             })
         },
         Column {
             sort: Some("resource"),
+            want: 20,
             is_private: true,
             ..column("RESOURCE", 18, 36, 1, |item, _| {
                 finding(item, |finding| plain(finding.resource.name.clone()))
@@ -152,7 +156,7 @@ const FINDING: Facts = Facts {
         Column {
             sort: Some("account"),
             is_private: true,
-            ..column("ACCOUNT", 12, 24, 4, |item, _| {
+            ..column("ACCOUNT", 12, 20, 4, |item, _| {
                 finding(item, |finding| plain(finding.resource.account.clone()))
             })
         },
@@ -180,12 +184,13 @@ const RESOURCE: Facts = Facts {
     columns: &[
         Column {
             sort: Some("type"),
-            ..column("TYPE", 22, 36, 0, |item, _| {
+            ..column("TYPE", 22, 30, 0, |item, _| {
                 resource(item, |resource| plain(resource.document.type_name.clone()))
             })
         },
         Column {
             sort: Some("name"),
+            want: 32,
             is_private: true,
             ..column("NAME", 20, 60, 0, |item, _| {
                 resource(item, |resource| plain(resource.document.name.clone()))
@@ -205,7 +210,7 @@ const RESOURCE: Facts = Facts {
         }),
         Column {
             is_private: true,
-            ..column("ACCOUNT", 12, 24, 4, |item, _| {
+            ..column("ACCOUNT", 12, 20, 4, |item, _| {
                 resource(item, |resource| plain(resource.document.account.clone()))
             })
         },
@@ -356,6 +361,7 @@ const fn column(
         title,
         sort: None,
         least,
+        want: least,
         most,
         drop,
         is_private: false,

@@ -628,7 +628,7 @@ impl State {
         let [.., Screen::List(kind), Screen::Detail(detail)] = self.screens.as_mut_slice() else {
             return Vec::new();
         };
-        let Some(list) = self.lists.get_mut(kind) else {
+        let Some(list) = self.lists.get_mut(kind).filter(|_| *kind == detail.kind) else {
             return Vec::new();
         };
         list.travel(travel, 1);

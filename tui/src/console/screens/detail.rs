@@ -8,8 +8,12 @@ use super::{Canvas, cells, list};
 use crate::console::item::{Item, Line};
 use crate::console::state::{Detail, FRAME_ROWS, Link, State};
 
-/// Cells of the labels, without the margin. A longer label gets a line of its own.
-const LABEL: u16 = 14;
+/// Fewest cells of the labels, without the margin.
+const LABEL: u16 = 12;
+
+/// Largest share of the width that labels get: one in this many. A longer label gets a line of
+/// its own.
+const LABEL_SHARE: u16 = 3;
 
 /// Rows of a body that has room for the list above the detail.
 const BOTH: u16 = 28;
@@ -62,21 +66,30 @@ struct Drawn {
     is_private: bool,
 }
 
-fn drawn(lines: Vec<Line>, width: u16) -> Vec<Drawn> {
-    let room = usize::from(width.saturating_sub(LABEL + 4));
+/// Returns how many cells the labels of some lines get.
+fn label_width(lines: &[Line], width: u16) -> u16 {
+    let most = width / LABEL_SHARE;
+    let fitting = lines.iter().map(|line| cells(&line.label));
+    let longest = fitting.filter(|cells| *cells <= most).max().unwrap_or(0);
+    longest.max(LABEL)
+}
+
+/// Returns the lines of a detail as they are drawn, and the width of their labels.
+fn drawn(lines: Vec<Line>, width: u16) -> (Vec<Drawn>, u16) {
+    let label_width = label_width(&lines, width);
+    let room = usize::from(width.saturating_sub(label_width + 4));
     let mut drawn = Vec::new();
     for line in lines {
         let mut label = line.label;
-        let mut text = crate::text::plain(&line.text);
-        if label.width() > usize::from(LABEL) {
-            let own = std::mem::take(&mut label);
+        let text = crate::text::plain(&line.text);
+        if cells(&label) > label_width {
             drawn.push(Drawn {
-                label: own,
+                label: std::mem::take(&mut label),
                 text: String::new(),
                 is_private: false,
             });
         }
-        for part in wrap(&std::mem::take(&mut text), room) {
+        for part in wrap(&text, room) {
             drawn.push(Drawn {
                 label: std::mem::take(&mut label),
                 text: part,
@@ -84,7 +97,7 @@ fn drawn(lines: Vec<Line>, width: u16) -> Vec<Drawn> {
             });
         }
     }
-    drawn
+    (drawn, label_width)
 }
 
 /// Returns the rows of list, rule and detail in a body of `height` rows.
@@ -104,11 +117,9 @@ const FRAME: u16 = 4;
 pub(super) fn extent(detail: &Detail, now: Timestamp, size: (u16, u16)) -> (usize, usize) {
     // Whether there is a list above makes it shorter; the longer view must not scroll too far.
     let (_, height) = split(size.1.saturating_sub(FRAME_ROWS), true);
-    let lines = detail
-        .loaded
-        .value
-        .as_ref()
-        .map_or(0, |item| drawn(item.detail(detail.tab, now), size.0).len());
+    let lines = detail.loaded.value.as_ref().map_or(0, |item| {
+        drawn(item.detail(detail.tab, now), size.0).0.len()
+    });
     (lines, usize::from(height.saturating_sub(FRAME)).max(1))
 }
 
@@ -154,21 +165,21 @@ fn draw_detail(canvas: &mut Canvas<'_>, state: &State, detail: &Detail) {
         canvas.text(x, 0, room, &headline, theme.heading());
     }
 
-    let lines = drawn(item.detail(detail.tab, state.now), width);
+    let (lines, label_width) = drawn(item.detail(detail.tab, state.now), width);
     let seen = usize::from(canvas.area.height.saturating_sub(FRAME));
     let first = detail.scroll.min(lines.len().saturating_sub(seen));
     for (y, line) in (2..).zip(lines.iter().skip(first).take(seen)) {
         let label = if line.text.is_empty() {
             width.saturating_sub(2)
         } else {
-            LABEL
+            label_width
         };
         canvas.text(1, y, label, &line.label, theme.dim());
-        let room = width.saturating_sub(LABEL + 4);
+        let (x, room) = (label_width + 3, width.saturating_sub(label_width + 4));
         if line.is_private {
-            canvas.private(LABEL + 3, y, room, &line.text, Style::new());
+            canvas.private(x, y, room, &line.text, Style::new());
         } else {
-            canvas.text(LABEL + 3, y, room, &line.text, Style::new());
+            canvas.text(x, y, room, &line.text, Style::new());
         }
     }
     tabs_line(canvas, item, detail, last);

@@ -13,36 +13,48 @@ const GUTTER: u16 = 4;
 /// Cells between two columns.
 const GAP: u16 = 2;
 
+/// Columns with a lower [`Column::drop`] than this are shown before any column gets more than its
+/// least width.
+const NEEDED_BELOW: u8 = 3;
+
 /// Returns the columns that fit into `width` cells, each with its own width.
 ///
 /// Columns are dropped by their [`Column::drop`], the highest first, never those with 0. What is
-/// left over goes to the columns that can use it, in turn from the left.
+/// left over goes first to the columns that are dropped last.
 fn layout(columns: &'static [Column], width: u16) -> Vec<(&'static Column, u16)> {
-    let mut kept: Vec<&Column> = columns.iter().collect();
+    let worst = |kept: &[&Column]| kept.iter().map(|column| column.drop).max().unwrap_or(0);
     let needed = |kept: &[&Column]| -> u16 {
-        GUTTER + kept.iter().map(|column| column.least + GAP).sum::<u16>()
+        let is_roomy = worst(kept) >= NEEDED_BELOW;
+        let cells = |column: &&Column| if is_roomy { column.want } else { column.least };
+        GUTTER + kept.iter().map(|column| cells(column) + GAP).sum::<u16>()
     };
-    while needed(&kept) > width {
-        let worst = kept.iter().map(|column| column.drop).max().unwrap_or(0);
-        if worst == 0 {
-            break;
-        }
+    let mut kept: Vec<&Column> = columns.iter().collect();
+    // The last column needs no gap behind it.
+    while needed(&kept) > width + GAP && worst(&kept) > 0 {
+        let worst = worst(&kept);
         kept.retain(|column| column.drop != worst);
     }
-    let mut left = width.saturating_sub(needed(&kept));
     let mut fitted: Vec<(&Column, u16)> = kept
         .into_iter()
         .map(|column| (column, column.least))
         .collect();
-    while left > 0 {
-        let before = left;
-        for (column, width) in &mut fitted {
-            if left > 0 && *width < column.most {
+    let used: u16 = fitted.iter().map(|(_, width)| width + GAP).sum();
+    let mut left = (width + GAP).saturating_sub(GUTTER + used);
+    for drop in 0..=u8::MAX {
+        let mut growing = true;
+        while growing && left > 0 {
+            growing = false;
+            let mut of_this = fitted.iter_mut().filter(|(column, width)| {
+                column.drop.saturating_sub(1) == drop && *width < column.most
+            });
+            // In turn, so that equals stay equal.
+            for (_, width) in of_this.by_ref().take(usize::from(left)) {
                 *width += 1;
                 left -= 1;
+                growing = true;
             }
         }
-        if left == before {
+        if left == 0 {
             break;
         }
     }
@@ -219,7 +231,7 @@ mod tests {
                     .iter()
                     .map(|(_, width)| width + GAP)
                     .sum();
-                assert!(GUTTER + used <= width, "{kind:?} at {width}");
+                assert!(GUTTER + used <= width + GAP, "{kind:?} at {width}");
             }
         }
     }

@@ -32,7 +32,7 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State) {
         return;
     };
     severities(canvas, overview);
-    let (middle, right) = (32, width.saturating_sub(22).min(90));
+    let (middle, right) = (30, width.saturating_sub(23).min(90));
     resources(canvas, overview, middle, right.saturating_sub(middle + 2));
     verdicts(canvas, overview, right);
     canvas.rule(COUNTS);
@@ -125,26 +125,26 @@ fn verdicts(canvas: &mut Canvas<'_>, overview: &Overview, x: u16) {
     let theme = canvas.theme;
     let count = |word: &str| overview.verdicts.get(word).copied().unwrap_or(0);
     let (pass, fail, unknown) = (count("pass"), count("fail"), count("unknown"));
-    canvas.text(x, 0, 20, "VERDICTS", theme.heading());
+    canvas.text(x, 0, 22, "VERDICTS", theme.heading());
     let share =
         pass_share(pass, fail, unknown).map_or_else(String::new, |share| format!("{share:>5} %"));
-    canvas.text(x, 1, 20, &format!("pass    {pass:>6}{share}"), theme.good());
-    canvas.text(x, 2, 20, &format!("fail    {fail:>6}"), theme.bad());
+    canvas.text(x, 1, 22, &format!("pass    {pass:>6}{share}"), theme.good());
+    canvas.text(x, 2, 22, &format!("fail    {fail:>6}"), theme.bad());
     let style = if unknown == 0 {
         theme.dim()
     } else {
         theme.unsure()
     };
-    canvas.text(x, 3, 20, &format!("unknown {unknown:>6}"), style);
+    canvas.text(x, 3, 22, &format!("unknown {unknown:>6}"), style);
     let agents: Vec<(&str, u64)> = overview
         .agents
         .iter()
         .map(|(state, count)| (state.as_str(), *count))
         .filter(|(_, count)| *count > 0)
         .collect();
-    canvas.text(x, 4, 20, "AGENTS", theme.heading());
+    canvas.text(x, 4, 22, "AGENTS", theme.heading());
     if agents.is_empty() {
-        canvas.text(x, 5, 20, "none enrolled", theme.unsure());
+        canvas.text(x, 5, 22, "none enrolled", theme.unsure());
         return;
     }
     let mut at = x;
@@ -154,7 +154,7 @@ fn verdicts(canvas: &mut Canvas<'_>, overview: &Overview, x: u16) {
         } else {
             theme.unsure()
         };
-        at += canvas.text(at, 5, 20, &format!("{count} {state}"), style) + 2;
+        at += canvas.text(at, 5, 22, &format!("{count} {state}"), style) + 2;
     }
 }
 

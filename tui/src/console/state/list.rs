@@ -129,23 +129,39 @@ impl ListState {
         });
     }
 
-    /// Shows only those loaded rows that a filter text leaves; the hub is not asked.
+    /// Shows only those loaded rows that a filter text leaves; the hub is not asked. A last word
+    /// that leaves none but could become the name of a field is not yet taken at its word.
     ///
     /// # Errors
     ///
-    /// When the text is no filter; what is shown stays as it was.
+    /// When the text is no filter; then all rows are shown.
     pub(crate) fn preview(&mut self, text: &str, now: Timestamp) -> Result<(), FilterError> {
-        let filter = Filter::parse(text, self.kind.fields(), now)?;
-        self.keeping_the_cursor(|list| {
-            let items = list.items().iter().enumerate();
-            list.shown = Some(
-                items
-                    .filter(|(_, item)| filter.matches(*item))
-                    .map(|(index, _)| index)
-                    .collect(),
-            );
-        });
+        let read = |text: &str| Filter::parse(text, self.kind.fields(), now);
+        let filter = match read(text) {
+            Ok(filter) => filter,
+            Err(error) => {
+                self.show_all();
+                return Err(error);
+            }
+        };
+        let mut places = self.matching(&filter);
+        if places.is_empty()
+            && let Some((before, word)) = text.rsplit_once(' ')
+            && is_start_of_field(self.kind, word)
+            && let Ok(filter) = read(before)
+        {
+            places = self.matching(&filter);
+        }
+        self.keeping_the_cursor(|list| list.shown = Some(places));
         Ok(())
+    }
+
+    fn matching(&self, filter: &Filter) -> Vec<usize> {
+        let items = self.items().iter().enumerate();
+        items
+            .filter(|(_, item)| filter.matches(*item))
+            .map(|(index, _)| index)
+            .collect()
     }
 
     /// Shows all loaded rows again.
@@ -259,6 +275,12 @@ impl ListState {
         }
         text
     }
+}
+
+fn is_start_of_field(kind: Kind, word: &str) -> bool {
+    let word = word.trim_start_matches('!');
+    let mut fields = kind.fields().iter();
+    !word.is_empty() && fields.any(|field| field.name.starts_with(word))
 }
 
 /// Quotes a word for a POSIX shell where it needs that.
