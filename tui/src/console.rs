@@ -45,6 +45,9 @@ const INPUTS: usize = 256;
 /// Longest wait for a question that renews the session, when leaving.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// Longest time between the signal to stop and standing still.
+const STOPPING: Duration = Duration::from_millis(300);
+
 /// Whether the terminal is ours, so that a panic in any thread gives it back once.
 static IS_OURS: AtomicBool = AtomicBool::new(false);
 
@@ -90,11 +93,13 @@ enum Ended {
     Signal(&'static str, u8),
 }
 
-/// Signals that end the console.
+/// Signals that the console heeds.
 struct Signals {
     hangup: Signal,
     interrupt: Signal,
     terminate: Signal,
+    /// Ends nothing: the program was stopped and goes on.
+    goes_on: Signal,
 }
 
 impl Signals {
@@ -103,10 +108,11 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            goes_on: signal(SignalKind::from_raw(rustix::process::Signal::CONT.as_raw()))?,
         })
     }
 
-    /// Waits for one of them.
+    /// Waits for one that ends the console.
     ///
     /// # Cancel safety
     ///
@@ -140,11 +146,17 @@ impl Screen {
     }
 
     /// Stops this program and its group, as the shell's own `ctrl-z` would, until it is continued.
-    fn suspend(&mut self) -> std::io::Result<()> {
+    async fn suspend(&mut self, signals: &mut Signals) -> std::io::Result<()> {
         restore();
         rustix::process::kill_current_process_group(rustix::process::Signal::TSTP)?;
+        // This thread may run on for a moment before the whole program stands still, and where no
+        // shell could continue it the signal is discarded (POSIX.1-2024, XSH 2.4.3).
+        let _ = tokio::time::timeout(STOPPING, signals.goes_on.recv()).await;
         take_over()?;
-        self.terminal.clear()
+        // Draws all anew; `clear` would ask the terminal where its cursor is, and the thread that
+        // reads would hear the answer.
+        let size = self.terminal.size()?;
+        self.terminal.resize(size.into())
     }
 
     fn copy(&mut self, text: &str) -> std::io::Result<()> {
@@ -240,7 +252,7 @@ async fn drive(
                 Effect::Fetch { ask, org, question } => link.fetch(ask, org, question),
                 Effect::Listen { listener, org } => link.listen(listener, org),
                 Effect::Copy(text) => screen.copy(&text).map_err(of_terminal)?,
-                Effect::Suspend => screen.suspend().map_err(of_terminal)?,
+                Effect::Suspend => screen.suspend(signals).await.map_err(of_terminal)?,
                 Effect::Quit => return Ok(Ended::Left),
             }
         }

@@ -11,14 +11,6 @@ pub(super) struct Column {
     pub(super) width: usize,
 }
 
-const fn column(title: &'static str, pointer: &'static str, width: usize) -> Column {
-    Column {
-        title,
-        pointer,
-        width,
-    }
-}
-
 /// A kind of object: where its list is and what a table shows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Kind {
@@ -28,138 +20,108 @@ pub(super) struct Kind {
     pub(super) columns: &'static [Column],
 }
 
-/// Findings.
-pub(super) const FINDING: Kind = Kind {
-    path: "/api/v1/findings",
-    columns: &[
-        column("SEVERITY", "/severity", 8),
-        column("STATUS", "/status", 8),
-        column("VERDICT", "/verdict", 7),
-        column("RISK", "/risk/score", 4),
-        column("ACCOUNT", "/resource/account", 20),
-        column("REGION", "/resource/region", 14),
-        column("RESOURCE", "/resource/name", 32),
-        column("TITLE", "/title", 60),
-        column("ID", "/id", 30),
-    ],
-};
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident $path:literal { $($title:literal $pointer:literal $width:literal)* })*) => {$(
+        $(#[$doc])*
+        pub(super) const $name: Kind = Kind {
+            path: $path,
+            columns: &[$(Column { title: $title, pointer: $pointer, width: $width }),*],
+        };
+    )*};
+}
 
-/// Resources.
-pub(super) const RESOURCE: Kind = Kind {
-    path: "/api/v1/resources",
-    columns: &[
-        column("TYPE", "/type", 36),
-        column("NAME", "/name", 32),
-        column("ACCOUNT", "/account", 20),
-        column("REGION", "/region", 14),
-        column("LAST SEEN", "/last_seen", 20),
-        column("URN", "/urn", 90),
-    ],
-};
-
-/// Agents.
-pub(super) const AGENT: Kind = Kind {
-    path: "/api/v1/agents",
-    columns: &[
-        column("NAME", "/name", 24),
-        column("STATE", "/state", 9),
-        column("VERSION", "/version", 8),
-        column("LAST SEEN", "/last_seen", 20),
-        column("SPOOL", "/spool/bytes", 10),
-        column("CERTIFICATE TO", "/certificate/not_after", 20),
-        column("ID", "/id", 30),
-    ],
-};
-
-/// Sources.
-pub(super) const SOURCE: Kind = Kind {
-    path: "/api/v1/sources",
-    columns: &[
-        column("NAME", "/name", 24),
-        column("KIND", "/kind", 8),
-        column("STATE", "/state", 8),
-        column("LAST SYNC", "/last_sync", 20),
-        column("ERRORS", "/errors", 60),
-        column("ID", "/id", 30),
-    ],
-};
-
-/// Checks.
-pub(super) const CHECK: Kind = Kind {
-    path: "/api/v1/checks",
-    columns: &[
-        column("SEVERITY", "/severity", 8),
-        column("TYPE", "/type", 32),
-        column("ID", "/id", 56),
-        column("TITLE", "/title", 80),
-    ],
-};
-
-/// Verdicts.
-pub(super) const RESULT: Kind = Kind {
-    path: "/api/v1/check-results",
-    columns: &[
-        column("VERDICT", "/verdict", 14),
-        column("CHECK", "/check_id", 56),
-        column("RESOURCE", "/resource_urn", 90),
-    ],
-};
-
-/// Events.
-pub(super) const EVENT: Kind = Kind {
-    path: "/api/v1/events",
-    columns: &[
-        column("TIME", "/time", 20),
-        column("SEVERITY", "/severity", 8),
-        column("SOURCE", "/source", 16),
-        column("ACTOR", "/actor", 24),
-        column("ADDRESS", "/src_ip", 16),
-        column("RESOURCE", "/resource", 24),
-        column("ACTION", "/action", 70),
-    ],
-};
-
-/// Organisations.
-pub(super) const ORG: Kind = Kind {
-    path: "/api/v1/orgs",
-    columns: &[
-        column("NAME", "/name", 40),
-        column("ROLE", "/role", 8),
-        column("CREATED", "/created_at", 20),
-        column("ID", "/id", 30),
-    ],
-};
-
-/// Users.
-pub(super) const USER: Kind = Kind {
-    path: "/api/v1/users",
-    columns: &[
-        column("EMAIL", "/email", 40),
-        column("ROLE", "/role", 8),
-        column("ID", "/id", 30),
-    ],
-};
-
-/// The audit log.
-pub(super) const AUDIT: Kind = Kind {
-    path: "/api/v1/audit",
-    columns: &[
-        column("SEQ", "/seq", 8),
-        column("AT", "/at", 20),
-        column("ACTOR", "/actor", 30),
-        column("ACTION", "/action", 24),
-        column("OBJECT", "/object", 36),
-        column("DETAIL", "/detail", 60),
-    ],
-};
-
-/// Records that could not be read.
-pub(super) const QUARANTINE: Kind = Kind {
-    path: "/api/v1/quarantine",
-    columns: &[
-        column("AT", "/at", 20),
-        column("AGENT", "/agent_id", 30),
-        column("REASON", "/reason", 60),
-        column("WHAT", "/what", 60),
-    ],
-};
+// Header, pointer, most cells; in the order of the table, what tells rows apart first.
+kinds! {
+    /// Findings.
+    FINDING "/api/v1/findings" {
+        "SEVERITY"       "/severity"              8
+        "STATUS"         "/status"                8
+        "VERDICT"        "/verdict"               7
+        "RISK"           "/risk/score"            4
+        "ACCOUNT"        "/resource/account"     20
+        "REGION"         "/resource/region"      14
+        "RESOURCE"       "/resource/name"        32
+        "TITLE"          "/title"                60
+        "ID"             "/id"                   30
+    }
+    /// Resources.
+    RESOURCE "/api/v1/resources" {
+        "TYPE"           "/type"                 36
+        "NAME"           "/name"                 32
+        "ACCOUNT"        "/account"              20
+        "REGION"         "/region"               14
+        "LAST SEEN"      "/last_seen"            20
+        "URN"            "/urn"                  90
+    }
+    /// Agents.
+    AGENT "/api/v1/agents" {
+        "NAME"           "/name"                 24
+        "STATE"          "/state"                 9
+        "VERSION"        "/version"               8
+        "LAST SEEN"      "/last_seen"            20
+        "SPOOL"          "/spool/bytes"          10
+        "CERTIFICATE TO" "/certificate/not_after" 20
+        "ID"             "/id"                   30
+    }
+    /// Sources.
+    SOURCE "/api/v1/sources" {
+        "NAME"           "/name"                 24
+        "KIND"           "/kind"                  8
+        "STATE"          "/state"                 8
+        "LAST SYNC"      "/last_sync"            20
+        "ERRORS"         "/errors"               60
+        "ID"             "/id"                   30
+    }
+    /// Checks.
+    CHECK "/api/v1/checks" {
+        "SEVERITY"       "/severity"              8
+        "TYPE"           "/type"                 32
+        "ID"             "/id"                   56
+        "TITLE"          "/title"                80
+    }
+    /// Verdicts.
+    RESULT "/api/v1/check-results" {
+        "VERDICT"        "/verdict"              14
+        "CHECK"          "/check_id"             56
+        "RESOURCE"       "/resource_urn"         90
+    }
+    /// Events.
+    EVENT "/api/v1/events" {
+        "TIME"           "/time"                 20
+        "SEVERITY"       "/severity"              8
+        "SOURCE"         "/source"               16
+        "ACTOR"          "/actor"                24
+        "ADDRESS"        "/src_ip"               16
+        "RESOURCE"       "/resource"             24
+        "ACTION"         "/action"               70
+    }
+    /// Organisations.
+    ORG "/api/v1/orgs" {
+        "NAME"           "/name"                 40
+        "ROLE"           "/role"                  8
+        "CREATED"        "/created_at"           20
+        "ID"             "/id"                   30
+    }
+    /// Users.
+    USER "/api/v1/users" {
+        "EMAIL"          "/email"                40
+        "ROLE"           "/role"                  8
+        "ID"             "/id"                   30
+    }
+    /// The audit log.
+    AUDIT "/api/v1/audit" {
+        "SEQ"            "/seq"                   8
+        "AT"             "/at"                   20
+        "ACTOR"          "/actor"                30
+        "ACTION"         "/action"               24
+        "OBJECT"         "/object"               36
+        "DETAIL"         "/detail"               60
+    }
+    /// Records that could not be read.
+    QUARANTINE "/api/v1/quarantine" {
+        "AT"             "/at"                   20
+        "AGENT"          "/agent_id"             30
+        "REASON"         "/reason"               60
+        "WHAT"           "/what"                 60
+    }
+}

@@ -122,9 +122,7 @@ const FINDING: Facts = Facts {
         },
         Column {
             sort: Some("status"),
-            ..column("STATE", 8, 8, 0, |item, _| {
-                finding(item, |finding| finding_state(finding))
-            })
+            ..column("STATE", 8, 8, 0, |item, _| finding(item, finding_state))
         },
         Column {
             sort: Some("first_seen"),
@@ -160,7 +158,7 @@ const FINDING: Facts = Facts {
                 finding(item, |finding| plain(finding.resource.account.clone()))
             })
         },
-        column("REGION", 10, 15, 5, |item, _| {
+        column("REGION", 14, 15, 5, |item, _| {
             finding(item, |finding| plain(finding.resource.region.clone()))
         }),
         Column {
@@ -180,7 +178,7 @@ const RESOURCE: Facts = Facts {
     path: "/api/v1/resources",
     fields: api::RESOURCE_FIELDS,
     filter: "",
-    sort: None,
+    sort: Some(("findings", true)),
     columns: &[
         Column {
             sort: Some("type"),
@@ -199,7 +197,7 @@ const RESOURCE: Facts = Facts {
         Column {
             sort: Some("findings"),
             ..column("OPEN FINDINGS", 16, 24, 1, |item, _| {
-                resource(item, |resource| open_findings(resource))
+                resource(item, open_findings)
             })
         },
         column("GAPS", 4, 4, 2, |item, _| {
@@ -214,7 +212,7 @@ const RESOURCE: Facts = Facts {
                 resource(item, |resource| plain(resource.document.account.clone()))
             })
         },
-        column("REGION", 10, 15, 3, |item, _| {
+        column("REGION", 14, 15, 3, |item, _| {
             resource(item, |resource| plain(resource.document.region.clone()))
         }),
         Column {
@@ -312,7 +310,7 @@ const AGENT: Facts = Facts {
                 )
             })
         }),
-        column("CERTIFICATE TO", 16, 16, 4, |item, _| {
+        column("CERTIFICATE TO", 17, 17, 4, |item, _| {
             agent(item, |agent| plain(minute(agent.certificate.not_after)))
         }),
         column("VERSION", 7, 14, 6, |item, _| {

@@ -301,7 +301,7 @@ pub(crate) const KEYS: &[Key] = &[
     line(
         &[key('o')],
         Act::Across,
-        "finding or resource",
+        "finding/resource",
         LIST_AND_DETAIL,
         None,
     ),

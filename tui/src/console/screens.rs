@@ -8,6 +8,7 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 use unicode_width::UnicodeWidthStr;
 
+use super::event::FetchError;
 use super::item::{KINDS, Kind, Tone, age};
 use super::keymap::KEYS;
 use super::state::prompt::{Prompt, Purpose};
@@ -50,6 +51,15 @@ impl Canvas<'_> {
             .buffer
             .set_stringn(x, y, fitted, usize::from(width), style);
         end.saturating_sub(x)
+    }
+
+    /// Writes text over as many lines as it takes, at most to the end of this part.
+    fn paragraph(&mut self, x: u16, y: u16, text: &str, style: Style) {
+        let width = self.area.width.saturating_sub(x + 1);
+        let lines = detail::wrap(&plain(text), usize::from(width));
+        for (y, line) in (y..self.area.height).zip(lines) {
+            self.text(x, y, width, &line, style);
+        }
     }
 
     /// Writes text that names somebody's things: covered while names are hidden.
@@ -155,8 +165,8 @@ pub(crate) fn draw(frame: &mut Frame<'_>, state: &State, theme: Theme) {
 }
 
 /// Returns how many lines a detail has and how many are seen at once.
-pub(crate) fn detail_extent(detail: &Detail, now: Timestamp, size: (u16, u16)) -> (usize, usize) {
-    detail::extent(detail, now, size)
+pub(crate) fn detail_extent(state: &State, detail: &Detail) -> (usize, usize) {
+    detail::extent(state, detail)
 }
 
 fn to_ascii(buffer: &mut Buffer) {
@@ -165,6 +175,16 @@ fn to_ascii(buffer: &mut Buffer) {
             let symbol = ascii(cell.symbol());
             cell.set_symbol(symbol);
         }
+    }
+}
+
+/// Says why there is nothing to see yet.
+fn why_absent(theme: Theme, error: Option<&FetchError>, link: &Link) -> (String, Style) {
+    match (error, link) {
+        (Some(error), _) => (error.to_string(), theme.bad()),
+        (None, Link::Offline { why, .. }) => (format!("no data yet: {why}"), theme.bad()),
+        (None, Link::SignedOut) => (FetchError::SignedOut.to_string(), theme.bad()),
+        (None, Link::Connecting | Link::Live) => ("asking the hub…".to_owned(), theme.dim()),
     }
 }
 

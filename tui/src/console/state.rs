@@ -416,8 +416,9 @@ impl State {
                 self.overview.arrived(overview, now);
             }
             (Payload::Rows(rows), Slot::List(kind)) => {
+                let is_typing = self.is_typing_filter();
                 if let Some(list) = self.lists.get_mut(&kind) {
-                    list.replace(rows, now);
+                    list.replace(rows, now, is_typing);
                 }
                 self.preview();
             }
@@ -459,7 +460,8 @@ impl State {
             Act::Back => self.back(),
             Act::Travel(travel) => self.travel(travel),
             Act::Filter => {
-                if let Some(list) = self.list() {
+                if let Some(list) = self.shown_list() {
+                    list.hold_row();
                     let text = list.filter.clone();
                     let text = if text.is_empty() {
                         text
@@ -590,6 +592,10 @@ impl State {
 
     fn travel(&mut self, travel: Travel) -> Vec<Effect> {
         let page = self.page();
+        let extent = match self.screen() {
+            Screen::Detail(detail) => super::screens::detail_extent(self, detail),
+            Screen::Overview | Screen::List(_) => (0, 0),
+        };
         match self.screens.last_mut() {
             None | Some(Screen::Overview) => {
                 let overview = self.overview.value.as_ref();
@@ -602,7 +608,7 @@ impl State {
                 }
             }
             Some(Screen::Detail(detail)) => {
-                let (lines, seen) = super::screens::detail_extent(detail, self.now, self.size);
+                let (lines, seen) = extent;
                 let stops = lines.saturating_sub(seen) + 1;
                 detail.scroll = travelled(detail.scroll, stops, travel, seen);
             }
@@ -770,7 +776,7 @@ impl State {
             Edited::Left => {
                 self.prompt = None;
                 if let Some(list) = self.shown_list() {
-                    list.show_all();
+                    list.give_up_filter();
                 }
                 Vec::new()
             }

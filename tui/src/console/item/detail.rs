@@ -324,20 +324,32 @@ fn raw(event: &Event) -> Vec<Line> {
 }
 
 fn agent_summary(agent: &Agent, now: Timestamp) -> Vec<Line> {
-    let oldest = agent.spool.oldest.map_or_else(String::new, |at| {
-        format!(", the oldest from {} ({})", minute(at), age(at, now))
-    });
+    let spool = match (agent.spool.bytes, agent.spool.oldest) {
+        (0, _) => "nothing waits".to_owned(),
+        (bytes, None) => format!("{bytes} bytes wait"),
+        (bytes, Some(at)) => format!(
+            "{bytes} bytes wait, the oldest from {} ({})",
+            minute(at),
+            age(at, now)
+        ),
+    };
+    let clock = match agent.clock_skew_ms {
+        None => "not known".to_owned(),
+        Some(ms @ ..0) => format!("{} ms behind the hub's", ms.unsigned_abs()),
+        Some(ms) => format!("{ms} ms ahead of the hub's"),
+    };
     let sources: Vec<String> = agent.sources.iter().map(ToString::to_string).collect();
-    let skew = agent
-        .clock_skew_ms
-        .map_or_else(|| "not known".to_owned(), |ms| format!("{ms} ms"));
+    let seen = match agent.last_seen {
+        None => "never".to_owned(),
+        Some(at) => format!("{} ({})", minute(at), age(at, now)),
+    };
     vec![
         line("State", agent.state.word()),
-        line("Last seen", since(agent.last_seen, now)),
+        line("Last seen", seen),
         line("Transport", agent.transport.clone()),
         line("Version", agent.version.clone()),
-        line("Spool", format!("{} bytes wait{oldest}", agent.spool.bytes)),
-        line("Clock", format!("{skew} ahead of the hub's")),
+        line("Spool", spool),
+        line("Clock", clock),
         line(
             "Certificate",
             format!("valid to {}", minute(agent.certificate.not_after)),

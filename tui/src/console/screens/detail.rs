@@ -1,12 +1,11 @@
 //! The detail of one object: below its list where there is room for both, else alone.
 
-use jiff::Timestamp;
 use ratatui::style::Style;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use super::{Canvas, cells, list};
+use super::{Canvas, cells, list, why_absent};
 use crate::console::item::{Item, Line};
-use crate::console::state::{Detail, FRAME_ROWS, Link, State};
+use crate::console::state::{Detail, FRAME_ROWS, State};
 
 /// Fewest cells of the labels, without the margin.
 const LABEL: u16 = 12;
@@ -20,7 +19,7 @@ const BOTH: u16 = 28;
 
 /// Cuts text into lines of at most `width` cells, at spaces where there are any. A word that is
 /// longer than a line is cut. Indentation stays.
-fn wrap(text: &str, width: usize) -> Vec<String> {
+pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
     let width = width.max(1);
     let indent: String = text.chars().take_while(|c| *c == ' ').collect();
     let mut lines = Vec::new();
@@ -100,13 +99,16 @@ fn drawn(lines: Vec<Line>, width: u16) -> (Vec<Drawn>, u16) {
     (drawn, label_width)
 }
 
-/// Returns the rows of list, rule and detail in a body of `height` rows.
-fn split(height: u16, has_list: bool) -> (u16, u16) {
-    if has_list && height >= BOTH {
-        let above = height / 3;
-        (above, height - above - 1)
-    } else {
-        (0, height)
+/// Returns the rows of the list and of the detail in a body of `height` rows, with a list that has
+/// so many rows above the detail, if there is any.
+fn split(height: u16, list: Option<usize>) -> (u16, u16) {
+    match list {
+        Some(rows) if height >= BOTH => {
+            let wanted = u16::try_from(rows).map_or(u16::MAX, |rows| rows.saturating_add(1));
+            let above = (height / 3).min(wanted.max(2));
+            (above, height - above - 1)
+        }
+        Some(_) | None => (0, height),
     }
 }
 
@@ -114,18 +116,23 @@ fn split(height: u16, has_list: bool) -> (u16, u16) {
 const FRAME: u16 = 4;
 
 /// Returns how many lines a detail has and how many are seen at once.
-pub(super) fn extent(detail: &Detail, now: Timestamp, size: (u16, u16)) -> (usize, usize) {
-    // Whether there is a list above makes it shorter; the longer view must not scroll too far.
-    let (_, height) = split(size.1.saturating_sub(FRAME_ROWS), true);
+pub(super) fn extent(state: &State, detail: &Detail) -> (usize, usize) {
+    let (width, rows) = state.size;
+    let (_, height) = split(rows.saturating_sub(FRAME_ROWS), rows_above(state, detail));
     let lines = detail.loaded.value.as_ref().map_or(0, |item| {
-        drawn(item.detail(detail.tab, now), size.0).0.len()
+        drawn(item.detail(detail.tab, state.now), width).0.len()
     });
     (lines, usize::from(height.saturating_sub(FRAME)).max(1))
 }
 
+/// Returns how many rows the list has that is shown above a detail.
+fn rows_above(state: &State, detail: &Detail) -> Option<usize> {
+    let list = state.list().filter(|list| list.kind == detail.kind)?;
+    Some(list.len())
+}
+
 pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, detail: &Detail) {
-    let has_list = state.list().is_some_and(|list| list.kind == detail.kind);
-    let (above, height) = split(canvas.area.height, has_list);
+    let (above, height) = split(canvas.area.height, rows_above(state, detail));
     if above > 0 {
         list::draw(&mut canvas.part(0, above), state);
         canvas.rule(above);
@@ -139,16 +146,9 @@ fn draw_detail(canvas: &mut Canvas<'_>, state: &State, detail: &Detail) {
     let width = canvas.area.width;
     let last = canvas.area.height.saturating_sub(1);
     let Some(item) = &detail.loaded.value else {
-        let (words, style) = match (&detail.loaded.error, &state.link) {
-            (Some(error), _) => (error.to_string(), theme.bad()),
-            (None, Link::Offline { why, .. }) => (format!("no data yet: {why}"), theme.bad()),
-            (None, Link::SignedOut) => (
-                crate::console::event::FetchError::SignedOut.to_string(),
-                theme.bad(),
-            ),
-            (None, Link::Connecting | Link::Live) => ("asking the hub…".to_owned(), theme.dim()),
-        };
-        canvas.text(1, 1, width.saturating_sub(2), &words, style);
+        let error = detail.loaded.error.as_ref();
+        let (words, style) = why_absent(theme, error, &state.link);
+        canvas.paragraph(4, 1, &words, style);
         return;
     };
     let (headline, is_private) = item.headline();
@@ -210,7 +210,6 @@ fn tabs_line(canvas: &mut Canvas<'_>, item: &Item, detail: &Detail, y: u16) {
         };
         x += canvas.text(x, y, width, &text, style) + 1;
     }
-    debug_assert!(x >= cells(tabs.first().copied().unwrap_or_default()));
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use ratatui::style::Style;
 
-use super::{Canvas, cells};
+use super::Canvas;
 use crate::console::keymap::{Chord, KEYS, Key, Place};
 
 /// Cells of a column of keys: the longest name and the longest label.
@@ -49,8 +49,7 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, place: Place, from: usize) {
         let y = u16::try_from(row).unwrap_or(u16::MAX).saturating_add(2);
         let name = names(key);
         canvas.text(x, y, 18, &name, theme.key());
-        let at = x + 18.max(cells(&name).min(18)) + 1;
-        canvas.text(at, y, COLUMN - 20, key.label, style);
+        canvas.text(x + 19, y, COLUMN - 20, key.label, style);
     }
     let last = canvas.area.height.saturating_sub(1);
     let words = if rows > seen {

@@ -2,10 +2,11 @@
 
 use ratatui::style::Style;
 
-use super::{Canvas, cells};
+use super::{Canvas, why_absent};
 use crate::console::item::Column;
+use crate::console::state::State;
 use crate::console::state::list::ListState;
-use crate::console::state::{Link, State};
+use crate::console::theme::Theme;
 
 /// Cells before the first column: cursor and mark.
 const GUTTER: u16 = 4;
@@ -104,9 +105,8 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State) {
         x += width + GAP;
     }
     if list.len() == 0 {
-        let (words, style) = why_empty(canvas, state, list);
-        let width = canvas.area.width.saturating_sub(GUTTER + 1);
-        canvas.text(GUTTER, 2, width, &words, style);
+        let (words, style) = why_empty(theme, state, list);
+        canvas.paragraph(GUTTER, 2, &words, style);
         return;
     }
     let mut height = usize::from(canvas.area.height.saturating_sub(1));
@@ -147,33 +147,28 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State) {
             canvas.highlight(y);
         }
     }
-    debug_assert!(cells("▸") == 1);
 }
 
 /// Says why there are no rows: there are none, there are none yet, or nobody may see them.
-fn why_empty(canvas: &Canvas<'_>, state: &State, list: &ListState) -> (String, Style) {
-    let theme = canvas.theme;
-    if let Some(error) = &list.loaded.error {
-        return (error.to_string(), theme.bad());
-    }
+fn why_empty(theme: Theme, state: &State, list: &ListState) -> (String, Style) {
     let name = list.kind.name();
-    match (&list.loaded.value, &state.link) {
-        (Some(rows), _) if !rows.items.is_empty() => (
-            format!(
-                "none of {} loaded {name} match; enter asks the hub",
-                rows.items.len()
-            ),
-            Style::new(),
-        ),
-        (Some(_), _) if list.filter.trim().is_empty() => (format!("no {name}"), Style::new()),
-        (Some(_), _) => (format!("no {name} match {}", list.filter), Style::new()),
-        (None, Link::Offline { why, .. }) => (format!("no data yet: {why}"), theme.bad()),
-        (None, Link::SignedOut) => (
-            crate::console::event::FetchError::SignedOut.to_string(),
-            theme.bad(),
-        ),
-        (None, Link::Connecting | Link::Live) => ("asking the hub…".to_owned(), theme.dim()),
-    }
+    let Some(rows) = list
+        .loaded
+        .value
+        .as_ref()
+        .filter(|_| list.loaded.error.is_none())
+    else {
+        return why_absent(theme, list.loaded.error.as_ref(), &state.link);
+    };
+    let words = if !rows.items.is_empty() {
+        let loaded = rows.items.len();
+        format!("none of the {loaded} loaded {name} match; enter asks the hub")
+    } else if list.filter.trim().is_empty() {
+        format!("no {name}")
+    } else {
+        format!("no {name} match {}", list.filter)
+    };
+    (words, Style::new())
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use protocol::api::{Attention, Overview, SEVERITIES, Severity};
 use ratatui::style::Style;
 
-use super::{Canvas, age, cells, list};
-use crate::console::state::{Link, State};
+use super::{Canvas, age, cells, list, why_absent};
+use crate::console::state::State;
 use crate::console::theme::severity_text;
 
 /// Rows of the counts.
@@ -19,16 +19,9 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State) {
     let theme = canvas.theme;
     let width = canvas.area.width;
     let Some(overview) = &state.overview.value else {
-        let (words, style) = match (&state.overview.error, &state.link) {
-            (Some(error), _) => (error.to_string(), theme.bad()),
-            (None, Link::Offline { why, .. }) => (format!("no data yet: {why}"), theme.bad()),
-            (None, Link::SignedOut) => (
-                crate::console::event::FetchError::SignedOut.to_string(),
-                theme.bad(),
-            ),
-            (None, Link::Connecting | Link::Live) => ("asking the hub…".to_owned(), theme.dim()),
-        };
-        canvas.text(4, 1, width.saturating_sub(5), &words, style);
+        let error = state.overview.error.as_ref();
+        let (words, style) = why_absent(theme, error, &state.link);
+        canvas.paragraph(4, 1, &words, style);
         return;
     };
     severities(canvas, overview);

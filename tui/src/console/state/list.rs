@@ -20,6 +20,18 @@ pub(crate) struct Sort {
     pub(crate) is_descending: bool,
 }
 
+/// Where the cursor goes when other rows are shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Hold {
+    /// It stays on its row, or where it was.
+    Selected,
+    /// It goes to the row with this id, or to the first: while a filter is typed, rows that come
+    /// and go with each letter must not lead it astray.
+    Row(Option<String>),
+    /// It goes to the first row, because the order is another.
+    First,
+}
+
 /// A list.
 #[derive(Debug)]
 pub(crate) struct ListState {
@@ -39,6 +51,7 @@ pub(crate) struct ListState {
     pub(crate) marks: BTreeSet<String>,
     /// The row marked last, from which a range goes.
     anchor: Option<String>,
+    hold: Hold,
 }
 
 /// Returns where a move leads in a list of `len` rows, of which `page` are seen at once.
@@ -74,6 +87,7 @@ impl ListState {
             cursor: 0,
             marks: BTreeSet::new(),
             anchor: None,
+            hold: Hold::Selected,
         }
     }
 
@@ -105,20 +119,36 @@ impl ListState {
         self.row(self.cursor)
     }
 
-    /// Changes which rows there are or are shown, and puts the cursor back on its row.
+    /// Changes which rows there are or are shown, and puts the cursor where it is held.
     fn keeping_the_cursor(&mut self, change: impl FnOnce(&mut Self)) {
-        let id = self.selected().map(Item::id);
+        let (id, otherwise) = match &self.hold {
+            Hold::Selected => (self.selected().map(Item::id), self.cursor),
+            Hold::Row(id) => (id.clone(), 0),
+            Hold::First => (None, 0),
+        };
         change(self);
         let found = id.and_then(|id| {
             (0..self.len()).find(|place| self.row(*place).is_some_and(|item| item.id() == id))
         });
-        self.cursor = found
-            .unwrap_or(self.cursor)
-            .min(self.len().saturating_sub(1));
+        let last = self.len().saturating_sub(1);
+        self.cursor = found.unwrap_or(otherwise).min(last);
+    }
+
+    /// Holds the cursor to its row while a filter is typed.
+    pub(crate) fn hold_row(&mut self) {
+        self.hold = Hold::Row(self.selected().map(Item::id));
+    }
+
+    /// Shows all loaded rows again, with the cursor where it was held.
+    pub(crate) fn give_up_filter(&mut self) {
+        self.show_all();
+        self.hold = Hold::Selected;
     }
 
     /// Takes new rows. Marks of rows that are gone go with them.
-    pub(crate) fn replace(&mut self, rows: Rows, now: Timestamp) {
+    ///
+    /// `is_typing` says that a filter is being typed, so that the cursor is still held.
+    pub(crate) fn replace(&mut self, rows: Rows, now: Timestamp, is_typing: bool) {
         self.keeping_the_cursor(|list| {
             list.loaded.arrived(rows, now);
             list.shown = None;
@@ -127,6 +157,9 @@ impl ListState {
                 list.marks.retain(|id| ids.contains(id));
             }
         });
+        if !is_typing {
+            self.hold = Hold::Selected;
+        }
     }
 
     /// Shows only those loaded rows that a filter text leaves; the hub is not asked. A last word
@@ -164,13 +197,13 @@ impl ListState {
             .collect()
     }
 
-    /// Shows all loaded rows again.
-    pub(crate) fn show_all(&mut self) {
+    fn show_all(&mut self) {
         self.keeping_the_cursor(|list| list.shown = None);
     }
 
     /// Moves the cursor.
     pub(crate) fn travel(&mut self, travel: Travel, page: usize) {
+        self.hold = Hold::Selected;
         self.cursor = travelled(self.cursor, self.len(), travel, page);
     }
 
@@ -225,6 +258,7 @@ impl ListState {
             // What is worst or largest is wanted first, but the oldest of what ages.
             is_descending: matches!(*field, "severity" | "risk" | "findings" | "last_seen"),
         });
+        self.hold = Hold::First;
         true
     }
 
@@ -233,6 +267,7 @@ impl ListState {
         match &mut self.sort {
             Some(sort) => {
                 sort.is_descending = !sort.is_descending;
+                self.hold = Hold::First;
                 true
             }
             None => self.sort_next(),

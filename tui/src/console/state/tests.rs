@@ -218,6 +218,27 @@ fn a_filter_works_while_it_is_typed_and_esc_takes_it_back() {
 }
 
 #[test]
+fn the_cursor_comes_back_to_its_row_whatever_was_typed_in_between() {
+    let mut driver = Driver::on_findings();
+    driver.typed("jjjj");
+    driver.typed("/bucket-11");
+    assert_eq!(driver.selected(), id(11));
+    driver.key(KeyCode::Backspace);
+    driver.key(KeyCode::Backspace);
+    assert_eq!(driver.selected(), id(4));
+    driver.typed("1");
+    driver.key(KeyCode::Esc);
+    assert_eq!(driver.selected(), id(4));
+    driver.typed("s");
+    driver.well();
+    assert_eq!(
+        driver.selected(),
+        id(0),
+        "another order begins at its first row"
+    );
+}
+
+#[test]
 fn new_rows_do_not_undo_a_filter_that_is_being_typed() {
     let mut driver = Driver::on_findings();
     driver.wait(10);
