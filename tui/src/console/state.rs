@@ -792,13 +792,14 @@ impl State {
         self.preview();
     }
 
+    fn is_typing_filter(&self) -> bool {
+        let mut prompt = self.prompt.iter();
+        prompt.any(|prompt| prompt.purpose == Purpose::Filter)
+    }
+
     fn preview(&mut self) {
         let now = self.now;
-        let Some(prompt) = self
-            .prompt
-            .as_ref()
-            .filter(|p| p.purpose == Purpose::Filter)
-        else {
+        let Some(prompt) = self.prompt.as_ref().filter(|_| self.is_typing_filter()) else {
             return;
         };
         let text = prompt.text.clone();
