@@ -247,7 +247,10 @@ pub(crate) async fn serve(
     connections.close();
     if timeout(LAST_ANSWERS, connections.wait()).await.is_err() {
         let left = connections.len();
-        warn!(connections = left, "connections to the API were cut off at the end");
+        warn!(
+            connections = left,
+            "connections to the API were cut off at the end"
+        );
     }
 }
 

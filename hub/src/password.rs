@@ -361,7 +361,11 @@ mod tests {
         ] {
             assert!(refused(common).contains("attackers try first"), "{common}");
         }
-        for repeats in ["aaaaaaaaaaaaaa", "mira.jansen@example.org", "MiraJansen2026"] {
+        for repeats in [
+            "aaaaaaaaaaaaaa",
+            "mira.jansen@example.org",
+            "MiraJansen2026",
+        ] {
             assert!(refused(repeats).contains("repeats"), "{repeats}");
         }
         assert!(refused(&"long and winding ".repeat(100)).contains("1024 bytes"));
@@ -382,7 +386,12 @@ mod tests {
 
     #[test]
     fn one_line_end_is_no_part_of_a_password() {
-        for (piped, password) in [("a b\n", "a b"), ("a b\r\n", "a b"), ("a b\n\n", "a b\n"), ("a", "a")] {
+        for (piped, password) in [
+            ("a b\n", "a b"),
+            ("a b\r\n", "a b"),
+            ("a b\n\n", "a b\n"),
+            ("a", "a"),
+        ] {
             let mut text = Zeroizing::new(piped.to_owned());
             strip(&mut text);
             assert_eq!(*text, password);

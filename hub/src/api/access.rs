@@ -71,7 +71,11 @@ pub(super) const TABLE: &[(&str, &str, Takes)] = &[
     ("POST", "/api/v1/users", Takes::RoleOrHubAdmin(ADMINS)),
     ("GET", "/api/v1/agents", Takes::Role(READERS)),
     ("GET", "/api/v1/agents/{id}", Takes::Role(READERS)),
-    ("POST", "/api/v1/agent-tokens", Takes::RoleOrHubAdmin(OPERATORS)),
+    (
+        "POST",
+        "/api/v1/agent-tokens",
+        Takes::RoleOrHubAdmin(OPERATORS),
+    ),
     ("GET", "/api/v1/sources", Takes::Role(READERS)),
     ("GET", "/api/v1/sources/{id}", Takes::Role(READERS)),
     ("GET", "/api/v1/resources", Takes::Role(READERS)),
@@ -222,9 +226,11 @@ async fn caller_of(state: &State, headers: &HeaderMap) -> Result<Caller, Refusal
     let (user, session) = bearer(headers)
         .and_then(|token| state.keys.check(token, now))
         .ok_or_else(Refusal::unauthenticated)?;
-    let stands = state.appliance.session(session).await?.is_some_and(|row| {
-        row.session.user == user && row.session.expires_at > now
-    });
+    let stands = state
+        .appliance
+        .session(session)
+        .await?
+        .is_some_and(|row| row.session.user == user && row.session.expires_at > now);
     if !stands {
         return Err(Refusal::unauthenticated());
     }
@@ -358,7 +364,9 @@ async fn resolve(
     match asked {
         Some(name) => orgs
             .into_iter()
-            .find(|org| org.name.to_lowercase() == name.to_lowercase() && (knows_all || is_own(org)))
+            .find(|org| {
+                org.name.to_lowercase() == name.to_lowercase() && (knows_all || is_own(org))
+            })
             .ok_or_else(Refusal::not_found),
         None => {
             orgs.retain(is_own);

@@ -69,10 +69,12 @@ fn agent_of(view: AgentView, sources: Vec<SourceId>, live: &Live) -> Agent {
         state,
         transport,
         last_seen,
-        spool: status.as_ref().map_or_else(SpoolInfo::default, |status| SpoolInfo {
-            bytes: status.spool_bytes,
-            oldest: status.spool_oldest,
-        }),
+        spool: status
+            .as_ref()
+            .map_or_else(SpoolInfo::default, |status| SpoolInfo {
+                bytes: status.spool_bytes,
+                oldest: status.spool_oldest,
+            }),
         sources,
         certificate: CertificateInfo {
             not_after: agent.not_after,

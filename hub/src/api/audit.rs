@@ -50,7 +50,10 @@ struct Entry(AuditLine);
 impl Row for Entry {
     fn field(&self, name: &str) -> Option<FieldValue<'_>> {
         match name {
-            #[expect(clippy::cast_precision_loss, reason = "a log has fewer than 2^52 entries")]
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a log has fewer than 2^52 entries"
+            )]
             "seq" => Some(FieldValue::Number(self.0.seq as f64)),
             "at" => Some(FieldValue::Time(self.0.at)),
             "actor" => Some(FieldValue::Text(&self.0.actor)),
@@ -62,10 +65,7 @@ impl Row for Entry {
     }
 
     fn any_text(&self, look: &mut dyn FnMut(&str) -> bool) -> bool {
-        look(&self.0.actor)
-            || look(&self.0.action)
-            || look(&self.0.object)
-            || look(&self.0.detail)
+        look(&self.0.actor) || look(&self.0.action) || look(&self.0.object) || look(&self.0.detail)
     }
 }
 

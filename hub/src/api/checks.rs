@@ -190,7 +190,10 @@ async fn show(
 #[serde(deny_unknown_fields)]
 struct ResultQuery {
     /// Organisation, by id or name; the oldest of yours when absent.
-    #[expect(dead_code, reason = "`access` reads it; here it is allowed and described")]
+    #[expect(
+        dead_code,
+        reason = "`access` reads it; here it is allowed and described"
+    )]
     org: Option<String>,
     /// Terms such as `verdict=fail,unknown check~bucket`; see the manual for the grammar.
     filter: Option<String>,
@@ -345,7 +348,7 @@ fn results_on(
     };
     let (taken, seen) = asked.take(&row, place.done, asked.limit);
     let items = results_of(reader, rules, subject, &taken)?;
-    let next = (seen < row.verdicts.len()).then(|| Place {
+    let next = (seen < row.verdicts.len()).then_some(Place {
         done: seen,
         after: None,
     });
@@ -368,7 +371,10 @@ fn results_everywhere(
     place: Place,
 ) -> Result<Page<CheckResult>, ReadError> {
     let mut items = Vec::new();
-    let Place { mut done, mut after } = place;
+    let Place {
+        mut done,
+        mut after,
+    } = place;
     for _ in 0..LOOKED_THROUGH / ROWS_AT_ONCE {
         let page = reader.scan_verdicts(after.as_deref(), ROWS_AT_ONCE)?;
         for (index, row) in page.items.iter().enumerate() {
@@ -497,7 +503,11 @@ mod tests {
         let urn: Urn = "aws/1/us-east-1/ec2.vpc/vpc-1".parse().unwrap();
         let judged = |n: usize| Judged {
             check_id: format!("aws.ec2.check-{n}"),
-            verdict: if n % 2 == 0 { Verdict::Pass } else { Verdict::Fail },
+            verdict: if n.is_multiple_of(2) {
+                Verdict::Pass
+            } else {
+                Verdict::Fail
+            },
             evaluated_at: Timestamp::UNIX_EPOCH,
             facts_hash: [0; 32],
             due_at: None,

@@ -39,7 +39,10 @@ pub(super) fn for_resource(fix: Fix, resource: &ResourceRef) -> Fix {
 /// moves a cursor.
 fn is_printed(value: &str) -> bool {
     let is_option = value.is_empty() || value.starts_with('-');
-    !is_option && value.chars().all(|c| !c.is_control() && !super::orgs::is_bidi(c))
+    !is_option
+        && value
+            .chars()
+            .all(|c| !c.is_control() && !super::orgs::is_bidi(c))
 }
 
 fn filled(command: &str, known: &[(&str, String)]) -> String {
@@ -103,7 +106,10 @@ mod tests {
     #[test]
     fn a_command_names_the_resource_and_leaves_what_only_the_operator_knows() {
         assert_eq!(
-            told("aws s3api x --bucket <id> --region <region> --key <key>", "logs"),
+            told(
+                "aws s3api x --bucket <id> --region <region> --key <key>",
+                "logs"
+            ),
             "aws s3api x --bucket logs --region eu-west-1 --key <key>"
         );
         assert_eq!(told("gs://<id>/*", "logs"), "gs://logs/*");
@@ -112,7 +118,11 @@ mod tests {
     #[test]
     fn a_hostile_name_is_one_word_to_a_shell_wherever_it_stands() {
         let hostile = r#"a'; touch /tmp/pwned; echo "$(id)`id`"#;
-        for template in ["printf %s <id>", "printf %s 'x=<id>'", "printf %s \"x=<id>\""] {
+        for template in [
+            "printf %s <id>",
+            "printf %s 'x=<id>'",
+            "printf %s \"x=<id>\"",
+        ] {
             let command = told(template, hostile);
             // The words that a shell would see, by a reader of our own.
             let words = words(&command);

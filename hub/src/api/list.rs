@@ -21,6 +21,10 @@ const DEFAULT_ROWS: usize = 100;
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
     /// Organisation, by id or name; the oldest of yours when absent.
+    #[expect(
+        dead_code,
+        reason = "`access` reads it; here it is allowed and described"
+    )]
     pub(super) org: Option<String>,
     /// Terms such as `severity>=high status=open`; see the manual for the grammar.
     pub(super) filter: Option<String>,
@@ -39,7 +43,10 @@ pub(super) struct ListQuery {
 #[serde(deny_unknown_fields)]
 pub(super) struct OrgQuery {
     /// Organisation, by id or name; the oldest of yours when absent.
-    #[expect(dead_code, reason = "`access` reads it; here it is allowed and described")]
+    #[expect(
+        dead_code,
+        reason = "`access` reads it; here it is allowed and described"
+    )]
     pub(super) org: Option<String>,
 }
 
@@ -104,10 +111,7 @@ impl ListQuery {
             return Ok(Some((*field, order)));
         }
         let names: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
-        let detail = format!(
-            "cannot sort by {name}; the fields are {}",
-            names.join(", ")
-        );
+        let detail = format!("cannot sort by {name}; the fields are {}", names.join(", "));
         Err(Refusal::bad_request("bad_sort", detail))
     }
 
@@ -119,10 +123,7 @@ impl ListQuery {
     pub(super) fn unsorted(&self) -> Result<(), Refusal> {
         match self.sort {
             None => Ok(()),
-            Some(_) => Err(Refusal::bad_request(
-                "bad_sort",
-                "this list has one order",
-            )),
+            Some(_) => Err(Refusal::bad_request("bad_sort", "this list has one order")),
         }
     }
 

@@ -134,7 +134,8 @@ pub(super) const fn is_bidi(letter: char) -> bool {
 /// When it does not have the form of one. Whether it exists only a message to it can tell.
 fn check_email(email: &str) -> Result<String, Refusal> {
     let email = email.trim().to_lowercase();
-    let is_plain = |letter: char| !letter.is_control() && !letter.is_whitespace() && !is_bidi(letter);
+    let is_plain =
+        |letter: char| !letter.is_control() && !letter.is_whitespace() && !is_bidi(letter);
     let has_parts = email
         .rsplit_once('@')
         .is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty());
@@ -312,15 +313,32 @@ mod tests {
     #[test]
     fn a_name_that_would_not_be_seen_as_it_is_is_refused() {
         assert_eq!(check_name("  Müller & Söhne  ").unwrap(), "Müller & Söhne");
-        for bad in ["", "   ", "a\u{1b}[2Jb", "a\u{202e}b", "a\nb", &"x".repeat(101)] {
+        for bad in [
+            "",
+            "   ",
+            "a\u{1b}[2Jb",
+            "a\u{202e}b",
+            "a\nb",
+            &"x".repeat(101),
+        ] {
             assert!(check_name(bad).is_err(), "{bad:?}");
         }
     }
 
     #[test]
     fn an_address_is_kept_in_lower_case_and_has_two_parts() {
-        assert_eq!(check_email(" Mira@Example.ORG ").unwrap(), "mira@example.org");
-        for bad in ["", "mira", "@example.org", "mira@", "mi ra@example.org", "mi\u{202e}ra@x.org"] {
+        assert_eq!(
+            check_email(" Mira@Example.ORG ").unwrap(),
+            "mira@example.org"
+        );
+        for bad in [
+            "",
+            "mira",
+            "@example.org",
+            "mira@",
+            "mi ra@example.org",
+            "mi\u{202e}ra@x.org",
+        ] {
             assert!(check_email(bad).is_err(), "{bad:?}");
         }
     }

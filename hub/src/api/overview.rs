@@ -68,36 +68,48 @@ fn each_finding(
     reader.findings(&list).map(|_| ())
 }
 
-/// Counts open findings by severity, and what changed in the last day: opened less resolved.
-fn count_findings(
-    reader: &OrgReader,
-    now: Timestamp,
-) -> Result<(BTreeMap<String, u64>, BTreeMap<String, i64>), ReadError> {
-    type Counts = (BTreeMap<Severity, u64>, BTreeMap<Severity, i64>);
-    let counts: Arc<Mutex<Counts>> = Arc::default();
+/// Numbers of findings by severity.
+struct Counts<K: Ord> {
+    /// Those that stand.
+    open: BTreeMap<K, u64>,
+    /// What changed in the last day: opened less resolved.
+    change: BTreeMap<K, i64>,
+}
+
+fn count_findings(reader: &OrgReader, now: Timestamp) -> Result<Counts<String>, ReadError> {
+    let counts = Arc::new(Mutex::new(Counts {
+        open: BTreeMap::<Severity, u64>::new(),
+        change: BTreeMap::new(),
+    }));
     let counted = Arc::clone(&counts);
     let yesterday = now - SignedDuration::from_hours(24);
     each_finding(reader, move |row| {
-        let (open, change) = &mut *counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = counted.lock().unwrap_or_else(PoisonError::into_inner);
         if row.status == FindingStatus::Open {
-            *open.entry(row.severity).or_default() += 1;
+            *counts.open.entry(row.severity).or_default() += 1;
         }
-        let change = change.entry(row.severity).or_default();
+        let change = counts.change.entry(row.severity).or_default();
         *change += i64::from(row.first_seen >= yesterday);
         *change -= i64::from(row.resolved_at.is_some_and(|at| at >= yesterday));
     })?;
     let counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
-    let (open, change) = &*counts;
-    let of = |word: &&str| Severity::from_word(word);
-    let open = SEVERITIES.iter().map(|word| {
-        let count = of(word).and_then(|severity| open.get(&severity)).copied();
-        ((*word).to_owned(), count.unwrap_or_default())
+    let severities = || {
+        SEVERITIES
+            .iter()
+            .filter_map(|word| Severity::from_word(word))
+    };
+    let open = severities().map(|severity| {
+        let count = counts.open.get(&severity).copied();
+        (severity.word().to_owned(), count.unwrap_or_default())
     });
-    let change = SEVERITIES.iter().map(|word| {
-        let count = of(word).and_then(|severity| change.get(&severity)).copied();
-        ((*word).to_owned(), count.unwrap_or_default())
+    let change = severities().map(|severity| {
+        let count = counts.change.get(&severity).copied();
+        (severity.word().to_owned(), count.unwrap_or_default())
     });
-    Ok((open.collect(), change.collect()))
+    Ok(Counts {
+        open: open.collect(),
+        change: change.collect(),
+    })
 }
 
 fn count_resources(reader: &OrgReader) -> Result<BTreeMap<String, u64>, ReadError> {
@@ -175,7 +187,10 @@ fn scopes_in_trouble(scopes: Vec<ScopeStatus>) -> Vec<Attention> {
             let (severity, text) = match &status.state {
                 ScopeState::Failed(gap) => (
                     Severity::Medium,
-                    format!("{what} in {place} cannot be listed: {}: {}", gap.call, gap.error),
+                    format!(
+                        "{what} in {place} cannot be listed: {}: {}",
+                        gap.call, gap.error
+                    ),
                 ),
                 ScopeState::Held(count) => (
                     Severity::High,
@@ -280,7 +295,7 @@ async fn show(
     let overview = member
         .store
         .read(move |reader| {
-            let (open_by_severity, change_24h) = count_findings(reader, now)?;
+            let findings = count_findings(reader, now)?;
             attention.extend(findings_in_need(reader)?);
             attention.extend(scopes_in_trouble(reader.scopes()?));
             attention.extend(refusals(reader)?);
@@ -289,8 +304,8 @@ async fn show(
             attention.sort_by_key(|entry| std::cmp::Reverse(entry.severity));
             attention.truncate(ATTENTION);
             Ok(Overview {
-                open_by_severity,
-                change_24h,
+                open_by_severity: findings.open,
+                change_24h: findings.change,
                 verdicts: count_verdicts(reader)?,
                 resources_by_type: count_resources(reader)?,
                 agents: by_state,
@@ -411,7 +426,11 @@ mod tests {
             status(ScopeState::Held(42)),
         ]);
         assert_eq!(entries.len(), 2);
-        assert!(entries[0].text.contains("ec2:DescribeVolumes: AccessDenied"));
+        assert!(
+            entries[0]
+                .text
+                .contains("ec2:DescribeVolumes: AccessDenied")
+        );
         assert!(entries[1].text.contains("42 of aws.ec2.volume"));
     }
 }

@@ -169,10 +169,7 @@ impl Refusal {
             HeaderValue::from_static("application/problem+json"),
         );
         if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(
-                header::WWW_AUTHENTICATE,
-                HeaderValue::from_static("Bearer"),
-            );
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if let Some(after) = self.retry_after {
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
@@ -202,7 +199,11 @@ impl From<ReadError> for Refusal {
                 "the cursor is not one that this list gave; start again without it",
             ),
             ReadError::Closed | ReadError::Open(_) => Self::unavailable(&error),
-            other => Self::failed(&other),
+            ReadError::Seal { .. }
+            | ReadError::Newer { .. }
+            | ReadError::Decode { .. }
+            | ReadError::Engine(_)
+            | _ => Self::failed(&error),
         }
     }
 }
@@ -215,7 +216,13 @@ impl From<CommitError> for Refusal {
                 "it was changed by somebody else meanwhile; read it again",
             ),
             CommitError::Full | CommitError::Closed => Self::unavailable(&error),
-            other => Self::failed(&other),
+            CommitError::Gap { .. }
+            | CommitError::Repeat { .. }
+            | CommitError::Missing { .. }
+            | CommitError::TooLarge { .. }
+            | CommitError::Fatal(_)
+            | CommitError::Read(_)
+            | _ => Self::failed(&error),
         }
     }
 }
@@ -223,10 +230,9 @@ impl From<CommitError> for Refusal {
 impl From<ApplianceError> for Refusal {
     fn from(error: ApplianceError) -> Self {
         match error {
-            ApplianceError::NameTaken => Self::conflict(
-                "name_taken",
-                "an organisation of this name exists already",
-            ),
+            ApplianceError::NameTaken => {
+                Self::conflict("name_taken", "an organisation of this name exists already")
+            }
             ApplianceError::EmailTaken => Self::conflict(
                 "email_taken",
                 "a user with this e-mail address exists already",
@@ -239,7 +245,11 @@ impl From<ApplianceError> for Refusal {
             ApplianceError::Full | ApplianceError::Closed | ApplianceError::Open(_) => {
                 Self::unavailable(&error)
             }
-            other => Self::failed(&other),
+            ApplianceError::Token(_)
+            | ApplianceError::TooLarge { .. }
+            | ApplianceError::Fatal(_)
+            | ApplianceError::Read(_)
+            | _ => Self::failed(&error),
         }
     }
 }
@@ -249,7 +259,7 @@ impl From<AdmitUserError> for Refusal {
         match error {
             AdmitUserError::NoMembership => Self::not_found(),
             AdmitUserError::Read(error) => error.into(),
-            other => Self::unavailable(&other),
+            AdmitUserError::Open(_) | _ => Self::unavailable(&error),
         }
     }
 }
@@ -365,7 +375,9 @@ mod tests {
         let refusal = Refusal::internal("could not read /var/lib/zero-x-hub/secret-place");
         let response = refusal.into_document(new_request_id());
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
-        let body = axum::body::to_bytes(response.into_body(), 4096).await.unwrap();
+        let body = axum::body::to_bytes(response.into_body(), 4096)
+            .await
+            .unwrap();
         let text = String::from_utf8(body.to_vec()).unwrap();
         assert!(!text.contains("secret-place"), "{text}");
         assert!(text.contains("\"code\":\"internal\""), "{text}");

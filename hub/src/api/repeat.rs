@@ -156,7 +156,10 @@ pub(super) async fn once(
     request: Request,
     next: Next,
 ) -> Response {
-    let caller = request.extensions().get::<Caller>().map(|caller| caller.user.id);
+    let caller = request
+        .extensions()
+        .get::<Caller>()
+        .map(|caller| caller.user.id);
     let (Some(user), true) = (caller, request.method() == Method::POST) else {
         return next.run(request).await;
     };
@@ -207,7 +210,10 @@ mod tests {
     use super::*;
 
     fn key(n: u32) -> Key {
-        (UserId::from_bytes([1; 16]), *blake3::hash(&n.to_le_bytes()).as_bytes())
+        (
+            UserId::from_bytes([1; 16]),
+            *blake3::hash(&n.to_le_bytes()).as_bytes(),
+        )
     }
 
     #[test]

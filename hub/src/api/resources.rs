@@ -9,7 +9,7 @@ use protocol::api::{FindingStatus, Page, Problem, RESOURCE_FIELDS, Resource, Sev
 use protocol::ids::ResourceId;
 use protocol::urn::Urn;
 use store::{
-    FindingList, OpenFindings, OrgReader, Order, ReadError, ResourceList, ResourceSort,
+    FindingList, OpenFindings, Order, OrgReader, ReadError, ResourceList, ResourceSort,
     ResourceSummary,
 };
 use utoipa_axum::router::OpenApiRouter;
@@ -77,7 +77,9 @@ fn open_findings(reader: &OrgReader, urn: &Urn) -> Result<BTreeMap<String, u64>,
             None => break,
         }
     }
-    Ok(by_severity(|severity| counts.get(&severity).copied().unwrap_or_default()))
+    Ok(by_severity(|severity| {
+        counts.get(&severity).copied().unwrap_or_default()
+    }))
 }
 
 fn resource_of(

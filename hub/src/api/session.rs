@@ -165,8 +165,8 @@ async fn refresh(
     let held = state.appliance.session(id).await?;
     let held = held.filter(|held| held.session.expires_at > now);
     let held = held.ok_or_else(Refusal::unauthenticated)?;
-    let family: Family = postcard::from_bytes(&held.session.value)
-        .map_err(|error| Refusal::failed(&error))?;
+    let family: Family =
+        postcard::from_bytes(&held.session.value).map_err(|error| Refusal::failed(&error))?;
     // BLAKE3's own comparison takes the same time wherever two hashes differ.
     if blake3::hash(&shown) != blake3::Hash::from_bytes(family.refresh_hash) {
         return Err(end_family(&state, id).await);
@@ -200,10 +200,7 @@ async fn end_family(state: &State, session: SessionId) -> Refusal {
     post, path = "/api/v1/logout", operation_id = "logout", tag = "session",
     responses((status = 204)),
 )]
-async fn logout(
-    Shared(state): Shared<Arc<State>>,
-    caller: Caller,
-) -> Result<StatusCode, Refusal> {
+async fn logout(Shared(state): Shared<Arc<State>>, caller: Caller) -> Result<StatusCode, Refusal> {
     state.appliance.delete_session(caller.session).await?;
     info!(user = %caller.user.id, session = %caller.session, "signed out");
     Ok(StatusCode::NO_CONTENT)
@@ -230,7 +227,7 @@ async fn whoami(
             });
         }
     }
-    orgs.sort_by(|a, b| (a.created_at, a.id).cmp(&(b.created_at, b.id)));
+    orgs.sort_by_key(|org| (org.created_at, org.id));
     Ok(Json(WhoAmI {
         user_id: user.id,
         email: user.email,
@@ -249,7 +246,13 @@ mod tests {
         let text = refresh_text(session, &[9; 32]);
         let (id, secret) = read_refresh(&text).unwrap();
         assert_eq!((id, secret.as_slice()), (session, [9; 32].as_slice()));
-        for bad in ["", "zxr1_", "zxr1_ses_x_00", &text[1..], &text[..text.len() - 1]] {
+        for bad in [
+            "",
+            "zxr1_",
+            "zxr1_ses_x_00",
+            &text[1..],
+            &text[..text.len() - 1],
+        ] {
             assert!(read_refresh(bad).is_none(), "{bad}");
         }
     }
@@ -259,7 +262,9 @@ mod tests {
         let refusal = Refusal::wrong_credentials();
         let response = refusal.into_document(super::super::problem::new_request_id());
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
-        let body = axum::body::to_bytes(response.into_body(), 4096).await.unwrap();
+        let body = axum::body::to_bytes(response.into_body(), 4096)
+            .await
+            .unwrap();
         let problem: Problem = serde_json::from_slice(&body).unwrap();
         assert_eq!(problem.code, "wrong_credentials");
         assert_eq!(problem.detail, "e-mail address or password is wrong");
@@ -272,10 +277,15 @@ mod tests {
         assert_eq!(parts[1..4], ["argon2id", "v=19", "m=19456,t=2,p=1"]);
         assert!(argon2::password_hash::phc::PasswordHash::new(NOBODY).is_ok());
         let hasher = crate::password::Hasher::default();
-        let real = hasher.hash(SecretString::from("drums under wet gravel")).await;
+        let real = hasher
+            .hash(SecretString::from("drums under wet gravel"))
+            .await;
         let real = real.unwrap();
         assert_eq!(real.split('$').nth(3), Some(parts[3]));
-        assert_eq!(real.split('$').next_back().map(str::len), Some(parts[5].len()));
+        assert_eq!(
+            real.split('$').next_back().map(str::len),
+            Some(parts[5].len())
+        );
         for password in ["", "nobody", "password"] {
             let verified = hasher.verify(SecretString::from(password), NOBODY.to_owned());
             assert!(!verified.await.unwrap());

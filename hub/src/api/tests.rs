@@ -50,7 +50,9 @@ async fn ask(hub: &TestHub, login: &Login, row: usize, org: Option<&str>, number
     if let Some(org) = org {
         path = format!("{path}?org={org}");
     }
-    let body = (method == Method::POST).then(|| body(route, number)).flatten();
+    let body = (method == Method::POST)
+        .then(|| body(route, number))
+        .flatten();
     hub.ask_as(login, method, &path, body.as_ref()).await
 }
 
@@ -181,7 +183,9 @@ async fn a_foreign_id_answers_like_a_missing_one_on_every_path() {
         // The stranger has a good login, and an organisation of her own.
         let foreign = hub.get(&hub.stranger, &path).await;
         let absent = hub.get(&hub.stranger, &missing(&path)).await;
-        let nonsense = hub.get(&hub.stranger, &route.replace("{id}", "%FF%00x")).await;
+        let nonsense = hub
+            .get(&hub.stranger, &route.replace("{id}", "%FF%00x"))
+            .await;
         foreign.assert_problem(StatusCode::NOT_FOUND, "not_found");
         assert_eq!(foreign.without_id(), absent.without_id(), "{path}");
         assert_eq!(foreign.without_id(), nonsense.without_id(), "{path}");
@@ -203,7 +207,13 @@ async fn a_foreign_id_answers_like_a_missing_one_on_every_path() {
 async fn no_list_shows_anything_of_another_organisation() {
     let hub = TestHub::start().await;
     let lists = [
-        "agents", "sources", "resources", "findings", "check-results", "events", "quarantine",
+        "agents",
+        "sources",
+        "resources",
+        "findings",
+        "check-results",
+        "events",
+        "quarantine",
     ];
     for list in lists {
         let path = format!("/api/v1/{list}");
@@ -231,7 +241,9 @@ async fn a_session_begins_with_a_password_and_ends_at_once() {
     assert_eq!(who["email"], "admin@example.org");
     assert_eq!(who["orgs"][0]["role"], "admin");
 
-    let asked = hub.ask_as(&login, Method::POST, "/api/v1/logout", None).await;
+    let asked = hub
+        .ask_as(&login, Method::POST, "/api/v1/logout", None)
+        .await;
     assert_eq!(asked.status, StatusCode::NO_CONTENT);
     hub.get(&login, "/api/v1/whoami")
         .await
@@ -299,7 +311,10 @@ async fn guessing_a_password_is_refused_alike_and_then_slowed() {
         .assert_problem(StatusCode::TOO_MANY_REQUESTS, "too_many_requests");
     // Who is signed in is not put out by it.
     let admin = &hub.members[&Role::Admin];
-    assert_eq!(hub.get(admin, "/api/v1/whoami").await.status, StatusCode::OK);
+    assert_eq!(
+        hub.get(admin, "/api/v1/whoami").await.status,
+        StatusCode::OK
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -335,9 +350,15 @@ async fn what_cannot_be_served_is_said_in_a_problem_document() {
         asked.assert_problem(StatusCode::from_u16(status).unwrap(), code);
     }
     let nearest = hub.get(admin, "/api/v1/findings?filter=severty=high").await;
-    assert!(nearest.text.contains("did you mean severity"), "{}", nearest.text);
+    assert!(
+        nearest.text.contains("did you mean severity"),
+        "{}",
+        nearest.text
+    );
 
-    let wrong_method = hub.ask_as(admin, Method::DELETE, "/api/v1/orgs", None).await;
+    let wrong_method = hub
+        .ask_as(admin, Method::DELETE, "/api/v1/orgs", None)
+        .await;
     wrong_method.assert_problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed");
     assert_eq!(wrong_method.header("allow"), "GET,HEAD,POST");
 
@@ -346,9 +367,15 @@ async fn what_cannot_be_served_is_said_in_a_problem_document() {
         ("{}", 422, "bad_body"),
         (r#"{"name": 7}"#, 422, "bad_body"),
         (r#"{"name": ""}"#, 400, "bad_name"),
-        (&format!(r#"{{"name": "{}"}}"#, "x".repeat(70_000)), 413, "body_too_large"),
+        (
+            &format!(r#"{{"name": "{}"}}"#, "x".repeat(70_000)),
+            413,
+            "body_too_large",
+        ),
     ] {
-        let asked = hub.send_text(&hub.hub_admin, "/api/v1/orgs", "application/json", body).await;
+        let asked = hub
+            .send_text(&hub.hub_admin, "/api/v1/orgs", "application/json", body)
+            .await;
         asked.assert_problem(StatusCode::from_u16(status).unwrap(), code);
     }
     hub.send_text(&hub.hub_admin, "/api/v1/orgs", "text/plain", "{}")
@@ -365,7 +392,11 @@ async fn every_answer_forbids_to_keep_and_to_frame_it_and_says_the_pace() {
         assert_eq!(asked.header("cache-control"), "no-store");
         assert_eq!(asked.header("x-content-type-options"), "nosniff");
         assert_eq!(asked.header("ratelimit-limit"), "600");
-        assert!(asked.header("strict-transport-security").starts_with("max-age="));
+        assert!(
+            asked
+                .header("strict-transport-security")
+                .starts_with("max-age=")
+        );
         assert!(asked.header("content-security-policy").contains("'none'"));
         assert!(asked.header("x-request-id").starts_with("req_"));
     }
@@ -381,7 +412,10 @@ async fn every_answer_forbids_to_keep_and_to_frame_it_and_says_the_pace() {
     // A slow machine may never be too fast.
     if let Some(refused) = refused {
         refused.assert_problem(StatusCode::TOO_MANY_REQUESTS, "too_many_requests");
-        assert_eq!(hub.get(admin, "/api/v1/whoami").await.status, StatusCode::OK);
+        assert_eq!(
+            hub.get(admin, "/api/v1/whoami").await.status,
+            StatusCode::OK
+        );
     }
 }
 
@@ -390,16 +424,28 @@ async fn an_enrolment_token_holds_what_the_agent_needs_and_the_hub_keeps_its_pub
     let hub = TestHub::start().await;
     let admin = &hub.members[&Role::Admin];
     let asked = json!({"ttl_seconds": 60, "uses": 2, "name": "web"});
-    let made = hub.post_as(admin, "/api/v1/agent-tokens", &asked).await.json();
+    let made = hub
+        .post_as(admin, "/api/v1/agent-tokens", &asked)
+        .await
+        .json();
     let token: protocol::enroll::Token =
         protocol::enroll::Token::parse(made["token"].as_str().unwrap()).unwrap();
     assert_eq!(token.hubs, ["hub.example:7443"]);
     assert_eq!(token.pins, [hub.pin]);
-    let stored = hub.store.appliance().token(token.id).await.unwrap().unwrap();
+    let stored = hub
+        .store
+        .appliance()
+        .token(token.id)
+        .await
+        .unwrap()
+        .unwrap();
     let key = ed25519_dalek::SigningKey::from_bytes(&token.seed);
     assert_eq!(stored.public_key, key.verifying_key().to_bytes());
     assert_eq!(stored.org, hub.own);
-    assert_eq!((stored.uses_left, stored.bound_name.as_deref()), (2, Some("web")));
+    assert_eq!(
+        (stored.uses_left, stored.bound_name.as_deref()),
+        (2, Some("web"))
+    );
 
     for (body, code) in [
         (json!({"ttl_seconds": 0}), "bad_ttl"),
@@ -436,7 +482,10 @@ async fn a_write_sent_twice_with_one_key_happens_once() {
     assert_ne!(other.text, first.text);
     let data = hub.store.maintenance(hub.own).await.unwrap().unwrap();
     let made = data.tokens().await.unwrap();
-    assert_eq!(made.iter().filter(|token| token.made_by.is_some()).count(), 2);
+    assert_eq!(
+        made.iter().filter(|token| token.made_by.is_some()).count(),
+        2
+    );
 
     hub.write_once(admin, path, "k1", &json!({"uses": 2}))
         .await
@@ -490,14 +539,17 @@ async fn a_hub_administrator_makes_organisations_and_sees_no_data_in_them() {
         .map(|line| line["action"].as_str().unwrap())
         .collect();
     assert_eq!(acts, ["org.create", "user.create"]);
-    assert_eq!(log["items"][0]["actor"], hub.hub_admin.user.unwrap().to_string());
+    assert_eq!(
+        log["items"][0]["actor"],
+        hub.hub_admin.user.unwrap().to_string()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_admin_cannot_take_a_stranger_into_the_organisation() {
     let hub = TestHub::start().await;
     let admin = &hub.members[&Role::Admin];
-    let named = json!({"email": "stranger@example.org", "role": "viewer", "password": "drums under wet gravel"});
+    let named = json!({"email": "stranger@example.org", "role": "viewer", "password": "another phrase of the river"});
     // Whoever could would become the default of that person's commands.
     hub.post_as(admin, "/api/v1/users", &named)
         .await
@@ -506,7 +558,8 @@ async fn an_admin_cannot_take_a_stranger_into_the_organisation() {
     let path = format!("/api/v1/users?org={}", hub.own);
     let granted = hub.post_as(&hub.hub_admin, &path, &named).await;
     assert_eq!(granted.status, StatusCode::CREATED, "{}", granted.text);
-    let sign_in = json!({"email": "stranger@example.org", "password": "drums under wet gravel"});
+    let sign_in =
+        json!({"email": "stranger@example.org", "password": "another phrase of the river"});
     hub.post("/api/v1/login", &sign_in)
         .await
         .assert_problem(StatusCode::UNAUTHORIZED, "wrong_credentials");
@@ -537,18 +590,30 @@ async fn a_finding_is_shown_with_its_facts_its_life_and_the_way_out() {
     assert_eq!(shown["cause"]["urn"], shown["resource"]["urn"]);
     assert!(!shown["why"].as_str().unwrap().is_empty());
     assert!(!shown["fix"]["cli"].as_str().unwrap().is_empty());
-    let list = hub.get(viewer, "/api/v1/findings?filter=severity%3E%3Dhigh").await.json();
+    let list = hub
+        .get(viewer, "/api/v1/findings?filter=severity%3E%3Dhigh")
+        .await
+        .json();
     assert_eq!(list["items"][0], shown);
-    let none = hub.get(viewer, "/api/v1/findings?filter=severity%3Ehigh").await.json();
+    let none = hub
+        .get(viewer, "/api/v1/findings?filter=severity%3Ehigh")
+        .await
+        .json();
     assert_eq!(none, json!({"items": [], "total": 0}));
 
     let resource = hub
-        .get(viewer, &format!("/api/v1/resources/{}", hub.seeded.resource))
+        .get(
+            viewer,
+            &format!("/api/v1/resources/{}", hub.seeded.resource),
+        )
         .await
         .json();
     assert_eq!(resource["open_findings"], json!({"high": 1}));
     let encoded = resource["urn"].as_str().unwrap().replace('/', "%2F");
-    let by_urn = hub.get(viewer, &format!("/api/v1/resources/{encoded}")).await.json();
+    let by_urn = hub
+        .get(viewer, &format!("/api/v1/resources/{encoded}"))
+        .await
+        .json();
     assert_eq!(by_urn, resource);
     let overview = hub.get(viewer, "/api/v1/overview").await.json();
     assert_eq!(overview["open_by_severity"]["high"], 1);

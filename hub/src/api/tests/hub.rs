@@ -41,7 +41,8 @@ use crate::serve::RulesInForce;
 /// The password of everybody here.
 pub(super) const PASSWORD: &str = "drums under wet gravel";
 
-pub(super) const CHECK: &str = "aws.ec2.security-group-allow-ingress-from-internet-to-tcp-port-postgres-5432";
+pub(super) const CHECK: &str =
+    "aws.ec2.security-group-allow-ingress-from-internet-to-tcp-port-postgres-5432";
 
 /// What a request is sent with.
 #[derive(Debug, Clone)]
@@ -356,7 +357,13 @@ impl TestHub {
             .await
     }
 
-    pub(super) async fn send_text(&self, login: &Login, path: &str, kind: &str, body: &str) -> Asked {
+    pub(super) async fn send_text(
+        &self,
+        login: &Login,
+        path: &str,
+        kind: &str,
+        body: &str,
+    ) -> Asked {
         let request = Self::request(login, Method::POST, path).header(header::CONTENT_TYPE, kind);
         self.send(request.body(Full::from(body.to_owned())).unwrap())
             .await
