@@ -365,7 +365,7 @@ fn prompt_line(canvas: &mut Canvas<'_>, prompt: &Prompt, y: u16) -> (u16, u16) {
         Purpose::Command => ":",
     };
     let hint = match (&prompt.error, prompt.purpose) {
-        (Some(error), _) => error.clone(),
+        (Some(error), _) => shortened(error, width.saturating_sub(cells(&prompt.text) + 8)),
         (None, Purpose::Filter) => "enter asks the hub, esc leaves".to_owned(),
         (None, Purpose::Command) => "tab completes, esc leaves".to_owned(),
     };
@@ -387,6 +387,15 @@ fn prompt_line(canvas: &mut Canvas<'_>, prompt: &Prompt, y: u16) -> (u16, u16) {
     canvas.text(from, y, width.saturating_sub(from + 1), &hint, style);
     let x = (2 + cells(&plain(&at))).min(width.saturating_sub(1));
     (canvas.area.x + x, canvas.area.y + y)
+}
+
+/// Leaves out what there is to choose from where the room is only for the likeliest of it.
+fn shortened(error: &str, room: u16) -> String {
+    let parts = error.split_once(';').zip(error.rsplit_once("; did"));
+    match parts {
+        Some(((first, _), (_, hint))) if cells(error) > room => format!("{first}; did{hint}"),
+        Some(_) | None => error.to_owned(),
+    }
 }
 
 /// Returns how many characters to leave out at the front so that the rest fits.

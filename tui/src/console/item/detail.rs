@@ -145,10 +145,11 @@ fn finding_summary(finding: &Finding, now: Timestamp) -> Vec<Line> {
         lines.push(line("Fix", finding.fix.console.clone()));
     }
     if !finding.gaps.is_empty() {
-        lines.push(line(
-            "Not read",
-            format!("{} facts; see the evidence", finding.gaps.len()),
-        ));
+        let facts = match finding.gaps.len() {
+            1 => "one fact".to_owned(),
+            gaps => format!("{gaps} facts"),
+        };
+        lines.push(line("Not read", format!("{facts}; see the evidence")));
     }
     lines.push(line("Check", finding.check_id.clone()));
     lines.push(line("Id", finding.id.to_string()));

@@ -15,7 +15,7 @@ const LABEL: u16 = 12;
 const LABEL_SHARE: u16 = 3;
 
 /// Rows of a body that has room for the list above the detail.
-const BOTH: u16 = 28;
+const BOTH: u16 = 24;
 
 /// Cuts text into lines of at most `width` cells, at spaces where there are any. A word that is
 /// longer than a line is cut. Indentation stays.

@@ -5,8 +5,14 @@ use ratatui::style::Style;
 use super::Canvas;
 use crate::console::keymap::{Chord, KEYS, Key, Place};
 
-/// Cells of a column of keys: the longest name and the longest label.
-const COLUMN: u16 = 38;
+/// Cells of the names of keys.
+const NAMES: u16 = 19;
+
+/// Cells of what they do.
+const LABELS: u16 = 17;
+
+/// Cells of a column, with the space between.
+const COLUMN: u16 = NAMES + LABELS + 3;
 
 fn names(key: &Key) -> String {
     let names: Vec<String> = key.chords.iter().map(|chord| Chord::name(*chord)).collect();
@@ -48,8 +54,8 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, place: Place, from: usize) {
             + 1;
         let y = u16::try_from(row).unwrap_or(u16::MAX).saturating_add(2);
         let name = names(key);
-        canvas.text(x, y, 18, &name, theme.key());
-        canvas.text(x + 19, y, COLUMN - 20, key.label, style);
+        canvas.text(x, y, NAMES, &name, theme.key());
+        canvas.text(x + NAMES + 1, y, LABELS, key.label, style);
     }
     let last = canvas.area.height.saturating_sub(1);
     let words = if rows > seen {

@@ -2,8 +2,8 @@
 
 use ratatui::style::Style;
 
-use super::{Canvas, why_absent};
-use crate::console::item::Column;
+use super::{Canvas, overview, why_absent};
+use crate::console::item::{Column, Kind};
 use crate::console::state::State;
 use crate::console::state::list::ListState;
 use crate::console::theme::Theme;
@@ -75,7 +75,10 @@ pub(super) fn title(list: &ListState) -> String {
     if let Some(rows) = &list.loaded.value {
         let place = list.cursor.saturating_add(1).min(list.len());
         let loaded = u64::try_from(rows.items.len()).unwrap_or(u64::MAX);
-        let mut words = format!("{place} of {}", list.len());
+        let mut words = match list.len() {
+            0 => "none".to_owned(),
+            len => format!("{place} of {len}"),
+        };
         if rows.is_cut && loaded < rows.total {
             words.push_str(&format!(" loaded, {} in all", rows.total));
         } else if rows.is_cut {
@@ -163,6 +166,8 @@ fn why_empty(theme: Theme, state: &State, list: &ListState) -> (String, Style) {
     let words = if !rows.items.is_empty() {
         let loaded = rows.items.len();
         format!("none of the {loaded} loaded {name} match; enter asks the hub")
+    } else if list.kind == Kind::Finding && !overview::is_judged(state) {
+        format!("no {name}, because nothing has been judged yet")
     } else if list.filter.trim().is_empty() {
         format!("no {name}")
     } else {
@@ -174,7 +179,7 @@ fn why_empty(theme: Theme, state: &State, list: &ListState) -> (String, Style) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::console::item::{KINDS, Kind};
+    use crate::console::item::KINDS;
 
     fn titles(kind: Kind, width: u16) -> Vec<&'static str> {
         layout(kind.columns(), width)

@@ -178,6 +178,12 @@ fn events(canvas: &mut Canvas<'_>, overview: &Overview) {
     canvas.text(1, 1, canvas.area.width, &line, theme.key());
 }
 
+/// Returns whether any check has come to a verdict, as far as the overview says.
+pub(super) fn is_judged(state: &State) -> bool {
+    let overview = state.overview.value.as_ref();
+    overview.is_none_or(|overview| overview.verdicts.values().any(|count| *count > 0))
+}
+
 /// Says what kind of thing needs a person.
 fn what(row: &Attention) -> &str {
     match row.kind.as_str() {
@@ -193,7 +199,14 @@ fn attention(canvas: &mut Canvas<'_>, state: &State, rows: &[Attention]) {
     let width = canvas.area.width;
     canvas.text(1, 0, width, "NEEDS ATTENTION", theme.heading());
     if rows.is_empty() {
-        canvas.text(4, 2, width, "nothing needs a person", theme.good());
+        // Silence is good news only where something has been judged.
+        if is_judged(state) {
+            canvas.text(4, 2, width, "nothing needs a person", theme.good());
+        } else {
+            let words =
+                "nothing has been judged yet; `zero-x agent token create` begins with an agent";
+            canvas.paragraph(4, 2, words, theme.unsure());
+        }
         return;
     }
     canvas.right(0, "since", theme.heading());

@@ -13,7 +13,7 @@ use crate::console::theme::Theme;
 
 use super::tests_support::{finding, overview, rows, who};
 
-const SIZES: [(u16, u16); 4] = [(80, 24), (100, 30), (160, 50), (200, 60)];
+const SIZES: [(u16, u16); 3] = [(80, 24), (100, 30), (160, 50)];
 
 fn terminal(driver: &mut Driver, width: u16, height: u16, theme: Theme) -> Terminal<TestBackend> {
     driver.event(Event::Resized(width, height));
