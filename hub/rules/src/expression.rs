@@ -69,12 +69,13 @@ fn parse(text: &str) -> Result<(IdedExpr, SourceInfo), Refusal> {
     shape::check(text)?;
     // The parser's recovery after an error can be long; one error is told anyway.
     let parser = Env::default().parser().error_recovery_limit(1);
-    let (expr, places) = parser.parse_with_source_info(text).map_err(|errors| {
-        match errors.errors.first() {
-            Some(error) => Refusal::new(offset(text, error.pos), plain(&error.msg)),
-            None => Refusal::new(0, "not an expression"),
-        }
-    })?;
+    let (expr, places) =
+        parser
+            .parse_with_source_info(text)
+            .map_err(|errors| match errors.errors.first() {
+                Some(error) => Refusal::new(offset(text, error.pos), plain(&error.msg)),
+                None => Refusal::new(0, "not an expression"),
+            })?;
     let mut parts = 0;
     count(&expr, &mut parts).map_err(|reason| Refusal::new(0, reason))?;
     Ok((expr, places))

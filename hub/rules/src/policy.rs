@@ -96,7 +96,13 @@ const QUESTIONS: [(Question, &str, &str, usize, usize); 10] = [
         1,
         ARGUMENTS,
     ),
-    (Question::Admin, "policy_admin", "policy_admin(policy)", 0, 0),
+    (
+        Question::Admin,
+        "policy_admin",
+        "policy_admin(policy)",
+        0,
+        0,
+    ),
     (
         Question::Escalates,
         "policy_escalates",

@@ -127,7 +127,12 @@ impl RuleSet {
                     }
                     Entry::Occupied(first) => {
                         let reason = format!("{} is already in {}", check.id(), first.get().file());
-                        errors.push(Self::refuse(file, check::place_of_id(text, check.id()), "id", reason));
+                        errors.push(Self::refuse(
+                            file,
+                            check::place_of_id(text, check.id()),
+                            "id",
+                            reason,
+                        ));
                     }
                 },
                 Err(found) => errors.extend(found),
@@ -139,12 +144,7 @@ impl RuleSet {
         Ok(Self::index(checks, declarations.clone()))
     }
 
-    fn refuse(
-        file: &str,
-        (line, column): (usize, usize),
-        key: &str,
-        reason: String,
-    ) -> LoadError {
+    fn refuse(file: &str, (line, column): (usize, usize), key: &str, reason: String) -> LoadError {
         LoadError {
             file: file.to_owned(),
             line,
@@ -229,7 +229,9 @@ impl RuleSet {
             .filter(is_selected)
             .flat_map(|check| {
                 let results = check::run(check, &self.declarations);
-                results.into_iter().map(|named| TestResult::new(check, named))
+                results
+                    .into_iter()
+                    .map(|named| TestResult::new(check, named))
             })
             .collect()
     }

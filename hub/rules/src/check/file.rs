@@ -124,7 +124,9 @@ fn split_key(message: &str) -> (&str, &str) {
         Some((key, rest))
             if !key.is_empty()
                 && !key.contains(' ')
-                && key.chars().all(|c| c.is_alphanumeric() || "._[]-".contains(c)) =>
+                && key
+                    .chars()
+                    .all(|c| c.is_alphanumeric() || "._[]-".contains(c)) =>
         {
             (key, rest)
         }
@@ -134,7 +136,8 @@ fn split_key(message: &str) -> (&str, &str) {
 
 /// Returns what stands before the closing quote.
 fn quoted(rest: Option<&str>) -> Option<&str> {
-    rest.and_then(|rest| rest.split_once('`')).map(|(name, _)| name)
+    rest.and_then(|rest| rest.split_once('`'))
+        .map(|(name, _)| name)
 }
 
 /// Returns the names in quotes after a word.
@@ -181,17 +184,24 @@ pub(super) fn read(
     };
     let provider = subject.provider();
     if raw.id.split('.').next() != Some(provider) {
-        let reason = format!("the id of a check on {} begins with {provider}.", subject.name);
+        let reason = format!(
+            "the id of a check on {} begins with {provider}.",
+            subject.name
+        );
         file.error("id", &raw.id, reason);
     }
     let mut reads = Reads::default();
-    let mut compile = |key: &str, text: &str, polarity, reads: &mut Reads| {
-        match expression::compile(text, polarity, subject, declarations, reads) {
-            Ok(condition) => Some(condition),
-            Err(refusal) => {
-                file.refused(key, text, refusal);
-                None
-            }
+    let mut compile = |key: &str, text: &str, polarity, reads: &mut Reads| match expression::compile(
+        text,
+        polarity,
+        subject,
+        declarations,
+        reads,
+    ) {
+        Ok(condition) => Some(condition),
+        Err(refusal) => {
+            file.refused(key, text, refusal);
+            None
         }
     };
     // Whether a check applies may help it either way.
@@ -273,7 +283,8 @@ fn check_texts(file: &mut File<'_>, raw: &RawCheck) {
     }
     if raw.fix.is_empty() {
         let ways = ["console", "cli", "terraform"].map(str::to_owned);
-        file.error("fix", "", "at least one way to mend it is needed").allowed = ways.to_vec();
+        file.error("fix", "", "at least one way to mend it is needed")
+            .allowed = ways.to_vec();
     }
     let fixes = [&raw.fix.console, &raw.fix.cli, &raw.fix.terraform];
     for text in fixes.into_iter().flatten() {
@@ -314,7 +325,11 @@ fn read_cause(
         (Some(found), _) => (Direction::Incoming, found),
         (None, Some(found @ (_, None))) => (Direction::Outgoing, found),
         _ => {
-            file.error("cause", text, "expected self, linked('…') or linked_from('…')");
+            file.error(
+                "cause",
+                text,
+                "expected self, linked('…') or linked_from('…')",
+            );
             return Cause::Itself;
         }
     };
@@ -376,9 +391,7 @@ fn check_evidence(
                     evidence.push(Evidence::Tag(name.to_owned()));
                     continue;
                 }
-                (Some(("account", rest)), Some(found)) => {
-                    (&found.fields, rest, Evidence::Account)
-                }
+                (Some(("account", rest)), Some(found)) => (&found.fields, rest, Evidence::Account),
                 _ if path == "tags" => {
                     if !reads.all_tags {
                         file.error("evidence", "", "the expressions do not read the tags");

@@ -38,7 +38,9 @@ impl Origin {
 
     /// Finds the last place of a key, as where it is given twice.
     pub(super) fn find_last(text: &str, key: &str) -> (usize, usize) {
-        lines_of(text, key).last().map_or((1, 1), |(line, _)| (line, 1))
+        lines_of(text, key)
+            .last()
+            .map_or((1, 1), |(line, _)| (line, 1))
     }
 
     /// Returns line and column of a byte offset of the value.
@@ -270,7 +272,8 @@ impl Reader {
         let mut ends: Vec<(usize, usize)> = Vec::new();
         let mut was_deep = false;
         for line in lines {
-            if !is_blank(&line) && line.iter().take_while(|(c, _)| *c == ' ').count() < indent.max(1)
+            if !is_blank(&line)
+                && line.iter().take_while(|(c, _)| *c == ' ').count() < indent.max(1)
             {
                 break;
             }

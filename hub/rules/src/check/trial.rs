@@ -449,7 +449,10 @@ impl TrialRelation {
             Made {
                 of_type,
                 account,
-                region: given.region.as_deref().unwrap_or_else(|| region_of(of_type)),
+                region: given
+                    .region
+                    .as_deref()
+                    .unwrap_or_else(|| region_of(of_type)),
                 id: given.id.as_deref().unwrap_or(&format!("{name}-{at}")),
                 name: given.name.as_deref(),
                 r: &given.r,

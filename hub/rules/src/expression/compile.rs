@@ -15,8 +15,16 @@ use super::tree::{Condition, Path, SLOTS, Term};
 use super::types::Type;
 
 /// Names that no variable may have.
-const TAKEN: [&str; 8] =
-    ["r", "tags", "account", "account_id", "region", "now", "linked", "linked_from"];
+const TAKEN: [&str; 8] = [
+    "r",
+    "tags",
+    "account",
+    "account_id",
+    "region",
+    "now",
+    "linked",
+    "linked_from",
+];
 
 /// Functions, as refusals list them; those of policies follow.
 const FUNCTIONS: [&str; 12] = [
@@ -253,6 +261,5 @@ impl<'d> Compiler<'d> {
 
 /// Whether a function has a name, rather than a sign.
 fn is_name(function: &str) -> bool {
-    function
-        .starts_with(|c: char| c.is_ascii_alphabetic() || c == '.')
+    function.starts_with(|c: char| c.is_ascii_alphabetic() || c == '.')
 }

@@ -162,9 +162,9 @@ impl<'a> Frame<'a> {
                 Ok(Some(_)) => self.broken("a text was expected").into(),
                 Err(stop) => stop.into(),
             },
-            Condition::Contains { outer, inner } => {
-                self.ranges(outer, inner, |outer, inner| network::contains(&outer, &inner))
-            }
+            Condition::Contains { outer, inner } => self.ranges(outer, inner, |outer, inner| {
+                network::contains(&outer, &inner)
+            }),
             Condition::IsPublic(of) => self.range(of, |range| network::is_public(&range)),
             Condition::IsAny(of) => self.range(of, |range| range.prefix_len() == 0),
             Condition::PortIn { from, to, port } => match self.port_in(from, to, port) {

@@ -63,8 +63,14 @@ fn two(args: &[IdedExpr]) -> Option<(&IdedExpr, &IdedExpr)> {
 }
 
 /// Functions whose answer is null where their only operand is.
-const PASS_NULL_ON: [&str; 6] =
-    ["timestamp", "int", "cidr_prefix", "lowerAscii", "upperAscii", operators::NEGATE];
+const PASS_NULL_ON: [&str; 6] = [
+    "timestamp",
+    "int",
+    "cidr_prefix",
+    "lowerAscii",
+    "upperAscii",
+    operators::NEGATE,
+];
 const ARITHMETIC: [&str; 5] = [
     operators::ADD,
     operators::SUBSTRACT,

@@ -86,10 +86,14 @@ fn link(open: &mut [(usize, usize)], counts: bool, at: usize) -> Result<(), Refu
     if let Some(last) = open.last_mut() {
         last.0 += usize::from(counts);
     }
-    if open.iter().map(|(links, choices)| links + choices).sum::<usize>() > LINKS {
-        let reason = format!(
-            "more than {LINKS} selections, signs or comparisons stand one upon the other"
-        );
+    if open
+        .iter()
+        .map(|(links, choices)| links + choices)
+        .sum::<usize>()
+        > LINKS
+    {
+        let reason =
+            format!("more than {LINKS} selections, signs or comparisons stand one upon the other");
         return Err(Refusal::new(at, reason));
     }
     Ok(())
@@ -104,7 +108,11 @@ fn after_string(bytes: &[u8], at: usize) -> usize {
     let get = |at: usize| bytes.get(at).copied();
     let quote = get(at);
     let is_raw = at > 0 && matches!(get(at - 1), Some(b'r' | b'R'));
-    let width = if get(at + 1) == quote && get(at + 2) == quote { 3 } else { 1 };
+    let width = if get(at + 1) == quote && get(at + 2) == quote {
+        3
+    } else {
+        1
+    };
     let mut at = at + width;
     while let Some(byte) = get(at) {
         if byte == b'\\' && !is_raw {
@@ -124,7 +132,11 @@ mod tests {
 
     #[test]
     fn brackets_and_operators_in_strings_and_comments_do_not_count() {
-        let text = format!("r.Name == '{}' // {}\n && r.On", "((.".repeat(40), "[".repeat(40));
+        let text = format!(
+            "r.Name == '{}' // {}\n && r.On",
+            "((.".repeat(40),
+            "[".repeat(40)
+        );
         assert_eq!(check(&text), Ok(()));
         assert_eq!(check(r"r.Name == r'\' && ((((((((r.On))))))))"), Ok(()));
         assert!(check(r"r.Name == '\'' && (((((((((r.On)))))))))").is_err());

@@ -171,7 +171,10 @@ pub(crate) enum Source {
     Field(Path),
     Keys(Path),
     Literal(Vec<Term>),
-    Split { text: Box<Term>, separator: Box<Term> },
+    Split {
+        text: Box<Term>,
+        separator: Box<Term>,
+    },
     /// The relation of this number in [`super::Reads::relations`].
     Relation(usize),
 }

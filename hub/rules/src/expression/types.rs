@@ -75,12 +75,7 @@ impl<'d> Type<'d> {
     pub(crate) fn is_scalar(&self) -> bool {
         matches!(
             self,
-            Type::Bool
-                | Type::Int
-                | Type::Double
-                | Type::String
-                | Type::Timestamp
-                | Type::Duration
+            Type::Bool | Type::Int | Type::Double | Type::String | Type::Timestamp | Type::Duration
         )
     }
 

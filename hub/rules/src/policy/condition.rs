@@ -156,18 +156,15 @@ impl Condition {
         }
         let key = self.key.as_str();
         if ADDRESSES.contains(&key) {
-            let is_narrow = |text: &String| {
-                network::parse_range(text).is_some_and(|range| !is_wide(&range))
-            };
+            let is_narrow =
+                |text: &String| network::parse_range(text).is_some_and(|range| !is_wide(&range));
             return self.values.iter().all(is_narrow);
         }
         if ARNS.contains(&key) {
             let account = |arn: &String| arn.split(':').nth(4).map(str::to_owned);
             return self.values.iter().all(|arn| match account(arn) {
                 // A bucket's name has no account in it, but is one bucket.
-                Some(account) if account.is_empty() => {
-                    arn.split(':').nth(5).is_some_and(is_fixed)
-                }
+                Some(account) if account.is_empty() => arn.split(':').nth(5).is_some_and(is_fixed),
                 Some(account) => is_fixed(&account),
                 None => false,
             });
@@ -209,9 +206,7 @@ fn values_of(values: &Value) -> Result<Vec<String>, Malformed> {
         Value::String(text) => Ok(text.clone()),
         Value::Bool(value) => Ok(value.to_string()),
         Value::Number(value) => Ok(value.to_string()),
-        Value::Null | Value::Array(_) | Value::Object(_) => {
-            Err(Malformed("an entry is not text"))
-        }
+        Value::Null | Value::Array(_) | Value::Object(_) => Err(Malformed("an entry is not text")),
     };
     match values {
         Value::Array(items) => items.iter().map(one).collect(),

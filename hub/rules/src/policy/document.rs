@@ -93,11 +93,7 @@ impl Patterns {
 
     /// The patterns that are meant, if they are what is written.
     pub(super) fn named(&self) -> &[String] {
-        if self.is_not {
-            &[]
-        } else {
-            &self.patterns
-        }
+        if self.is_not { &[] } else { &self.patterns }
     }
 }
 
@@ -269,5 +265,7 @@ fn has_any_account(name: &str) -> bool {
         return name.contains(['*', '?']);
     }
     // arn:partition:iam::account:…
-    name.split(':').nth(4).is_some_and(|account| account.contains(['*', '?']))
+    name.split(':')
+        .nth(4)
+        .is_some_and(|account| account.contains(['*', '?']))
 }

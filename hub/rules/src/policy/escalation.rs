@@ -26,16 +26,36 @@ const WAYS: &[&[&str]] = &[
     // Handing a role to a machine that one controls.
     &["iam:passrole", "ec2:runinstances"],
     &["iam:passrole", "ec2:requestspotinstances"],
-    &["iam:passrole", "lambda:createfunction", "lambda:invokefunction"],
-    &["iam:passrole", "lambda:createfunction", "lambda:addpermission"],
-    &["iam:passrole", "lambda:createfunction", "lambda:createeventsourcemapping"],
+    &[
+        "iam:passrole",
+        "lambda:createfunction",
+        "lambda:invokefunction",
+    ],
+    &[
+        "iam:passrole",
+        "lambda:createfunction",
+        "lambda:addpermission",
+    ],
+    &[
+        "iam:passrole",
+        "lambda:createfunction",
+        "lambda:createeventsourcemapping",
+    ],
     &["iam:passrole", "glue:createdevendpoint"],
     &["iam:passrole", "glue:createjob", "glue:startjobrun"],
     &["iam:passrole", "glue:createjob", "glue:createtrigger"],
     &["iam:passrole", "cloudformation:createstack"],
-    &["iam:passrole", "datapipeline:createpipeline", "datapipeline:putpipelinedefinition"],
+    &[
+        "iam:passrole",
+        "datapipeline:createpipeline",
+        "datapipeline:putpipelinedefinition",
+    ],
     &["iam:passrole", "codestar:createproject"],
-    &["iam:passrole", "codebuild:createproject", "codebuild:startbuild"],
+    &[
+        "iam:passrole",
+        "codebuild:createproject",
+        "codebuild:startbuild",
+    ],
     &[
         "iam:passrole",
         "sagemaker:createnotebookinstance",

@@ -33,7 +33,11 @@ pub(super) fn covers(outer: &str, inner: &str) -> bool {
             },
         }
     }
-    outer.get(o..).unwrap_or_default().iter().all(|b| *b == b'*')
+    outer
+        .get(o..)
+        .unwrap_or_default()
+        .iter()
+        .all(|b| *b == b'*')
 }
 
 /// Whether there is a text that both patterns match.

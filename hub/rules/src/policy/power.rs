@@ -40,7 +40,13 @@ pub(super) fn allows_any(policy: &Policy, actions: &[String]) -> bool {
             let named = statement.actions.named();
             let inner = named.iter().filter(|p| pattern::overlaps(p, action));
             let narrower: Vec<&str> = inner
-                .map(|p| if pattern::covers(action, p) { p.as_str() } else { action })
+                .map(|p| {
+                    if pattern::covers(action, p) {
+                        p.as_str()
+                    } else {
+                        action
+                    }
+                })
                 .collect();
             let is_gone = |part: &str| policy.denies().any(|d| d.takes_away(part, statement));
             if narrower.is_empty() {
@@ -59,7 +65,6 @@ pub(super) fn is_admin(policy: &Policy) -> bool {
 /// Whether one action is allowed on some resource.
 pub(super) fn may(policy: &Policy, action: &str) -> bool {
     policy.allows().any(|statement| {
-        statement.actions.cover(action)
-            && !policy.denies().any(|d| d.takes_away(action, statement))
+        statement.actions.cover(action) && !policy.denies().any(|d| d.takes_away(action, statement))
     })
 }

@@ -49,7 +49,10 @@ pub(super) fn is_cross_account(policy: &Policy, account: &str, actions: &[String
         };
         outsiders
             && concerns(statement, actions)
-            && !statement.conditions.iter().any(|c| c.names_account(account))
+            && !statement
+                .conditions
+                .iter()
+                .any(|c| c.names_account(account))
             && !policy.denies().any(|denial| {
                 denial.is_about_everyone()
                     && !matches!(denial.principals, Principals::AllBut(_))
@@ -81,10 +84,10 @@ fn is_foreign(principal: &Principal, account: &str) -> bool {
 pub(super) fn requires_tls(policy: &Policy) -> bool {
     let mut resources: Vec<&str> = Vec::new();
     for denial in policy.denies() {
-        let is_for_all = denial.is_about_everyone()
-            && !matches!(denial.principals, Principals::AllBut(_));
-        let is_plain = !denial.conditions.is_empty()
-            && denial.conditions.iter().all(|c| c.is_without_tls());
+        let is_for_all =
+            denial.is_about_everyone() && !matches!(denial.principals, Principals::AllBut(_));
+        let is_plain =
+            !denial.conditions.is_empty() && denial.conditions.iter().all(|c| c.is_without_tls());
         let is_whole = denial.actions.cover("*")
             || denial.actions.cover("*:*")
             || denial.actions.named().iter().any(|a| is_service(a));

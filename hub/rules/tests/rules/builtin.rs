@@ -15,7 +15,14 @@ fn every_builtin_check_loads_and_stands_all_its_tests() {
     let results = set.run_tests(None);
     let failed: Vec<String> = results
         .iter()
-        .filter_map(|t| Some(format!("{}: {}: {}", t.check, t.name, t.result.as_ref().err()?)))
+        .filter_map(|t| {
+            Some(format!(
+                "{}: {}: {}",
+                t.check,
+                t.name,
+                t.result.as_ref().err()?
+            ))
+        })
         .collect();
     println!(
         "{} checks, {} tests, {} failed",

@@ -159,9 +159,10 @@ impl<'d> Compiler<'d> {
 
     fn check_range(&self, expr: &IdedExpr, typed: &Typed<'d>) -> Result<(), Refusal> {
         match &typed.term {
-            Term::Text(text) if network::parse_range(text).is_none() => {
-                self.refuse(expr, format!("'{text}' is no address range such as 10.0.0.0/8"))
-            }
+            Term::Text(text) if network::parse_range(text).is_none() => self.refuse(
+                expr,
+                format!("'{text}' is no address range such as 10.0.0.0/8"),
+            ),
             _ => Ok(()),
         }
     }
@@ -216,9 +217,7 @@ impl<'d> Compiler<'d> {
             ("duration", None, [of]) => match &of.expr {
                 Expr::Literal(LiteralValue::String(text)) => match parse_duration(text.inner()) {
                     Some(span) => Ok(Typed::plain(Term::Span(span), Type::Duration)),
-                    None => {
-                        self.refuse(of, "expected a duration such as '24h', '90m' or '30s'")
-                    }
+                    None => self.refuse(of, "expected a duration such as '24h', '90m' or '30s'"),
                 },
                 _ => self.refuse(of, "expected a duration such as '24h', '90m' or '30s'"),
             },
@@ -248,13 +247,11 @@ impl<'d> Compiler<'d> {
                 Ok(Typed::plain(term, Type::String).nullable(typed.nullable))
             }
             ("filter" | "map", Some(_), _) | ("split", Some(_), _) => {
-                let reason =
-                    "a list is used through exists(), all(), exists_one(), size() or `in`";
+                let reason = "a list is used through exists(), all(), exists_one(), size() or `in`";
                 self.refuse(expr, reason)
             }
             ("linked" | "linked_from", None, _) => {
-                let reason =
-                    "a list is used through exists(), all(), exists_one(), size() or `in`";
+                let reason = "a list is used through exists(), all(), exists_one(), size() or `in`";
                 self.refuse(expr, reason)
             }
             ("has", None, _) => {
@@ -319,9 +316,7 @@ impl<'d> Compiler<'d> {
         if let Expr::Literal(LiteralValue::String(text)) = &of.expr {
             return match text.inner().parse::<Timestamp>() {
                 Ok(at) => Ok(Typed::plain(Term::Instant(at), Type::Timestamp)),
-                Err(_) => {
-                    self.refuse(of, "expected an instant such as '2026-01-31T00:00:00Z'")
-                }
+                Err(_) => self.refuse(of, "expected an instant such as '2026-01-31T00:00:00Z'"),
             };
         }
         let typed = self.term(of)?;
@@ -403,7 +398,6 @@ impl<'d> Compiler<'d> {
         };
         self.refuse(target, reason)
     }
-
 }
 
 /// Reads a duration of whole hours, minutes, seconds and milliseconds: `24h`, `1h30m`.
@@ -446,7 +440,16 @@ mod tests {
         assert_eq!(read("1h30m"), Some(5_400_000));
         assert_eq!(read("5ms"), Some(5));
         assert_eq!(read("-2s"), Some(-2000));
-        for text in ["", "-", "24", "h", "1d", "1.5h", "9223372036854775807h", "1h x"] {
+        for text in [
+            "",
+            "-",
+            "24",
+            "h",
+            "1d",
+            "1.5h",
+            "9223372036854775807h",
+            "1h x",
+        ] {
             assert_eq!(read(text), None, "{text}");
         }
     }

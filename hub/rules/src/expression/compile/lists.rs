@@ -100,11 +100,7 @@ impl<'d> Compiler<'d> {
         }
     }
 
-    fn literal(
-        &mut self,
-        expr: &IdedExpr,
-        elements: &[IdedExpr],
-    ) -> Result<Sourced<'d>, Refusal> {
+    fn literal(&mut self, expr: &IdedExpr, elements: &[IdedExpr]) -> Result<Sourced<'d>, Refusal> {
         let mut kind: Option<Type<'d>> = None;
         let mut terms = Vec::with_capacity(elements.len());
         for element in elements {
@@ -124,11 +120,8 @@ impl<'d> Compiler<'d> {
             }
             match &kind {
                 Some(kind) if !kind.can_equal(&typed.kind) => {
-                    let reason = format!(
-                        "a list of {} holds no {}",
-                        kind.name(),
-                        typed.kind.name()
-                    );
+                    let reason =
+                        format!("a list of {} holds no {}", kind.name(), typed.kind.name());
                     return self.refuse(element, reason);
                 }
                 // A list of int and double is one of double.

@@ -6,9 +6,7 @@ use protocol::declare::ResourceType;
 use super::{Compiler, Of, Place, Typed};
 use crate::expression::nullness::Polarity;
 use crate::expression::refusal::Refusal;
-use crate::expression::tree::{
-    Choice, Leaf, NamePart, Operator, Part, Path, Root, Step, Term,
-};
+use crate::expression::tree::{Choice, Leaf, NamePart, Operator, Part, Path, Root, Step, Term};
 use crate::expression::types::Type;
 
 const USE_LIST: &str = "a list is used through exists(), all(), exists_one(), size() or `in`";
@@ -48,20 +46,12 @@ impl<'d> Compiler<'d> {
         }
     }
 
-    fn literal_term(
-        &self,
-        expr: &IdedExpr,
-        literal: &LiteralValue,
-    ) -> Result<Typed<'d>, Refusal> {
+    fn literal_term(&self, expr: &IdedExpr, literal: &LiteralValue) -> Result<Typed<'d>, Refusal> {
         Ok(match literal {
             LiteralValue::Null => Typed::plain(Term::Null, Type::Null).nullable(true),
-            LiteralValue::Boolean(value) => {
-                Typed::plain(Term::Bool(*value.inner()), Type::Bool)
-            }
+            LiteralValue::Boolean(value) => Typed::plain(Term::Bool(*value.inner()), Type::Bool),
             LiteralValue::Int(value) => Typed::plain(Term::Int(*value.inner()), Type::Int),
-            LiteralValue::Double(value) => {
-                Typed::plain(Term::Double(*value.inner()), Type::Double)
-            }
+            LiteralValue::Double(value) => Typed::plain(Term::Double(*value.inner()), Type::Double),
             LiteralValue::String(value) => {
                 Typed::plain(Term::Text(value.inner().to_owned()), Type::String)
             }
@@ -80,16 +70,16 @@ impl<'d> Compiler<'d> {
         let mut typed = match &expr.expr {
             Expr::Ident(name) => self.ident(expr, name)?,
             Expr::Select(select) => self.select(expr, &select.operand, &select.field)?,
-            Expr::Call(call) if call.func_name == operators::INDEX => {
-                match call.args.as_slice() {
-                    [of, index] => self.index(expr, of, index)?,
-                    _ => return self.refuse(expr, "an index is one value"),
-                }
-            }
+            Expr::Call(call) if call.func_name == operators::INDEX => match call.args.as_slice() {
+                [of, index] => self.index(expr, of, index)?,
+                _ => return self.refuse(expr, "an index is one value"),
+            },
             Expr::Map(_) | Expr::Struct(_) | Expr::List(_) | Expr::Literal(_) => {
                 return self.part(expr);
             }
-            Expr::Call(call) if call.func_name.starts_with("_?") || call.func_name == operators::OPT_INDEX => {
+            Expr::Call(call)
+                if call.func_name.starts_with("_?") || call.func_name == operators::OPT_INDEX =>
+            {
                 return self.call_term(expr, call);
             }
             _ => return self.refuse(expr, "a field is selected from a path only"),
@@ -195,12 +185,9 @@ impl<'d> Compiler<'d> {
                 expr,
                 "free-form JSON has no declared fields; only `== null` can be asked",
             ),
-            Type::Policy => {
-                self.refuse_at(expr, "a policy is asked through policy_… functions")
-            }
+            Type::Policy => self.refuse_at(expr, "a policy is asked through policy_… functions"),
             Type::List(_) => {
-                let reason =
-                    format!("a list has no field {name}; use .exists(x, …) or .all(x, …)");
+                let reason = format!("a list has no field {name}; use .exists(x, …) or .all(x, …)");
                 self.refuse_at(expr, reason)
             }
             other => {
@@ -353,7 +340,9 @@ impl<'d> Compiler<'d> {
                     return self.refuse(of, "a map must be a field");
                 };
                 let term = Term::MapValue(map, Box::new(key.term));
-                Ok(Typed::plain(term, Type::String).nullable(nullable).at(place))
+                Ok(Typed::plain(term, Type::String)
+                    .nullable(nullable)
+                    .at(place))
             }
             Type::Record(_) => {
                 self.refuse(expr, "a record is not a map; write its field after a dot")
@@ -394,8 +383,7 @@ impl<'d> Compiler<'d> {
             operators::NEGATE => return self.negate(expr, call),
             operators::CONDITIONAL => return self.choice(expr, call),
             operators::OPT_INDEX | operators::OPT_SELECT => {
-                let reason =
-                    "`?.` and `[?]` are not part of the language; a field of null is null";
+                let reason = "`?.` and `[?]` are not part of the language; a field of null is null";
                 return self.refuse(expr, reason);
             }
             _ => return self.function(expr, call),
@@ -413,9 +401,7 @@ impl<'d> Compiler<'d> {
             (Operator::Subtract, Type::Timestamp, Type::Timestamp) => Type::Duration,
             (Operator::Add | Operator::Subtract, Type::Timestamp, Type::Duration)
             | (Operator::Add, Type::Duration, Type::Timestamp) => Type::Timestamp,
-            (Operator::Add | Operator::Subtract, Type::Duration, Type::Duration) => {
-                Type::Duration
-            }
+            (Operator::Add | Operator::Subtract, Type::Duration, Type::Duration) => Type::Duration,
             _ => return self.no_operator(expr, call, &a, &b),
         };
         if a.slope != 0 && b.slope != 0 {
@@ -441,7 +427,10 @@ impl<'d> Compiler<'d> {
         b: &Typed<'d>,
     ) -> Result<Typed<'d>, Refusal> {
         let sign = call.func_name.trim_matches('_');
-        self.refuse(expr, format!("no {} {sign} {}", a.kind.name(), b.kind.name()))
+        self.refuse(
+            expr,
+            format!("no {} {sign} {}", a.kind.name(), b.kind.name()),
+        )
     }
 
     fn negate(&mut self, expr: &IdedExpr, call: &CallExpr) -> Result<Typed<'d>, Refusal> {

@@ -271,7 +271,10 @@ impl<'a> Frame<'a> {
         for document in &relation.documents {
             let document: &'a Document = document;
             let value = Ok(Slot::Document(document));
-            if self.visit(list, value, Some((number, document)), visit)?.is_break() {
+            if self
+                .visit(list, value, Some((number, document)), visit)?
+                .is_break()
+            {
                 return Ok(Coverage::Stopped);
             }
         }

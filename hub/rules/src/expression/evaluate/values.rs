@@ -10,9 +10,7 @@ use serde_json::Value as Json;
 
 use super::{Frame, Stop, Truth};
 use crate::expression::recorder::explain;
-use crate::expression::tree::{
-    Case, Leaf, NamePart, Operator, Part, Path, Root, Step, Term,
-};
+use crate::expression::tree::{Case, Leaf, NamePart, Operator, Part, Path, Root, Step, Term};
 use crate::network;
 
 /// One scalar.
@@ -184,11 +182,7 @@ impl<'a> Frame<'a> {
     }
 
     /// Returns the value of a choice whose test is unknown: both sides may be equal.
-    fn undecided_choice(
-        &mut self,
-        yes: &'a Term,
-        no: &'a Term,
-    ) -> Result<Option<Value<'a>>, Stop> {
+    fn undecided_choice(&mut self, yes: &'a Term, no: &'a Term) -> Result<Option<Value<'a>>, Stop> {
         match (self.value(yes), self.value(no)) {
             (Ok(yes), Ok(no)) if yes == no => Ok(yes),
             _ => Err(Stop::Unread),
@@ -241,9 +235,7 @@ impl<'a> Frame<'a> {
                     Err(_) => Err(self.broken("an instant is out of range")),
                 };
             }
-            (Operator::Add, (Value::Span(a), Value::Span(b))) => {
-                a.checked_add(b).map(Value::Span)
-            }
+            (Operator::Add, (Value::Span(a), Value::Span(b))) => a.checked_add(b).map(Value::Span),
             (Operator::Subtract, (Value::Span(a), Value::Span(b))) => {
                 a.checked_sub(b).map(Value::Span)
             }
@@ -353,16 +345,14 @@ impl<'a> Frame<'a> {
         };
         for (depth, step) in path.steps.iter().enumerate() {
             match (step, at) {
-                (Step::Field { name, required }, Json::Object(fields)) => {
-                    match fields.get(name) {
-                        None => return Err(self.unread(path, depth + 1)),
-                        Some(Json::Null) if *required => {
-                            return Err(self.misfit(path, depth + 1, does_not_fit()));
-                        }
-                        Some(Json::Null) => return Ok(Found::Null),
-                        Some(found) => at = found,
+                (Step::Field { name, required }, Json::Object(fields)) => match fields.get(name) {
+                    None => return Err(self.unread(path, depth + 1)),
+                    Some(Json::Null) if *required => {
+                        return Err(self.misfit(path, depth + 1, does_not_fit()));
                     }
-                }
+                    Some(Json::Null) => return Ok(Found::Null),
+                    Some(found) => at = found,
+                },
                 (Step::Index(index), Json::Array(items)) => match items.get(*index) {
                     None => return Ok(Found::Null),
                     // A list holds no null.
@@ -397,12 +387,7 @@ impl<'a> Frame<'a> {
         Stop::Unread
     }
 
-    fn missing(
-        &mut self,
-        path: &'a Path,
-        depth: usize,
-        reason: impl FnOnce() -> String,
-    ) -> Stop {
+    fn missing(&mut self, path: &'a Path, depth: usize, reason: impl FnOnce() -> String) -> Stop {
         if !self.recorder.is_on {
             return Stop::Unread;
         }
@@ -455,7 +440,11 @@ impl<'a> Frame<'a> {
         if std::ptr::eq(document, self.subject.document) {
             return place.to_owned();
         }
-        if self.subject.account.is_some_and(|a| std::ptr::eq(a, document)) {
+        if self
+            .subject
+            .account
+            .is_some_and(|a| std::ptr::eq(a, document))
+        {
             return match place.strip_prefix("config") {
                 Some(rest) => format!("account{rest}"),
                 None => format!("account.{place}"),
@@ -464,11 +453,7 @@ impl<'a> Frame<'a> {
         format!("{}#{place}", document.urn)
     }
 
-    fn map_value(
-        &mut self,
-        path: &'a Path,
-        key: &'a Term,
-    ) -> Result<Option<Value<'a>>, Stop> {
+    fn map_value(&mut self, path: &'a Path, key: &'a Term) -> Result<Option<Value<'a>>, Stop> {
         let Some(map) = self.map(path)? else {
             return Ok(None);
         };
