@@ -193,7 +193,7 @@ impl Records<'_> {
     pub(crate) fn tokens_of(&self, org: OrgId) -> Result<Vec<EnrolToken>, ReadError> {
         let range = Range::prefix(&self.names.org(org));
         let mut tokens: Vec<EnrolToken> = self.view.all(Table::Tokens, &range)?;
-        tokens.sort_by(|a, b| (b.made_at, b.id).cmp(&(a.made_at, a.id)));
+        tokens.sort_by_key(|token| std::cmp::Reverse((token.made_at, token.id)));
         Ok(tokens)
     }
 

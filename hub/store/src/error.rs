@@ -1,6 +1,6 @@
 //! What can go wrong, one enum per operation that a caller can react to.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use protocol::ids::OrgId;
 
@@ -97,6 +97,29 @@ impl OpenError {
             self,
             Self::Newer { .. } | Self::Damaged { .. } | Self::Foreign { .. }
         )
+    }
+
+    /// Says why a file whose first rows cannot be read is not opened.
+    pub(crate) fn of_row(path: &Path, error: &ReadError) -> Self {
+        let (path, reason) = (path.to_owned(), error.to_string());
+        match error {
+            ReadError::Newer {
+                found, supported, ..
+            } => {
+                let (found, supported) = (u32::from(*found), u32::from(*supported));
+                Self::Newer {
+                    path,
+                    found,
+                    supported,
+                }
+            }
+            ReadError::Engine(cause) => Self::Damaged {
+                path,
+                reason: cause.to_string(),
+            },
+            ReadError::Seal { .. } | ReadError::Decode { .. } => Self::Damaged { path, reason },
+            ReadError::Cursor | ReadError::Open(_) | ReadError::Closed => Self::Start { reason },
+        }
     }
 }
 

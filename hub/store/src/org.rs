@@ -474,7 +474,7 @@ impl OrgInner {
         match identity {
             Ok(Some(found)) if found == org => {}
             Ok(_) | Err(ReadError::Seal { .. }) => return Err(foreign()),
-            Err(error) => return Err(damaged(error.to_string())),
+            Err(error) => return Err(OpenError::of_row(path, &error)),
         }
         let writer = Writer::start(Arc::clone(&engine), around.alarm.clone()).map_err(|error| {
             OpenError::Start {

@@ -22,7 +22,7 @@ use crate::codec;
 use crate::door::Door;
 use crate::engine::redb::RedbEngine;
 use crate::engine::{Engine, WriteSet};
-use crate::error::{ApplianceError, Fatal, OpenError, ReadError};
+use crate::error::{ApplianceError, Fatal, OpenError};
 use crate::keys::Names;
 use crate::master::MasterKey;
 use crate::org::{OrgInner, OrgStore, Surroundings};
@@ -130,8 +130,12 @@ impl Store {
             path: path.clone(),
             reason,
         };
-        let engine = RedbEngine::open(&path, Table::APPLIANCE, config.cache_bytes)?;
         let wrap = master.wrap();
+        // Asked before the file is opened for writing, which changes it.
+        if let Some(row) = RedbEngine::peek(&path, Table::Meta, keyring_key())? {
+            unwrap(&wrap, &master, APPLIANCE_PURPOSE, &row.value, &path)?;
+        }
+        let engine = RedbEngine::open(&path, Table::APPLIANCE, config.cache_bytes)?;
         let (names, sealer) = {
             let snapshot = engine
                 .snapshot()
@@ -146,7 +150,7 @@ impl Store {
             let view = crate::view::View::new(&*snapshot, &sealer);
             let identity: Owner = view
                 .row(Table::Meta, &names.meta("identity"))
-                .map_err(|error| damaged(error.to_string()))?
+                .map_err(|error| OpenError::of_row(&path, &error))?
                 .ok_or_else(|| damaged("it does not say whose it is".into()))?;
             if identity != APPLIANCE {
                 return Err(damaged("it is not the appliance's".into()));
@@ -370,15 +374,7 @@ impl Hub {
         let stored = self
             .shared
             .look(|records| records.org(org))
-            .map_err(|error| match error {
-                ReadError::Closed => OpenError::Start {
-                    reason: error.to_string(),
-                },
-                error => OpenError::Damaged {
-                    path: store.clone(),
-                    reason: error.to_string(),
-                },
-            })?;
+            .map_err(|error| OpenError::of_row(&store, &error))?;
         let Some(stored) = stored else {
             return Ok(None);
         };

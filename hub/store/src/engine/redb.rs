@@ -29,7 +29,7 @@ use self::disk::{Health, Medium, Trouble};
 use self::group::RedbGroup;
 use self::opening::{Make, Opened, io_error, open_file, open_medium, words};
 use self::snapshot::RedbSnapshot;
-use super::{Engine, Read, Work, WriteSet};
+use super::{Engine, Read, Row, Work, WriteSet};
 use crate::error::{EngineError, OpenError};
 use crate::tables::Table;
 
@@ -119,6 +119,12 @@ impl RedbEngine {
         cache_bytes: usize,
     ) -> Result<Self, OpenError> {
         Self::on(path, tables, cache_bytes, file_opener(path), Make::Existing)
+    }
+
+    /// Reads one row of a file as it lies there, without writing to it. `None` also where only a
+    /// repair could tell.
+    pub(crate) fn peek(path: &Path, table: Table, key: &[u8]) -> Result<Option<Row>, OpenError> {
+        opening::peek_row(path, table, key)
     }
 
     fn on(

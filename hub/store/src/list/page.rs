@@ -309,7 +309,7 @@ mod tests {
             })
             .collect();
         let even = List {
-            filter: Some(Arc::new(|item: &Item| item.id % 2 == 0)),
+            filter: Some(Arc::new(|item: &Item| item.id.is_multiple_of(2))),
             ..list(By::Id, Order::Descending, 4)
         };
         let got = page(items.iter(), &even).unwrap();

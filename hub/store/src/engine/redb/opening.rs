@@ -11,7 +11,9 @@ use std::sync::Arc;
 use redb::{Builder, Database, ReadTransaction, ReadableDatabase, TableError};
 
 use super::disk::{Disk, Health, Medium, Trouble};
+use super::snapshot::get_row;
 use super::{ENGINE, FORMAT, KEY_FORMAT, MARKS, NOTES, rows};
+use crate::engine::Row;
 use crate::error::OpenError;
 use crate::tables::Table;
 
@@ -106,6 +108,23 @@ fn peek(medium: &Arc<dyn Medium>, path: &Path) -> Result<(), OpenError> {
         return Ok(());
     };
     check_format(&txn, path, &health)
+}
+
+/// Reads one row of a file that was closed well, without writing to it; `None` where there is no
+/// such row, and where only a repair could tell.
+pub(super) fn peek_row(path: &Path, table: Table, key: &[u8]) -> Result<Option<Row>, OpenError> {
+    let medium = open_file(path, Make::Existing)?;
+    let health = Arc::new(Health::default());
+    let look = || {
+        let disk = Disk::new(Arc::clone(&medium), Arc::clone(&health));
+        let database = Builder::new()
+            .set_cache_size(0)
+            .open_read_only_with_backend(disk);
+        let txn = database.ok()?.begin_read().ok()?;
+        get_row(&txn.open_table(rows(table)).ok()?, key, &health).ok()?
+    };
+    // What is wrong with it is said when it is opened for good.
+    Ok(catch_unwind(AssertUnwindSafe(look)).unwrap_or(None))
 }
 
 /// Refuses what is not a store and what is newer than this program.
