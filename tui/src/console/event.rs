@@ -26,6 +26,13 @@ pub(crate) enum Event {
         /// The answer.
         answer: Result<Payload, FetchError>,
     },
+    /// The first rows of a list whose others are still to come.
+    Part {
+        /// Number of the question.
+        ask: u64,
+        /// The rows.
+        rows: Rows,
+    },
     /// The stream of changes said something.
     News {
         /// Number of the listener, so that one that was replaced is not believed.

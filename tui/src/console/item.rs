@@ -446,7 +446,8 @@ fn open_findings(resource: &Resource) -> (String, Tone) {
 pub(crate) fn age(at: Timestamp, now: Timestamp) -> String {
     let seconds = now.duration_since(at).max(SignedDuration::ZERO).as_secs();
     match seconds {
-        0..60 => format!("{seconds}s"),
+        // Nobody sees the seconds pass: a screen without news is drawn anew once a minute.
+        0..60 => "<1m".to_owned(),
         60..3_600 => format!("{}m", seconds / 60),
         3_600..172_800 => format!("{}h", seconds / 3_600),
         _ => format!("{}d", seconds / 86_400),

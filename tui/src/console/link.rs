@@ -21,6 +21,9 @@ mod stream;
 /// Most rows of a list that are held: enough to work with, little enough to keep for hours.
 pub(crate) const ROWS: usize = 5_000;
 
+/// Rows of the first page: they come at once, the others in larger pages.
+const FIRST_ROWS: usize = 200;
+
 /// Most pages asked for one list: a search may find nothing on many pages in a row.
 const PAGES: usize = 20;
 
@@ -52,7 +55,11 @@ impl Link {
     pub(super) fn fetch(&mut self, ask: u64, org: Option<String>, question: Question) {
         let (client, events) = (Arc::clone(&self.client), self.events.clone());
         self.tasks.spawn(async move {
-            let answer = answer(&client, org, question).await;
+            let parts = Parts {
+                ask,
+                events: events.clone(),
+            };
+            let answer = answer(&client, org, question, &parts).await;
             // Nobody listens any more once the console is being left.
             let _ = events.send(Event::Reply { ask, answer }).await;
         });
@@ -101,6 +108,20 @@ impl Link {
     }
 }
 
+/// Where the first rows of a list go.
+struct Parts {
+    ask: u64,
+    events: mpsc::Sender<Event>,
+}
+
+impl Parts {
+    async fn send(&self, rows: Rows) {
+        let ask = self.ask;
+        // Nobody listens any more once the console is being left.
+        let _ = self.events.send(Event::Part { ask, rows }).await;
+    }
+}
+
 fn in_org(path: &str, org: Option<String>) -> String {
     match org {
         Some(org) => with_query(path, &[("org", org)]),
@@ -112,6 +133,7 @@ async fn answer(
     client: &Client,
     org: Option<String>,
     question: Question,
+    parts: &Parts,
 ) -> Result<Payload, FetchError> {
     match question {
         Question::Who => {
@@ -130,7 +152,7 @@ async fn answer(
                 query.push(("filter", filter));
             }
             query.extend(sort.map(|sort| ("sort", sort)));
-            rows(client, kind, query).await.map(Payload::Rows)
+            rows(client, kind, query, parts).await.map(Payload::Rows)
         }
         Question::One { kind, id } => {
             let path = in_org(&format!("{}/{}", kind.path(), segment(&id)), org);
@@ -140,13 +162,23 @@ async fn answer(
     }
 }
 
-async fn rows(client: &Client, kind: Kind, query: Vec<(&str, String)>) -> Result<Rows, FetchError> {
+async fn rows(
+    client: &Client,
+    kind: Kind,
+    query: Vec<(&str, String)>,
+    parts: &Parts,
+) -> Result<Rows, FetchError> {
     let mut rows = Rows::default();
     let mut cursor: Option<String> = None;
     for page in 0..PAGES {
+        let most = if page == 0 {
+            FIRST_ROWS
+        } else {
+            protocol::limits::PAGE_ITEMS
+        };
         let left = ROWS.saturating_sub(rows.items.len());
         let mut query = query.clone();
-        query.push(("limit", left.min(protocol::limits::PAGE_ITEMS).to_string()));
+        query.push(("limit", left.min(most).to_string()));
         query.extend(cursor.take().map(|cursor| ("cursor", cursor)));
         let answer: Page<Value> = client.get(&with_query(kind.path(), &query)).await?;
         if page == 0 {
@@ -156,11 +188,14 @@ async fn rows(client: &Client, kind: Kind, query: Vec<(&str, String)>) -> Result
             rows.items.push(read(kind, value)?);
         }
         cursor = answer.next_cursor;
-        if cursor.is_none() || rows.items.len() >= ROWS {
+        rows.is_cut = cursor.is_some();
+        if !rows.is_cut || rows.items.len() >= ROWS {
             break;
         }
+        if page == 0 {
+            parts.send(rows.clone()).await;
+        }
     }
-    rows.is_cut = cursor.is_some();
     Ok(rows)
 }
 

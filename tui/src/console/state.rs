@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use protocol::api::{Overview, Role, WhoAmI};
 
-use super::event::{Effect, Event, FetchError, News, Payload, Question};
+use super::event::{Effect, Event, FetchError, News, Payload, Question, Rows};
 use super::item::{Item, KINDS, Kind};
 use super::keymap::{Act, Chord, Place, Travel, act_of};
 
@@ -156,6 +156,8 @@ pub(crate) struct State {
     due_at: Option<Timestamp>,
     /// When the hub last said that what is seen has changed.
     news_at: Option<Timestamp>,
+    /// Before this the hub is left in peace, unless its user asks.
+    rest_until: Timestamp,
     listener: link::Listener,
 }
 
@@ -182,6 +184,7 @@ impl State {
             asks: 0,
             due_at: None,
             news_at: None,
+            rest_until: now,
             listener: link::Listener::default(),
         }
     }
@@ -268,6 +271,10 @@ impl State {
             }
             Event::Tick => self.tick(),
             Event::Reply { ask, answer } => self.reply(ask, answer),
+            Event::Part { ask, rows } => {
+                self.part(ask, rows);
+                Vec::new()
+            }
             Event::News { listener, news } => self.news(listener, news),
         }
     }
@@ -357,6 +364,19 @@ impl State {
         Vec::new()
     }
 
+    /// Shows the first rows where there are none yet; rows that are there wait for all.
+    fn part(&mut self, ask: u64, rows: Rows) {
+        let now = self.now;
+        let is_typing = self.is_typing_filter();
+        let wants = |list: &&mut ListState| {
+            let is_it = list.loaded.asked.is_some_and(|asked| asked.ask == ask);
+            is_it && list.loaded.value.is_none()
+        };
+        if let Some(list) = self.lists.values_mut().find(wants) {
+            list.replace(rows, now, is_typing);
+        }
+    }
+
     fn settle(
         &mut self,
         asked: Asked,
@@ -387,14 +407,14 @@ impl State {
                 if let Some(place) = place {
                     *place = Some(error);
                 }
-                self.answered(slot)
+                self.answered(slot, asked.at)
             }
             Ok(payload) => {
                 // A frozen view changes only by what its user asks for.
                 if asked.is_wanted || !self.is_frozen || slot == Slot::Who {
                     self.take(payload, slot);
                 }
-                self.answered(slot)
+                self.answered(slot, asked.at)
             }
         }
     }

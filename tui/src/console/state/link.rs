@@ -17,6 +17,10 @@ const POLL: SignedDuration = SignedDuration::from_secs(10);
 /// Shortest time between an answer and the next question: changes come in bursts.
 const PAUSE: SignedDuration = SignedDuration::from_secs(1);
 
+/// A hub that takes long to answer gets this many times as long until the next question, so that
+/// a console alone never keeps it busy.
+const REST: i32 = 2;
+
 /// Longest time between two attempts to reach the hub, in seconds.
 const RETRY_MAX: i64 = 60;
 
@@ -210,7 +214,9 @@ impl State {
     }
 
     /// The hub answered.
-    pub(super) fn answered(&mut self, slot: Slot) -> Vec<Effect> {
+    pub(super) fn answered(&mut self, slot: Slot, asked_at: Timestamp) -> Vec<Effect> {
+        let took = self.now.duration_since(asked_at);
+        self.rest_until = self.now + PAUSE.max(took.saturating_mul(REST).min(CALM));
         let is_who = slot == Slot::Who;
         let was_live = self.link == Link::Live;
         self.link = Link::Live;
@@ -232,12 +238,11 @@ impl State {
     }
 
     fn schedule(&mut self) {
-        let pause = match (self.news_at, self.listener.is_open) {
-            (Some(_), _) => PAUSE,
-            (None, true) => CALM,
-            (None, false) => POLL,
-        };
-        self.due_at = Some(self.now + pause);
+        self.due_at = Some(match (self.news_at, self.listener.is_open) {
+            (Some(_), _) => self.rest_until,
+            (None, true) => self.now + CALM,
+            (None, false) => self.rest_until.max(self.now + POLL),
+        });
     }
 
     /// Opens the stream of changes, in place of any that is open.
@@ -294,8 +299,7 @@ impl State {
 
     fn changed(&mut self) {
         self.news_at = Some(self.now);
-        let earliest = self.data_at().map_or(self.now, |at| at + PAUSE);
-        let at = earliest.max(self.now);
+        let at = self.rest_until.max(self.now);
         self.due_at = Some(self.due_at.map_or(at, |due| due.min(at)));
     }
 }

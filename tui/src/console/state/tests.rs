@@ -116,6 +116,14 @@ impl Driver {
         last.expect("the state listens")
     }
 
+    fn last_ask(&self) -> u64 {
+        let last = self.effects.iter().rev().find_map(|effect| match effect {
+            Effect::Fetch { ask, .. } => Some(*ask),
+            Effect::Listen { .. } | Effect::Copy(_) | Effect::Suspend | Effect::Quit => None,
+        });
+        last.expect("something was asked")
+    }
+
     fn copied(&self) -> &str {
         let last = self.effects.iter().rev().find_map(|effect| match effect {
             Effect::Copy(text) => Some(text.as_str()),
@@ -388,6 +396,62 @@ fn a_burst_of_changes_is_one_question_and_changes_of_other_kinds_are_none() {
     });
     driver.wait(2);
     assert_eq!(driver.questions().count(), 1);
+}
+
+#[test]
+fn a_hub_that_takes_long_to_answer_is_asked_less_often() {
+    let mut driver = Driver::on_findings();
+    driver.event(Event::News {
+        listener: FIRST_LISTENER,
+        news: News::Opened,
+    });
+    // Asked after the first of these seconds.
+    driver.wait(2);
+    driver.now += SignedDuration::from_secs(6);
+    driver.well();
+    driver.effects.clear();
+    driver.event(Event::News {
+        listener: FIRST_LISTENER,
+        news: News::Changed("findings".into()),
+    });
+    driver.wait(13);
+    assert_eq!(driver.questions().count(), 0);
+    driver.wait(1);
+    assert_eq!(
+        driver.questions().count(),
+        1,
+        "twice the seven seconds it took"
+    );
+}
+
+#[test]
+fn the_first_rows_are_shown_before_all_have_come() {
+    let mut driver = Driver::new();
+    driver.well();
+    driver.typed("2");
+    let ask = driver.last_ask();
+    let first = Rows {
+        total: 12,
+        is_cut: true,
+        ..rows((0..3).map(finding).collect())
+    };
+    driver.event(Event::Part {
+        ask,
+        rows: first.clone(),
+    });
+    assert_eq!(driver.state.list().unwrap().len(), 3);
+    driver.typed("jj");
+    driver.well();
+    assert_eq!(driver.state.list().unwrap().len(), 12);
+    assert_eq!(driver.selected(), id(2));
+    driver.press(KeyCode::Char('r'), KeyModifiers::CONTROL);
+    let ask = driver.last_ask();
+    driver.event(Event::Part { ask, rows: first });
+    assert_eq!(
+        driver.state.list().unwrap().len(),
+        12,
+        "rows that are there wait for all"
+    );
 }
 
 #[test]
