@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -32,7 +32,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::access::AccessKeys;
-use crate::api::throttle::Throttle;
+use crate::api::throttle::{Throttle, Whose};
 use crate::api::{self, State};
 use crate::live::Live;
 use crate::password::Hasher;
@@ -159,6 +159,13 @@ fn pkcs8(seed: u8) -> Vec<u8> {
     key.to_pkcs8_der().unwrap().as_bytes().to_vec()
 }
 
+/// The built-in checks, loaded once for all tests.
+fn rules() -> Arc<RulesInForce> {
+    static RULES: OnceLock<Arc<RulesInForce>> = OnceLock::new();
+    let load = || Arc::new(RulesInForce::new("/nonexistent/checks.d".into()).unwrap());
+    Arc::clone(RULES.get_or_init(load))
+}
+
 fn tls() -> (Arc<rustls::ServerConfig>, TlsConnector) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let leaf: CertificateDer<'static> = made.cert.der().clone();
@@ -211,12 +218,11 @@ impl TestHub {
         let pin = Pin([7; 32]);
         let live = Arc::new(Live::default());
         let stop = CancellationToken::new();
-        let rules = RulesInForce::new(folder.path().join("checks.d")).unwrap();
         let state = Arc::new(State {
             store: store.clone(),
             appliance,
             live: Arc::clone(&live),
-            rules: Arc::new(rules),
+            rules: rules(),
             keys: AccessKeys::from_pkcs8(&pkcs8(1)).unwrap(),
             throttle: Throttle::new(),
             hasher,
@@ -392,6 +398,14 @@ impl TestHub {
         let (asked, body) = self.open(login, "/api/v1/stream").await;
         assert_eq!(asked.header("content-type"), "text/event-stream");
         Stream(body.expect("the stream was refused"))
+    }
+
+    /// Uses up what a person may ask for, for some time to come.
+    pub(super) fn exhaust(&self, login: &Login) {
+        let whose = Whose::User(login.user.unwrap());
+        // Taken of a moment to come, so that nothing comes back while the test runs.
+        let later = Instant::now() + Duration::from_secs(60);
+        while self.state.throttle.take(whose, later).is_ok() {}
     }
 
     /// A token that was good once.
