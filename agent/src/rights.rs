@@ -26,11 +26,6 @@ fn types(kind: Kind) -> impl Iterator<Item = &'static ResourceType> {
 pub(crate) fn permissions(kind: Kind) -> BTreeSet<String> {
     let declared = types(kind).flat_map(|declared| declared.calls().into_values());
     let mut needed: BTreeSet<String> = declared.collect();
-    if kind == Kind::Aws {
-        // What reads tags is declared by no field. Calls of the list above are AWS's own names
-        // already mapped to permissions there.
-        needed = aws::permissions().into_values().collect();
-    }
     if kind == Kind::Azure {
         needed.insert(AZURE_SUBSCRIPTIONS.to_owned());
     }
@@ -183,6 +178,20 @@ pub(crate) fn data(kind: Kind) -> Vec<DataRow> {
         for (name, field) in &declared.fields {
             data_of(&declared.name, name, field, &mut rows);
         }
+        // A host has no tags.
+        if kind != Kind::Host {
+            rows.push(DataRow {
+                type_name: declared.name.clone(),
+                field: "tags".to_owned(),
+                class: "leaves",
+                call: declared
+                    .tags_call
+                    .as_ref()
+                    .unwrap_or(&declared.call)
+                    .clone(),
+                meaning: "Tags or labels, all of them, where the type has any.".to_owned(),
+            });
+        }
     }
     rows
 }
@@ -229,6 +238,9 @@ pub(crate) fn blinded(kind: Kind) -> BTreeMap<String, Vec<String>> {
                 by_call.entry(&field.call).or_default().push(name);
             }
         }
+        if let Some(call) = &declared.tags_call {
+            by_call.entry(call).or_default().push("tags");
+        }
         for (call, fields) in by_call {
             let line = format!("{}: {}", declared.name, fields.join(", "));
             dark.entry(call.to_owned()).or_default().push(line);
@@ -260,6 +272,7 @@ mod tests {
             "ec2:DescribeVpcs",
             "s3:ListAllMyBuckets",
             "s3:GetBucketPolicy",
+            "s3:GetBucketTagging",
         ] {
             assert!(actions.iter().any(|action| action == needed), "{needed}");
         }
@@ -302,5 +315,6 @@ mod tests {
                 .any(|line| line.starts_with("aws.s3.bucket: "))
         );
         assert!(dark["ec2:DescribeVpcs"].contains(&"aws.ec2.vpc".to_owned()));
+        assert_eq!(dark["s3:GetBucketTagging"], ["aws.s3.bucket: tags"]);
     }
 }

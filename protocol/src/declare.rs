@@ -26,7 +26,7 @@
 //!       in_vpc: {to: aws.ec2.vpc, meaning: The network it belongs to.}
 //! ```
 //! A field takes its `call` from the type unless it names its own; the permission is the call's
-//! own name unless `permission` differs. `required: true` means that the provider always sends
+//! own name unless `permission` differs. Tags come with the list unless `tags_call` names a call. `required: true` means that the provider always sends
 //! it, so that it can never be null.
 
 use std::collections::BTreeMap;
@@ -167,6 +167,8 @@ pub struct ResourceType {
     pub reach: Reach,
     /// The call that lists the resources.
     pub call: String,
+    /// The call that reads tags, where the list does not bring them; its permission has its name.
+    pub tags_call: Option<String>,
     /// Declared fields by their top-level name.
     pub fields: BTreeMap<String, Field>,
     /// Declared relations by name.
@@ -189,6 +191,7 @@ struct RawType {
     scope: Reach,
     call: String,
     permission: Option<String>,
+    tags_call: Option<String>,
     fields: BTreeMap<String, RawField>,
     #[serde(default)]
     links: BTreeMap<String, Relation>,
@@ -347,6 +350,7 @@ impl Declarations {
                     source: raw.source,
                     reach: raw.scope,
                     call: raw.call,
+                    tags_call: raw.tags_call,
                     fields,
                     links: raw.links,
                 };
@@ -408,6 +412,9 @@ impl ResourceType {
             }
         }
         let mut calls = BTreeMap::from([(self.call.clone(), self.call.clone())]);
+        if let Some(call) = &self.tags_call {
+            calls.insert(call.clone(), call.clone());
+        }
         self.fields
             .values()
             .for_each(|field| walk(field, &mut calls));
@@ -580,6 +587,16 @@ types:
             found
         );
         assert_eq!(user_data.call, "ec2:DescribeThingAttribute");
+    }
+
+    #[test]
+    fn what_reads_tags_is_among_the_calls() {
+        let with = "call: ec2:DescribeThings\n    tags_call: ec2:DescribeTags";
+        let text = FILE.replace("call: ec2:DescribeThings", with);
+        let types = Declarations::parse([("ec2.yaml", text.as_str())]).unwrap();
+        let calls = types.get("aws.ec2.thing").unwrap().calls();
+        assert_eq!(calls["ec2:DescribeTags"], "ec2:DescribeTags");
+        assert!(!thing().calls().contains_key("ec2:DescribeTags"));
     }
 
     #[test]

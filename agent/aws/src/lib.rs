@@ -42,9 +42,6 @@ use sweep::{Broken, Run, each};
 /// Scopes that are swept at the same time. Each holds a page of its list in memory.
 const SCOPES_AT_ONCE: usize = 24;
 
-/// Calls that no field declares: those that read tags, with the permission each needs.
-const TAG_CALLS: &[(&str, &str)] = &[("s3:GetBucketTagging", "s3:GetBucketTagging")];
-
 /// One AWS account, connected.
 pub struct Aws {
     clients: Clients,
@@ -186,14 +183,9 @@ fn types() -> impl Iterator<Item = &'static ResourceType> {
     all.filter(|declared| declared.provider() == "aws")
 }
 
-/// Returns every call that a sync makes on resources, with the permission it needs: what the types
-/// declare, and what reads tags.
+/// Returns every call that a sync makes on resources, with the permission it needs.
 pub fn permissions() -> BTreeMap<String, String> {
-    let declared = types().flat_map(ResourceType::calls);
-    let tags = TAG_CALLS
-        .iter()
-        .map(|(call, permission)| ((*call).to_owned(), (*permission).to_owned()));
-    declared.chain(tags).collect()
+    types().flat_map(ResourceType::calls).collect()
 }
 
 #[async_trait]

@@ -138,8 +138,9 @@ impl Draft {
                 None
             }
             None => {
+                let call = self.declared.tags_call.as_ref();
                 let gap = Gap {
-                    call: self.declared.call.clone(),
+                    call: call.unwrap_or(&self.declared.call).clone(),
                     error: NOT_CALLED.to_owned(),
                 };
                 gaps.insert("tags".to_owned(), gap);
