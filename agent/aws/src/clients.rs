@@ -43,21 +43,23 @@ pub(crate) enum Service {
 }
 
 impl Service {
-    /// Half of what AWS documents, so that the account's own programs keep the other half; a
-    /// cautious guess where it documents nothing.
+    /// At most half of what AWS documents, so that the account's own programs keep the other half;
+    /// a cautious guess of ours where no document was found.
     fn rate(self) -> Rate {
         let (per_second, burst, in_flight) = match self {
-            // Source: AWS Account Management Reference, "Quotas", GetAlternateContact.
+            // Source: AWS Account Management Reference, "Quotas", read 2026-11: GetAlternateContact
+            // 10 a second and 15 at once, in China 3 and 5.
             Self::Account => (1, 5, 1),
-            // Source: Amazon EC2 Developer Guide, "Request throttling", non-mutating actions: a
-            // bucket of 100, refilled with 20 a second, per account and region.
+            // Source: Amazon EC2 Developer Guide, "Request throttling", read 2026-11: non-mutating
+            // actions have a bucket of 100 tokens each, refilled with 20 a second, per account and
+            // region. All of ours together stay within half of one.
             Self::Ec2 => (10, 50, 10),
-            // Not documented; throttled below what a console user would notice.
+            // A guess: AWS gives no number.
             Self::Iam => (10, 50, 8),
-            // Not documented for bucket settings (objects: 5,500 reads a second and prefix).
+            // A guess: AWS gives a number for reads of objects alone.
             Self::S3 => (100, 300, 32),
+            // A guess, as is the next.
             Self::S3Control => (10, 20, 8),
-            // Source: AWS STS, "IAM and AWS STS quotas", 600 a second per account and region.
             Self::Sts => (5, 10, 2),
         };
         Rate {

@@ -13,7 +13,7 @@ pub(crate) const CALL: &str = "ec2:DescribeRegions";
 /// Regions of each partition, for an account whose region list cannot be read. A region that is
 /// missing here is then not swept, which the failed call in the summary says.
 ///
-/// Source: AWS, "Regions and Availability Zones" (from memory, not re-read).
+/// Source: botocore 1.44.5, `endpoints.json`, which lists exactly these, read 2026-11.
 const KNOWN: &[(&str, &str)] = &[
     (
         "aws",

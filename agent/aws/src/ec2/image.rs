@@ -37,7 +37,7 @@ async fn list(sweep: &Sweep<'_>) -> Result<(), Broken> {
 async fn one(sweep: &Sweep<'_>, image: &Image) -> Result<(), CollectError> {
     let id = image.image_id().unwrap_or_default();
     let (partition, region) = (&sweep.run.partition, sweep.region());
-    // Image ARNs have no account. Source: Service Authorization Reference, Amazon EC2.
+    // Image ARNs have no account.
     let arn = format!("arn:{partition}:ec2:{region}::image/{id}");
     let mut draft = sweep.draft(id, &arn);
     draft.name(image.name().unwrap_or_default());

@@ -13,7 +13,8 @@ use crate::value::{at, items, word};
 const LIST: &str = "ec2:DescribeSnapshots";
 const ATTRIBUTE: &str = "ec2:DescribeSnapshotAttribute";
 
-/// What a copied snapshot names as its volume. Source: EC2 API Reference, `Snapshot`.
+/// What a copied snapshot is known to name as its volume. AWS promises only that it is arbitrary.
+/// Source: EC2 API Reference, `Snapshot`, `VolumeId`; the value is from experience.
 const NO_VOLUME: &str = "vol-ffffffff";
 
 pub(crate) async fn sweep(run: &Run<'_>, region: &str) -> Result<(), CollectError> {
@@ -37,7 +38,7 @@ async fn list(sweep: &Sweep<'_>) -> Result<(), Broken> {
 async fn one(sweep: &Sweep<'_>, client: &Client, snapshot: Snapshot) -> Result<(), CollectError> {
     let id = snapshot.snapshot_id().unwrap_or_default();
     let (partition, region) = (&sweep.run.partition, sweep.region());
-    // Snapshot ARNs have no account. Source: Service Authorization Reference, Amazon EC2.
+    // Snapshot ARNs have no account.
     let arn = format!("arn:{partition}:ec2:{region}::snapshot/{id}");
     let mut draft = sweep.draft(id, &arn);
     let tags = tags(snapshot.tags.as_ref());

@@ -6,7 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use aws_sdk_iam::types::EntityType;
 use collect::{CollectError, Fault};
 
-use super::{AT_ONCE, GLOBAL, access_key, group, policy, role, user};
+use super::policy::Policies;
+use super::{AT_ONCE, GLOBAL, access_key, group, role, user};
 use crate::pages::Pages;
 use crate::sweep::{Broken, Run, Sweep, each};
 
@@ -14,7 +15,7 @@ use crate::sweep::{Broken, Run, Sweep, each};
 pub(super) const LIST: &str = "iam:GetAccountAuthorizationDetails";
 
 /// Entities of a page. They carry their policy documents, so a page of the 1,000 that IAM allows
-/// can be many MiB.
+/// can be many MiB. Source: IAM API Reference, `GetAccountAuthorizationDetails`, `MaxItems`.
 const PAGE: i32 = 200;
 
 /// The five scopes that one walk through the list fills.
@@ -71,19 +72,28 @@ async fn list(sweeps: &Sweeps<'_>, missed_keys: &Mutex<Option<Fault>>) -> Result
         .set_filter(Some(entities.to_vec()));
     let stream = asked.into_paginator().page_size(PAGE).send();
     let mut pages = Pages::new(LIST, stream, |page| page.is_truncated());
+    let mut policies = Policies::default();
     while let Some(page) = pages.next(run).await? {
         for group in page.group_detail_list() {
+            policies.name(group.attached_managed_policies(), None);
             group::send(&sweeps.groups, group).await?;
         }
         for role in page.role_detail_list() {
+            policies.name(
+                role.attached_managed_policies(),
+                role.permissions_boundary(),
+            );
             role::send(&sweeps.roles, role, &durations).await?;
         }
-        for policy in page.policies() {
-            policy::send(&sweeps.policies, policy).await?;
+        for user in page.user_detail_list() {
+            policies.name(
+                user.attached_managed_policies(),
+                user.permissions_boundary(),
+            );
         }
         each(page.user_detail_list(), AT_ONCE, |user| async move {
             user::send(&sweeps.users, client, user, report).await?;
-            match access_key::send_of(&sweeps.keys, client, user, report).await {
+            match access_key::send_of(&sweeps.keys, client, user).await {
                 Ok(()) => Ok(()),
                 Err(Broken::List(fault)) => {
                     let mut missed = missed_keys.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,6 +104,10 @@ async fn list(sweeps: &Sweeps<'_>, missed_keys: &Mutex<Option<Fault>>) -> Result
             }
         })
         .await?;
+        for policy in page.policies.unwrap_or_default() {
+            policies.take(&sweeps.policies, policy).await?;
+        }
     }
+    policies.finish(&sweeps.policies).await?;
     Ok(())
 }

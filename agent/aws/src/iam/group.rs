@@ -14,7 +14,7 @@ use crate::value::at;
 pub(super) async fn send(sweep: &Sweep<'_>, group: &GroupDetail) -> Result<(), CollectError> {
     let name = group.group_name().unwrap_or_default();
     let mut draft = sweep.draft(name, group.arn().unwrap_or_default());
-    // IAM has no tags on groups. Source: IAM User Guide, "Tags for IAM resources".
+    // IAM has no tags on groups. Source: IAM API Reference, which has no call that lists any.
     draft.tags(BTreeMap::new());
     let fields = json!({
         "GroupName": group.group_name(),
