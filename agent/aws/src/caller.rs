@@ -30,7 +30,7 @@ pub(crate) struct RestJson {
     /// Name in the signature and in the host.
     name: &'static str,
     /// Region of its only endpoint in each partition, with the domain.
-    /// Source: AWS General Reference, "AWS Account Management endpoints and quotas".
+    /// Source: botocore 1.44.5, `endpoints.json`, service `account`, read 2026-11.
     homes: &'static [(&'static str, &'static str, &'static str)],
 }
 
@@ -95,10 +95,14 @@ impl RestJson {
         let request = self.signed(clients, region, uri, body).await?;
         let client = clients.metered(self.service, region).connector();
         let answer = client.call(request).await.map_err(|error| {
-            Refused::Later(match error.is_timeout() {
-                true => "timeout".to_owned(),
-                false => reason_in(&error, "dispatch failure"),
-            })
+            if error.is_timeout() {
+                return Refused::Later("timeout".to_owned());
+            }
+            let reason = reason_in(&error, "dispatch failure");
+            match error.is_io() {
+                true => Refused::Later(reason),
+                false => Refused::Now(reason),
+            }
         })?;
         read(&answer)
     }
@@ -161,7 +165,8 @@ fn read(answer: &HttpResponse) -> Result<Value, Refused> {
         .or(in_body("code"));
     let code = named.map(bare_code).filter(|code| is_code(code));
     let code = code.map_or_else(|| format!("http status {}", status.as_u16()), str::to_owned);
-    let later = status.is_server_error() || code.contains("Throttl") || code.starts_with("TooMany");
+    let passing = matches!(status.as_u16(), 500 | 502 | 503 | 504);
+    let later = passing || code.contains("Throttl") || code.starts_with("TooMany");
     Err(match later {
         true => Refused::Later(code),
         false => Refused::Now(code),
@@ -170,7 +175,7 @@ fn read(answer: &HttpResponse) -> Result<Value, Refused> {
 
 /// Returns an error code without its name space and without what follows a colon.
 ///
-/// Source: Smithy, AWS restJson1 protocol, "Operation error serialization".
+/// Source: AWS SDK for Go v2, package restjson, `SanitizeErrorCode`, read 2026-11.
 fn bare_code(code: &str) -> &str {
     let code = code.split(':').next().unwrap_or_default();
     code.rsplit('#').next().unwrap_or_default()

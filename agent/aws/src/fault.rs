@@ -8,9 +8,9 @@ use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use collect::Fault;
 
-use crate::transport::{TooLarge, Truncated};
+use crate::transport::{ErrorPage, TooLarge, Truncated};
 
-/// Longest error code that is passed on, in characters. AWS's longest known one has 71.
+/// Longest error code that is passed on, in characters: room for the longest that we have met.
 const CODE_CHARS: usize = 100;
 
 /// Returns the provider's code, or our own lower-case reason where there was no answer.
@@ -46,6 +46,9 @@ pub(crate) fn reason_in(error: &(dyn Error + 'static), otherwise: &str) -> Strin
     while let Some(level) = cause {
         if level.is::<Truncated>() {
             return "truncated".to_owned();
+        }
+        if level.is::<ErrorPage>() {
+            return "http status 500".to_owned();
         }
         if level.is::<TooLarge>() {
             return "answer too large".to_owned();

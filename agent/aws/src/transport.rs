@@ -51,6 +51,12 @@ pub(crate) struct Truncated;
 #[error("the answer is larger than {ANSWER_BYTES} bytes")]
 pub(crate) struct TooLarge;
 
+/// A web page with status 500 in an answer's place: no service of AWS answers so, but a program in
+/// its place does that does not know the operation. Asking again would get the same page.
+#[derive(Debug, thiserror::Error)]
+#[error("a web page of status 500")]
+pub(crate) struct ErrorPage;
+
 /// Makes the HTTPS client that all clients share: ring, the system's roots, and the proxy that
 /// `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` name.
 pub(crate) fn https() -> SharedHttpClient {
@@ -182,6 +188,9 @@ impl MeteredConnector {
             // The connection ended inside the body.
             Err(_) => return Err(ConnectorError::io(Box::new(Truncated))),
         };
+        if response.status().as_u16() == 500 && is_web_page(&bytes) {
+            return Err(ConnectorError::other(Box::new(ErrorPage), None));
+        }
         if response.status().is_success() && !is_whole(&bytes) {
             return Err(match bytes.trim_ascii().is_empty() {
                 // Nobody meant to send anything, so that asking again is of no use.
@@ -218,8 +227,15 @@ fn is_whole(body: &[u8]) -> bool {
     body.ends_with(&closing) || closed_at_once()
 }
 
+/// Whether a body is HTML, as far as its beginning shows.
+fn is_web_page(body: &[u8]) -> bool {
+    let start = body.trim_ascii_start().iter().take(14);
+    let start: Vec<u8> = start.map(u8::to_ascii_lowercase).collect();
+    start.starts_with(b"<!doctype html") || start.starts_with(b"<html")
+}
+
 /// Root elements that emulators name after the operation, and what S3 names them. The SDK refuses
-/// any other name; boto3 does not look. Source: Amazon S3 API Reference, response syntax of
+/// any other name; boto3 does not look. Source: what moto 5.2.5 answers, and the response syntax of
 /// GetBucketVersioning, GetBucketNotificationConfiguration and of the access point calls.
 const RENAMED_ROOTS: &[(&str, &str)] = &[
     ("GetBucketVersioningResponse", "VersioningConfiguration"),
@@ -258,7 +274,27 @@ fn root_of(mut body: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_whole, renamed};
+    use super::{is_web_page, is_whole, renamed};
+
+    #[test]
+    fn a_web_page_is_told_from_an_answer() {
+        for page in [
+            "<!DOCTYPE html>\n<html>",
+            " \n<html lang=en>",
+            "<!doctype HTML PUBLIC",
+        ] {
+            assert!(is_web_page(page.as_bytes()), "{page}");
+        }
+        for answer in [
+            "<?xml version=\"1.0\"?><Error/>",
+            "<Response/>",
+            "{}",
+            "",
+            "<!doctype",
+        ] {
+            assert!(!is_web_page(answer.as_bytes()), "{answer}");
+        }
+    }
 
     #[test]
     fn only_the_root_elements_of_emulators_are_renamed() {
