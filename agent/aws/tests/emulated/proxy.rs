@@ -13,7 +13,7 @@ pub(crate) struct Request {
     /// Region of the signature.
     pub(crate) region: String,
     pub(crate) path: String,
-    body: String,
+    pub(crate) body: String,
     whole: Vec<u8>,
 }
 
