@@ -145,7 +145,7 @@ const FINDING: Facts = Facts {
         },
         Column {
             sort: Some("resource"),
-            want: 20,
+            want: 22,
             is_private: true,
             ..column("RESOURCE", 18, 36, 1, |item, _| {
                 finding(item, |finding| plain(finding.resource.name.clone()))
@@ -196,7 +196,8 @@ const RESOURCE: Facts = Facts {
         },
         Column {
             sort: Some("findings"),
-            ..column("OPEN FINDINGS", 16, 24, 1, |item, _| {
+            want: 26,
+            ..column("OPEN FINDINGS", 16, 26, 1, |item, _| {
                 resource(item, open_findings)
             })
         },
@@ -421,7 +422,7 @@ fn source_state(state: &str) -> (String, Tone) {
     (state.to_owned(), tone)
 }
 
-/// `2 high, 1 low`, worst first.
+/// `2 high 1 low`, worst first.
 fn open_findings(resource: &Resource) -> (String, Tone) {
     let counts: Vec<(Severity, u64)> = api::SEVERITIES
         .iter()
@@ -437,9 +438,13 @@ fn open_findings(resource: &Resource) -> (String, Tone) {
         .map_or(Tone::Plain, |(severity, _)| Tone::Severity(*severity));
     let words: Vec<String> = counts
         .iter()
-        .map(|(severity, count)| format!("{count} {}", severity.word()))
+        .map(|(severity, count)| {
+            let text = severity_text(*severity);
+            let word = text.rsplit(' ').next().unwrap_or(text);
+            format!("{count} {word}")
+        })
         .collect();
-    (words.join(", "), tone)
+    (words.join(" "), tone)
 }
 
 /// Returns how long ago something was, in its two or three most useful characters.

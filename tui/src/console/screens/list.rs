@@ -21,42 +21,38 @@ const NEEDED_BELOW: u8 = 3;
 /// Returns the columns that fit into `width` cells, each with its own width.
 ///
 /// Columns are dropped by their [`Column::drop`], the highest first, never those with 0. What is
-/// left over goes first to the columns that are dropped last.
+/// left over goes to the columns that are dropped last.
 fn layout(columns: &'static [Column], width: u16) -> Vec<(&'static Column, u16)> {
-    let worst = |kept: &[&Column]| kept.iter().map(|column| column.drop).max().unwrap_or(0);
-    let needed = |kept: &[&Column]| -> u16 {
-        let is_roomy = worst(kept) >= NEEDED_BELOW;
-        let cells = |column: &&Column| if is_roomy { column.want } else { column.least };
-        GUTTER + kept.iter().map(|column| cells(column) + GAP).sum::<u16>()
-    };
-    let mut kept: Vec<&Column> = columns.iter().collect();
     // The last column needs no gap behind it.
-    while needed(&kept) > width + GAP && worst(&kept) > 0 {
-        let worst = worst(&kept);
-        kept.retain(|column| column.drop != worst);
-    }
-    let mut fitted: Vec<(&Column, u16)> = kept
-        .into_iter()
-        .map(|column| (column, column.least))
-        .collect();
-    let used: u16 = fitted.iter().map(|(_, width)| width + GAP).sum();
-    let mut left = (width + GAP).saturating_sub(GUTTER + used);
-    for drop in 0..=u8::MAX {
-        let mut growing = true;
-        while growing && left > 0 {
-            growing = false;
-            let mut of_this = fitted.iter_mut().filter(|(column, width)| {
-                column.drop.saturating_sub(1) == drop && *width < column.most
-            });
-            // In turn, so that equals stay equal.
-            for (_, width) in of_this.by_ref().take(usize::from(left)) {
-                *width += 1;
-                left -= 1;
-                growing = true;
+    let room = (width + GAP).saturating_sub(GUTTER);
+    let mut kept: Vec<&Column> = columns.iter().collect();
+    let (mut fitted, mut used) = loop {
+        let worst = kept.iter().map(|column| column.drop).max().unwrap_or(0);
+        let begin = |column: &Column| {
+            if worst < NEEDED_BELOW {
+                column.least
+            } else {
+                column.want
             }
+        };
+        let fitted: Vec<(&Column, u16)> =
+            kept.iter().map(|column| (*column, begin(column))).collect();
+        let used: u16 = fitted.iter().map(|(_, width)| width + GAP).sum();
+        if used <= room || worst == 0 {
+            break (fitted, used);
         }
-        if left == 0 {
-            break;
+        kept.retain(|column| column.drop != worst);
+    };
+    // First to what each wants, then to what it can use at most, the most needed columns first.
+    for limit in [|column: &Column| column.want, |column: &Column| column.most] {
+        let mut order: Vec<&mut (&Column, u16)> = fitted.iter_mut().collect();
+        order.sort_by_key(|(column, _)| column.drop);
+        for (column, width) in order {
+            let more = limit(column)
+                .saturating_sub(*width)
+                .min(room.saturating_sub(used));
+            *width += more;
+            used += more;
         }
     }
     fitted

@@ -219,16 +219,8 @@ fn attention(canvas: &mut Canvas<'_>, state: &State, rows: &[Attention]) {
         canvas.text(4, y, 9, what(row), theme.dim());
         let since = age(row.since, state.now);
         let room = width.saturating_sub(14 + cells(&since) + 3);
-        // The hub joins rule and name; while names are hidden only the rule is shown.
-        let text = match row.text.split_once(" — ") {
-            Some((rule, _)) if canvas.is_masked => format!("{rule} — •••"),
-            Some(_) | None => row.text.clone(),
-        };
-        if matches!(row.kind.as_str(), "finding" | "scope") {
-            canvas.text(14, y, room, &text, Style::new());
-        } else {
-            canvas.private(14, y, room, &text, Style::new());
-        }
+        // The hub's words hold names wherever they need them.
+        canvas.private(14, y, room, &row.text, Style::new());
         canvas.right(y, &since, theme.dim());
         if place == state.attention {
             canvas.text(0, y, 1, "▸", Style::new());
