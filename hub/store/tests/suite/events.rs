@@ -5,7 +5,7 @@ use protocol::ids::{AgentId, EventId, SourceId};
 use store::rows::event::{BlockKey, EventBlock, EventQuery, QUARANTINE_TEXT_BYTES, Quarantined};
 use store::{CommitError, OrgStore};
 
-use crate::bench::{AGENT, Bench, SOURCE, at};
+use crate::bench::{AGENT, Bench, SOURCE, at, document, from, vpcs};
 
 pub(crate) fn record(n: i64) -> EventRecord {
     EventRecord {
@@ -258,16 +258,29 @@ async fn a_write_beyond_its_bound_is_refused() {
     let org = bench.org("acme").await;
     let before = org.read(|reader| reader.commit()).await.unwrap();
     let mut write = org.write();
-    for _ in 0..70 {
-        let huge = EventBlock {
-            payload: vec![0; 1 << 20],
-            ..block(&[], 1, SOURCE)
-        };
-        write.put_events(huge, []);
+    for n in 0..9 {
+        let urn = vpcs().urn(&format!("vpc-{n}"));
+        write.put_resource(document(&urn, &"x".repeat(8 << 20), &[]), from(at(1)));
     }
+    let refused = write.commit().await.unwrap_err();
     assert!(matches!(
-        write.commit().await,
-        Err(CommitError::TooLarge { .. })
+        refused,
+        CommitError::TooLarge {
+            what: "the write's bytes",
+            ..
+        }
+    ));
+    let mut write = org.write();
+    for _ in 0..100_001 {
+        write.changes_judged(0);
+    }
+    let refused = write.commit().await.unwrap_err();
+    assert!(matches!(
+        refused,
+        CommitError::TooLarge {
+            what: "the write's parts",
+            ..
+        }
     ));
     assert_eq!(org.read(|reader| reader.commit()).await.unwrap(), before);
 }

@@ -20,15 +20,11 @@ fn judged(check: &str, verdict: Verdict, due: Option<i64>) -> Judged {
         evaluated_at: at(1),
         facts_hash: [3; 32],
         due_at: due.map(at),
-        gaps: match verdict {
-            Verdict::Unknown => {
-                let gap = Gap {
-                    call: "s3:GetBucketPolicy".into(),
-                    error: "AccessDenied".into(),
-                };
-                vec![("config.Policy".into(), gap)]
-            }
-            _ => Vec::new(),
+        gaps: if verdict == Verdict::Unknown {
+            let (call, error) = ("s3:GetBucketPolicy".into(), "AccessDenied".into());
+            vec![("config.Policy".into(), Gap { call, error })]
+        } else {
+            Vec::new()
         },
     }
 }

@@ -1,4 +1,10 @@
 //! The store as its callers see it: through its public face, on real files.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "the helpers of tests: one that cannot go on should stop"
+)]
 
 mod access;
 mod bench;
