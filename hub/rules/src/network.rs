@@ -90,7 +90,6 @@ pub(crate) fn port_in(from: Option<i64>, to: Option<i64>, port: i64) -> bool {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -183,7 +183,7 @@ pub(super) fn read(
         return Err(file.errors);
     };
     let provider = subject.provider();
-    if raw.id.split('.').next() != Some(provider) {
+    if is_id(&raw.id) && raw.id.split('.').next() != Some(provider) {
         let reason = format!(
             "the id of a check on {} begins with {provider}.",
             subject.name
@@ -253,15 +253,19 @@ fn relations_of(
     Some(reads.relations)
 }
 
-fn check_texts(file: &mut File<'_>, raw: &RawCheck) {
+/// Whether a text is `<provider>.<service>.<name>`.
+fn is_id(text: &str) -> bool {
     let is_part = |part: &str| {
         !part.is_empty()
             && part
                 .chars()
                 .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
     };
-    let parts: Vec<&str> = raw.id.split('.').collect();
-    if parts.len() != 3 || !parts.into_iter().all(is_part) || raw.id.len() > ID_CHARS {
+    text.len() <= ID_CHARS && text.split('.').count() == 3 && text.split('.').all(is_part)
+}
+
+fn check_texts(file: &mut File<'_>, raw: &RawCheck) {
+    if !is_id(&raw.id) {
         let reason = "expected <provider>.<service>.<name> of a-z, 0-9 and '-'";
         file.error("id", &raw.id, reason);
     }

@@ -563,7 +563,16 @@ fn call_of<'d>(fields: &'d BTreeMap<String, Field>, path: &str) -> Option<&'d st
         (Some(rest), Kind::Record(below)) => call_of(below, rest),
         (Some(rest), Kind::List(of)) => match of.as_ref() {
             Kind::Record(below) => call_of(below, rest),
-            _ => None,
+            Kind::String
+            | Kind::Bool
+            | Kind::Int
+            | Kind::Double
+            | Kind::Timestamp
+            | Kind::Policy
+            | Kind::Secret
+            | Kind::Json
+            | Kind::StringMap
+            | Kind::List(_) => None,
         },
         (Some(_), _) => None,
     }

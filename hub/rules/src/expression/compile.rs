@@ -130,6 +130,9 @@ pub(super) struct Compiler<'d> {
     scope: Vec<Variable<'d>>,
     /// Keys of what is not null here.
     known: Vec<String>,
+    /// How many operations were compiled that may have no answer: arithmetic, readings of text,
+    /// and lists, which may be too long.
+    breakable: usize,
     reads: &'d mut Reads,
 }
 
@@ -148,6 +151,7 @@ impl<'d> Compiler<'d> {
             declarations,
             scope: Vec::new(),
             known: Vec::new(),
+            breakable: 0,
             reads,
         }
     }

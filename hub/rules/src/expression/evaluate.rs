@@ -11,7 +11,7 @@ use protocol::document::Gap;
 
 use self::values::{Slot, Value};
 use super::recorder::Recorder;
-use super::tree::{Condition, Order, Path, RelationRead, SLOTS, Term, TextTest};
+use super::tree::{Choice, Condition, Order, Path, RelationRead, SLOTS, Term, TextTest};
 use crate::network;
 use crate::policy::{self, Question};
 use crate::verdict::{Relation, Subject};
@@ -142,7 +142,7 @@ impl<'a> Frame<'a> {
             Condition::Not(of) => self.condition(of).not(),
             Condition::All(parts) => self.joined(parts, Truth::False),
             Condition::Any(parts) => self.joined(parts, Truth::True),
-            Condition::Choose(choice) => self.chosen(&choice.test, &choice.yes, &choice.no),
+            Condition::Choose(choice) => self.chosen(choice),
             Condition::IsNull(term) => match self.is_null(term) {
                 Ok(is_null) => is_null.into(),
                 Err(stop) => stop.into(),
@@ -210,14 +210,16 @@ impl<'a> Frame<'a> {
     }
 
     /// Answers a choice; where the test is unknown, both sides may still agree.
-    fn chosen(&mut self, test: &'a Condition, yes: &'a Condition, no: &'a Condition) -> Truth {
+    fn chosen(&mut self, choice: &'a Choice<Condition>) -> Truth {
         let start = self.recorder.mark();
-        match self.condition(test) {
-            Truth::True => self.condition(yes),
-            Truth::False => self.condition(no),
+        match self.condition(&choice.test) {
+            Truth::True => self.condition(&choice.yes),
+            Truth::False => self.condition(&choice.no),
             Truth::Broken => Truth::Broken,
+            Truth::Unknown if choice.can_break => Truth::Unknown,
             Truth::Unknown => {
-                let (yes, no) = (self.condition(yes), self.condition(no));
+                let yes = self.condition(&choice.yes);
+                let no = self.condition(&choice.no);
                 if yes == no && matches!(yes, Truth::True | Truth::False) {
                     self.recorder.forget_gaps(&start);
                     self.recorder.forget_witnesses(&start);

@@ -72,6 +72,9 @@ pub(crate) enum Condition {
 #[derive(Debug)]
 pub(crate) struct Choice<T> {
     pub(crate) test: Condition,
+    /// Whether the test may turn out to have no answer once all facts are read: then sides that
+    /// agree do not decide without it.
+    pub(crate) can_break: bool,
     pub(crate) yes: T,
     pub(crate) no: T,
 }

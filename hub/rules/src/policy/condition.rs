@@ -210,7 +210,9 @@ fn values_of(values: &Value) -> Result<Vec<String>, Malformed> {
     };
     match values {
         Value::Array(items) => items.iter().map(one).collect(),
-        other => Ok(vec![one(other)?]),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => {
+            Ok(vec![one(values)?])
+        }
     }
 }
 

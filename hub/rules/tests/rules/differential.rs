@@ -17,6 +17,9 @@ use serde_json::{Value, json};
 
 use crate::world::{Around, a_box, file_of, types};
 
+/// Cases of each property: the parser is slow without optimisation.
+const CASES: u32 = 600;
+
 fn order() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec!["<", "<=", ">", ">=", "==", "!="])
 }
@@ -185,13 +188,20 @@ fn oracle(expression: &str, config: &Value) -> Option<Verdict> {
 }
 
 fn compile(expression: &str) -> Option<Check> {
-    Check::read("probe.yaml", &file_of("lab.yard.box", expression, ""), types()).ok()
+    Check::read(
+        "probe.yaml",
+        &file_of("lab.yard.box", expression, ""),
+        types(),
+    )
+    .ok()
 }
 
 fn verdict(check: &Check, config: &Value) -> Verdict {
     let mut document = a_box(json!({}));
     let whole = document.config.as_object_mut().unwrap();
-    for name in ["On", "Flag", "Count", "Size", "Ratio", "Name", "Kind", "Words", "Ports", "Lid", "Rules"] {
+    for name in [
+        "On", "Flag", "Count", "Size", "Ratio", "Name", "Kind", "Words", "Ports", "Lid", "Rules",
+    ] {
         whole.remove(name);
     }
     whole.extend(config.as_object().unwrap().clone());
@@ -212,8 +222,8 @@ fn runner(cases: u32) -> TestRunner {
 
 #[test]
 fn verdicts_are_those_of_the_interpreter() {
-    let (decided, broke) = (Cell::new(0), Cell::new(0));
-    let run = runner(3000).run(&(condition(leaf()), config()), |(expression, config)| {
+    let (decided, broke) = (Cell::new(0u32), Cell::new(0u32));
+    let run = runner(CASES).run(&(condition(leaf()), config()), |(expression, config)| {
         let Some(check) = compile(&expression) else {
             return Err(TestCaseError::reject("refused"));
         };
@@ -231,7 +241,10 @@ fn verdicts_are_those_of_the_interpreter() {
         Ok(())
     });
     run.unwrap();
-    assert!(decided.get() > 1500 && broke.get() > 50, "{decided:?} {broke:?}");
+    assert!(
+        decided.get() > CASES / 2 && broke.get() > CASES / 60,
+        "{decided:?} {broke:?}"
+    );
 }
 
 /// Removes the fields of some numbers, inside rules too.
@@ -257,10 +270,10 @@ fn lose(config: &Value, lost: &[usize]) -> Value {
 
 #[test]
 fn losing_facts_never_turns_a_verdict_and_never_hides_what_still_decides() {
-    let became_unknown = Cell::new(0);
+    let became_unknown = Cell::new(0u32);
     let lost = prop::collection::vec(0usize..14, 1..4);
     let cases = (condition(leaf()), config(), lost);
-    let run = runner(3000).run(&cases, |(expression, config, lost)| {
+    let run = runner(CASES).run(&cases, |(expression, config, lost)| {
         let Some(check) = compile(&expression) else {
             return Err(TestCaseError::reject("refused"));
         };
@@ -278,17 +291,17 @@ fn losing_facts_never_turns_a_verdict_and_never_hides_what_still_decides() {
         Ok(())
     });
     run.unwrap();
-    assert!(became_unknown.get() > 300, "{became_unknown:?}");
+    assert!(became_unknown.get() > CASES / 10, "{became_unknown:?}");
 }
 
-/// Conditions that do not speak of null, on fields that may be.
+/// Conditions on fields that may be null which do not speak of it: no equality, which is exact
+/// on null by definition.
 fn silent() -> BoxedStrategy<String> {
     let fixed = prop::sample::select(vec![
         "r.On",
         "r.Flag",
-        "r.Flag == true",
         "r.Lid.Locked",
-        "r.Lid.Colour == 'a'",
+        "r.Lid.Colour > 'a'",
         "r.Words.exists(v, v == 'a')",
         "r.Words.all(v, v == 'a')",
         "r.Words.exists_one(v, v == 'a')",
@@ -298,7 +311,6 @@ fn silent() -> BoxedStrategy<String> {
         "r.Name.contains('b')",
         "r.Name.lowerAscii().endsWith('a')",
         "r.Name in ['a', 'b']",
-        "r.Name == r.Kind",
         "r.Name < r.Kind",
         "r.Count + 1 > r.Size",
         "-r.Count < 1",
@@ -315,8 +327,8 @@ fn silent() -> BoxedStrategy<String> {
     .prop_map(str::to_owned);
     prop_oneof![
         3 => fixed,
-        1 => (order(), int()).prop_filter_map("an inequality speaks", |(o, n)| {
-            (o != "!=").then(|| format!("r.Count {o} {n}"))
+        1 => (order(), int()).prop_filter_map("an equality is exact on null", |(o, n)| {
+            (o != "!=" && o != "==").then(|| format!("r.Count {o} {n}"))
         }),
     ]
     .boxed()
@@ -326,7 +338,7 @@ fn silent() -> BoxedStrategy<String> {
 fn without(config: &Value, at: usize, how: Option<Value>) -> Value {
     let mut config = config.clone();
     let names = ["Flag", "Count", "Ratio", "Name", "Words", "Lid"];
-    let mut set = |of: &mut Value, name: &str| {
+    let set = |of: &mut Value, name: &str| {
         let fields = of.as_object_mut().unwrap();
         match &how {
             Some(value) => fields.insert(name.to_owned(), value.clone()),
@@ -351,9 +363,9 @@ fn without(config: &Value, at: usize, how: Option<Value>) -> Value {
 
 #[test]
 fn null_never_passes_where_an_unread_fact_would_not_unless_the_check_speaks_of_null() {
-    let passed = Cell::new(0);
+    let passed = Cell::new(0u32);
     let cases = (condition(silent()), config(), 0usize..8);
-    let run = runner(3000).run(&cases, |(expression, config, at)| {
+    let run = runner(CASES).run(&cases, |(expression, config, at)| {
         // Equality of two conditions looks at both outcomes; it is as if null were spoken of
         // only where an operand can be null, which is refused.
         let Some(check) = compile(&expression) else {
@@ -368,5 +380,5 @@ fn null_never_passes_where_an_unread_fact_would_not_unless_the_check_speaks_of_n
         Ok(())
     });
     run.unwrap();
-    assert!(passed.get() > 200, "{passed:?}");
+    assert!(passed.get() > CASES / 15, "{passed:?}");
 }

@@ -8,6 +8,9 @@ use serde_json::json;
 
 use crate::world::{Around, a_box, check_of, file_of, refusal, types};
 
+/// What a thread has unless somebody says otherwise: 2 MiB, in std and in tokio.
+const STACK: usize = 2 << 20;
+
 /// Time in which anything must be refused, on a slow machine without optimisation.
 const SOON: Duration = Duration::from_secs(5);
 
@@ -30,15 +33,33 @@ fn too_much_is_refused_quickly() {
         (nested("[", "]"), "nested deeper"),
         (nested("(1 + ", ")"), "nested deeper"),
         (nested("!(", ")"), "nested deeper"),
-        (format!("r.On || {}", "a".repeat(9000)), "longer than 8192 bytes"),
-        (format!("r.Size in [{}1]", "1,".repeat(1200)), "more than 1000 elements"),
+        (
+            format!("r.On || {}", "a".repeat(9000)),
+            "longer than 8192 bytes",
+        ),
+        (
+            format!("r.Size in [{}1]", "1,".repeat(1200)),
+            "more than 1000 elements",
+        ),
         (vec!["1 == 1"; 800].join("&&"), "more than 2000 parts"),
         (format!("{}r.On", "!".repeat(1000)), "one upon the other"),
-        (format!("r.Size == {}1", "1+".repeat(1000)), "one upon the other"),
+        (
+            format!("r.Size == {}1", "1+".repeat(1000)),
+            "one upon the other",
+        ),
         (format!("r{}", ".a".repeat(1000)), "one upon the other"),
-        (format!("{}true", "r.On ? r.On : ".repeat(300)), "one upon the other"),
-        ("r.Kind.matches('(a{1000}){1000}')".to_owned(), "too large when compiled"),
-        (format!("r.Kind.matches('{}')", "a".repeat(1001)), "longer than 1000 characters"),
+        (
+            format!("{}true", "r.On ? r.On : ".repeat(300)),
+            "one upon the other",
+        ),
+        (
+            "r.Kind.matches('(a{1000}){1000}')".to_owned(),
+            "too large when compiled",
+        ),
+        (
+            format!("r.Kind.matches('{}')", "a".repeat(1001)),
+            "longer than 1000 characters",
+        ),
         (variables, "brackets within each other"),
     ] {
         let found = quickly(|| refusal(&text));
@@ -90,7 +111,7 @@ fn the_deepest_shapes_that_are_accepted_fit_a_small_stack() {
     }
     #[expect(clippy::disallowed_methods, reason = "a stack of a known size")]
     let judged = std::thread::Builder::new()
-        .stack_size(1 << 20)
+        .stack_size(STACK)
         .spawn(move || {
             let read = accepted.iter().filter_map(|text| {
                 Check::read("probe.yaml", &file_of("lab.yard.box", text, ""), types()).ok()
@@ -106,16 +127,33 @@ fn the_deepest_shapes_that_are_accepted_fit_a_small_stack() {
 
 #[test]
 fn a_file_of_a_megabyte_and_an_alias_bomb_are_refused() {
-    let long = file_of("lab.yard.box", "r.On", &format!("# {}\n", "x".repeat(1 << 20)));
+    let long = file_of(
+        "lab.yard.box",
+        "r.On",
+        &format!("# {}\n", "x".repeat(1 << 20)),
+    );
     let errors = quickly(|| Check::read("long.yaml", &long, types()).unwrap_err());
-    assert!(errors[0].to_string().contains("the file is longer than 65536 bytes"));
+    assert!(
+        errors[0]
+            .to_string()
+            .contains("the file is longer than 65536 bytes")
+    );
     let mut bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
-    for (name, of) in ["b", "c", "d", "e", "f", "g", "h", "i"].iter().zip(["a", "b", "c", "d", "e", "f", "g", "h"]) {
-        writeln!(bomb, "{name}: &{name} [*{of}, *{of}, *{of}, *{of}, *{of}, *{of}, *{of}, *{of}]").unwrap();
+    for (name, of) in ["b", "c", "d", "e", "f", "g", "h", "i"]
+        .iter()
+        .zip(["a", "b", "c", "d", "e", "f", "g", "h"])
+    {
+        writeln!(
+            bomb,
+            "{name}: &{name} [*{of}, *{of}, *{of}, *{of}, *{of}, *{of}, *{of}, *{of}]"
+        )
+        .unwrap();
     }
     assert!(quickly(|| Check::read("bomb.yaml", &bomb, types()).is_err()));
     let inside = bomb.replace("a: &a", "tests: &a");
-    assert!(quickly(|| Check::read("bomb.yaml", &inside, types()).is_err()));
+    assert!(quickly(
+        || Check::read("bomb.yaml", &inside, types()).is_err()
+    ));
     let deep = "[".repeat(20_000);
     assert!(quickly(|| Check::read("deep.yaml", &deep, types()).is_err()));
 }
@@ -127,5 +165,8 @@ fn a_cross_product_of_long_lists_is_broken_not_endless() {
     let pass = "r.Ports.exists(a, r.Ports.exists(b, r.Ports.exists(c, a + b + c == 1)))";
     let found = Around::default().judge(&check_of("lab.yard.box", pass, ""), &document);
     assert_eq!(found.verdict, Verdict::Broken);
-    assert_eq!(found.gaps["check"].error, "the check visits too many list elements");
+    assert_eq!(
+        found.gaps["check"].error,
+        "the check visits too many list elements"
+    );
 }

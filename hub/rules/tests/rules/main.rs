@@ -1,4 +1,10 @@
 //! Tests of the language, of refusals and of the shipped checks.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test that panics has failed"
+)]
 
 mod builtin;
 mod differential;

@@ -153,6 +153,7 @@ impl<'d> Compiler<'d> {
     fn range(&mut self, expr: &IdedExpr, polarity: Polarity) -> Result<Term, Refusal> {
         let typed = self.wanted(expr, &Type::String)?;
         self.check_range(expr, &typed)?;
+        self.breakable += 1;
         self.false_by_null(expr, &typed, polarity)?;
         Ok(typed.term)
     }
@@ -227,12 +228,14 @@ impl<'d> Compiler<'d> {
                     let reason = format!("int() takes a string, not {}", typed.kind.name());
                     return self.refuse(of, reason);
                 }
+                self.breakable += 1;
                 let term = Term::ToInt(Box::new(typed.term));
                 Ok(Typed::plain(term, Type::Int).nullable(typed.nullable))
             }
             ("cidr_prefix", None, [of]) => {
                 let typed = self.wanted(of, &Type::String)?;
                 self.check_range(of, &typed)?;
+                self.breakable += 1;
                 let term = Term::Prefix(Box::new(typed.term));
                 Ok(Typed::plain(term, Type::Int).nullable(typed.nullable))
             }
@@ -323,6 +326,7 @@ impl<'d> Compiler<'d> {
         match typed.kind {
             Type::Timestamp => Ok(typed),
             Type::String => {
+                self.breakable += 1;
                 let term = Term::ToInstant(Box::new(typed.term));
                 Ok(Typed::plain(term, Type::Timestamp).nullable(typed.nullable))
             }

@@ -180,11 +180,14 @@ impl<'d> Compiler<'d> {
         let [test, yes, no] = call.args.as_slice() else {
             return self.refuse(expr, "expected test ? value : value");
         };
+        let before = self.breakable;
         let compiled = self.condition(test, Polarity::Both)?;
+        let can_break = self.breakable > before;
         let yes = self.knowing(&[(test, true)], |c| c.condition(yes, polarity))?;
         let no = self.knowing(&[(test, false)], |c| c.condition(no, polarity))?;
         Ok(Condition::Choose(Box::new(Choice {
             test: compiled,
+            can_break,
             yes,
             no,
         })))

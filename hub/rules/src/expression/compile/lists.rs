@@ -48,6 +48,7 @@ impl<'d> Compiler<'d> {
         expr: &IdedExpr,
         polarity: Polarity,
     ) -> Result<Sourced<'d>, Refusal> {
+        self.breakable += 1;
         match &expr.expr {
             Expr::List(list) => {
                 if !list.optional_indices.is_empty() {

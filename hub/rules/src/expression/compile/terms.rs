@@ -413,6 +413,7 @@ impl<'d> Compiler<'d> {
         } else {
             a.slope + b.slope
         };
+        self.breakable += 1;
         let term = Term::Arithmetic(operator, Box::new(a.term), Box::new(b.term));
         let mut typed = Typed::plain(term, kind).nullable(nullable);
         typed.slope = slope;
@@ -442,6 +443,7 @@ impl<'d> Compiler<'d> {
             let reason = format!("expected a number after -, found {}", typed.kind.name());
             return self.refuse(expr, reason);
         }
+        self.breakable += 1;
         let term = Term::Negate(Box::new(typed.term));
         Ok(Typed::plain(term, typed.kind).nullable(typed.nullable))
     }
@@ -450,7 +452,9 @@ impl<'d> Compiler<'d> {
         let [test, yes, no] = call.args.as_slice() else {
             return self.refuse(expr, "expected test ? value : value");
         };
+        let before = self.breakable;
         let compiled = self.condition(test, Polarity::Both)?;
+        let can_break = self.breakable > before;
         let a = self.knowing(&[(test, true)], |c| c.term(yes))?;
         let b = self.knowing(&[(test, false)], |c| c.term(no))?;
         if a.slope != 0 || b.slope != 0 {
@@ -475,6 +479,7 @@ impl<'d> Compiler<'d> {
         }
         let term = Term::Choose(Box::new(Choice {
             test: compiled,
+            can_break,
             yes: a.term,
             no: b.term,
         }));

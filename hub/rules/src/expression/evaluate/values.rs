@@ -123,6 +123,7 @@ impl<'a> Frame<'a> {
                 return match self.condition(&choice.test) {
                     Truth::True => self.value(&choice.yes),
                     Truth::False => self.value(&choice.no),
+                    Truth::Unknown if choice.can_break => Err(Stop::Unread),
                     Truth::Unknown => self.undecided_choice(&choice.yes, &choice.no),
                     Truth::Broken => Err(Stop::Broken),
                 };
