@@ -176,11 +176,17 @@ async fn follow(store: OrgStore, shared: Shared) {
             passed = evaluator.catch_up(&in_force, Timestamp::now()) => passed,
         };
         match passed {
-            Ok(Passed::Same) => {}
-            Ok(Passed::Findings) => shared.live.tell(Changed {
-                org,
-                what: What::Findings,
-            }),
+            Ok(passed) => {
+                if passed.findings {
+                    shared.live.tell(Changed {
+                        org,
+                        what: What::Findings,
+                    });
+                }
+                if passed.more {
+                    continue;
+                }
+            }
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 error!(%org, %error, cause, "a pass over the checks failed");
@@ -197,18 +203,20 @@ async fn follow(store: OrgStore, shared: Shared) {
     }
 }
 
-/// Whether a pass changed any finding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Passed {
-    Same,
-    Findings,
+/// What a pass came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Passed {
+    /// Whether a finding changed.
+    findings: bool,
+    /// Whether there is more to do, at a later instant.
+    more: bool,
 }
 
 impl Passed {
     fn and(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Same, Self::Same) => Self::Same,
-            (Self::Findings, _) | (_, Self::Findings) => Self::Findings,
+        Self {
+            findings: self.findings || other.findings,
+            more: self.more || other.more,
         }
     }
 }
@@ -229,7 +237,7 @@ impl Evaluator {
         }
     }
 
-    /// Does everything that is to do at an instant.
+    /// Judges what there is to judge, as much as one instant should stand for.
     async fn catch_up(
         &mut self,
         rules: &Arc<Rules>,
@@ -237,17 +245,12 @@ impl Evaluator {
     ) -> Result<Passed, PostureError> {
         let mut passed = self.adopt(rules, now).await?;
         passed = passed.and(self.follow_changes(rules, now).await?);
-        loop {
-            let due = self.store.due(now, DUE).await?;
-            let count = due.len();
-            if count == 0 {
-                return Ok(passed);
-            }
+        let due = self.store.due(now, DUE).await?;
+        if !due.is_empty() {
+            passed.more |= due.len() == DUE;
             passed = passed.and(self.judge_some(rules, due, now, None).await?);
-            if count < DUE {
-                return Ok(passed);
-            }
         }
+        Ok(passed)
     }
 
     /// Judges everything where the rules are not those that were judged by.
@@ -255,7 +258,7 @@ impl Evaluator {
         let name = format!("posture/rules/{}", self.store.org());
         let judged_by = self.appliance.secret(&name).await?;
         if judged_by.is_some_and(|known| *known == rules.fingerprint) {
-            return Ok(Passed::Same);
+            return Ok(Passed::default());
         }
         let (passed, resources) = self.judge_all(rules, now).await?;
         let fingerprint = Zeroizing::new(rules.fingerprint.to_vec());
@@ -264,27 +267,26 @@ impl Evaluator {
         Ok(passed)
     }
 
-    /// Judges what changed since the cursor, and whoever reads it.
+    /// Judges what changed next after the cursor, and whoever reads it.
     async fn follow_changes(
         &mut self,
         rules: &Arc<Rules>,
         now: Timestamp,
     ) -> Result<Passed, PostureError> {
-        let mut passed = Passed::Same;
-        loop {
-            let Some((changes, up_to)) = self.next_changes().await? else {
-                return Ok(passed);
-            };
-            let in_force = Arc::clone(rules);
-            let subjects = self
-                .read(move |reader, unread_links| {
-                    let mut library = Library::new(reader, &in_force.set, unread_links);
-                    spread::subjects(&mut library, &changes)
-                })
-                .await?;
-            let subjects = subjects.into_iter().collect();
-            passed = passed.and(self.judge_some(rules, subjects, now, Some(up_to)).await?);
-        }
+        let Some((changes, up_to)) = self.next_changes().await? else {
+            return Ok(Passed::default());
+        };
+        let in_force = Arc::clone(rules);
+        let subjects = self
+            .read(move |reader, unread_links| {
+                let mut library = Library::new(reader, &in_force.set, unread_links);
+                spread::subjects(&mut library, &changes)
+            })
+            .await?;
+        let subjects = subjects.into_iter().collect();
+        let mut passed = self.judge_some(rules, subjects, now, Some(up_to)).await?;
+        passed.more = true;
+        Ok(passed)
     }
 
     /// Returns the next changes and the commit up to which they are all there are.
@@ -326,7 +328,7 @@ impl Evaluator {
                     .collect())
             })
             .await?;
-        let mut passed = Passed::Same;
+        let mut passed = Passed::default();
         let mut count = 0;
         // A scope at a time: an organisation may have more resources than memory should hold.
         for scope in scopes {
@@ -351,7 +353,7 @@ impl Evaluator {
         now: Timestamp,
         up_to: Option<u64>,
     ) -> Result<Passed, PostureError> {
-        let mut passed = Passed::Same;
+        let mut passed = Passed::default();
         let mut rest = subjects.into_iter().peekable();
         loop {
             let some: Vec<Subject> = rest.by_ref().take(SUBJECTS).collect();
@@ -370,7 +372,7 @@ impl Evaluator {
                     Row::Delete(subject) => write.delete_verdicts(&subject),
                 }
                 for (id, seen) in judgement.findings {
-                    passed = Passed::Findings;
+                    passed.findings = true;
                     write.update_finding(id, move |current| finding::step(current, &seen));
                 }
             }
