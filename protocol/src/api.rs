@@ -501,6 +501,7 @@ pub struct Org {
 
 /// Credentials of a sign-in.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct LoginRequest {
     /// E-mail address, letter case ignored.
     pub email: String,
@@ -521,6 +522,7 @@ pub struct LoginResponse {
 
 /// A refresh.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct RefreshRequest {
     /// The last refresh token.
     pub refresh_token: String,
@@ -554,6 +556,7 @@ pub struct User {
 
 /// Asks for an organisation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct OrgCreate {
     /// Its name, unique on the hub.
     pub name: String,
@@ -561,6 +564,7 @@ pub struct OrgCreate {
 
 /// Asks for a user.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct UserCreate {
     /// E-mail address.
     pub email: String,
@@ -572,6 +576,7 @@ pub struct UserCreate {
 
 /// Asks for an enrolment token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct TokenCreate {
     /// Life in seconds; one hour when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
