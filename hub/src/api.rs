@@ -114,7 +114,7 @@ pub(crate) struct State {
 
 /// Returns every endpoint and the document that describes them.
 fn endpoints() -> (Router<Arc<State>>, utoipa::openapi::OpenApi) {
-    OpenApiRouter::with_openapi(openapi::Frame::openapi())
+    let (router, mut document) = OpenApiRouter::with_openapi(openapi::Frame::openapi())
         .merge(session::routes())
         .merge(orgs::routes())
         .merge(agents::routes())
@@ -125,7 +125,9 @@ fn endpoints() -> (Router<Arc<State>>, utoipa::openapi::OpenApi) {
         .merge(events::routes())
         .merge(overview::routes())
         .merge(audit::routes())
-        .split_for_parts()
+        .split_for_parts();
+    openapi::describe_answers(&mut document);
+    (router, document)
 }
 
 /// Puts the whole API together.

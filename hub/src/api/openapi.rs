@@ -9,8 +9,8 @@ use axum::routing::get;
 use bytes::Bytes;
 use http::{StatusCode, header};
 use serde_json::json;
-use utoipa::openapi::OpenApi as Document;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{OpenApi as Document, RefOr};
 use utoipa::{Modify, OpenApi};
 
 use super::State;
@@ -43,6 +43,26 @@ impl Modify for Bearer {
             .components
             .get_or_insert_default()
             .add_security_scheme("bearer", SecurityScheme::Http(http));
+    }
+}
+
+/// Gives each answer the words that its status has in HTTP where it has none of its own: the
+/// format demands some.
+pub(super) fn describe_answers(document: &mut Document) {
+    for item in document.paths.paths.values_mut() {
+        let operations = [&mut item.get, &mut item.post].into_iter().flatten();
+        for (status, answer) in operations.flat_map(|one| one.responses.responses.iter_mut()) {
+            let words = status.parse::<u16>().ok().and_then(|code| {
+                StatusCode::from_u16(code)
+                    .ok()
+                    .and_then(|status| status.canonical_reason())
+            });
+            if let (RefOr::T(answer), Some(words)) = (answer, words)
+                && answer.description.is_empty()
+            {
+                answer.description = words.to_owned();
+            }
+        }
     }
 }
 

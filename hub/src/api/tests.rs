@@ -97,6 +97,10 @@ fn every_endpoint_is_in_the_table_and_in_the_description_or_neither() {
             described.insert((verb.to_uppercase(), path.clone()));
             let name = operation["operationId"].as_str().unwrap();
             assert!(names.insert(name.to_owned()), "{name} names two operations");
+            for (status, answer) in operation["responses"].as_object().unwrap() {
+                let words = answer["description"].as_str().unwrap_or_default();
+                assert!(!words.is_empty(), "{name} does not describe {status}");
+            }
         }
     }
     let tabled: BTreeSet<(String, String)> = TABLE
@@ -366,6 +370,7 @@ async fn what_cannot_be_served_is_said_in_a_problem_document() {
         ("{", 400, "bad_body"),
         ("{}", 422, "bad_body"),
         (r#"{"name": 7}"#, 422, "bad_body"),
+        (r#"{"name": "x", "nmae": "y"}"#, 422, "bad_body"),
         (r#"{"name": ""}"#, 400, "bad_name"),
         (
             &format!(r#"{{"name": "{}"}}"#, "x".repeat(70_000)),
