@@ -109,7 +109,6 @@ fn the_deepest_shapes_that_are_accepted_fit_a_small_stack() {
             }
         }
     }
-    #[expect(clippy::disallowed_methods, reason = "a stack of a known size")]
     let judged = std::thread::Builder::new()
         .stack_size(STACK)
         .spawn(move || {
