@@ -138,7 +138,7 @@ const FINDING: Facts = Facts {
         },
         Column {
             sort: Some("check"),
-            want: 40,
+            want: 39,
             ..column("BROKEN RULE", 26, 80, 0, |item, _| {
                 finding(item, |finding| plain(finding.title.clone()))
             })

@@ -121,9 +121,10 @@ fn finding_summary(finding: &Finding, now: Timestamp) -> Vec<Line> {
         .iter()
         .map(|factor| format!("{} {:+}", factor.name, factor.points))
         .collect();
+    let why = if factors.is_empty() { "" } else { ": " };
     lines.push(line(
         "Risk",
-        format!("{} of 100   {}", finding.risk.score, factors.join(", ")),
+        format!("{} of 100{why}{}", finding.risk.score, factors.join(", ")),
     ));
     lines.push(private("Resource", finding.resource.urn.clone()));
     if finding.cause.urn != finding.resource.urn {
@@ -301,7 +302,7 @@ fn event_summary(event: &Event) -> Vec<Line> {
         line("Severity", event.severity.clone()),
         line(
             "Class",
-            format!("OCSF {}   {}", event.class_uid, event.activity),
+            format!("OCSF {}, {}", event.class_uid, event.activity),
         ),
         line("Action", event.action.clone()),
         private("Actor", event.actor.clone()),
