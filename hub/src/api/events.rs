@@ -22,6 +22,10 @@ use super::problem::{Query, Refusal, Segment};
 /// empty page with a cursor.
 const LOOKED_THROUGH: usize = 20_000;
 
+/// Pages of the store that one request asks for at most: each opens a bounded number of blocks,
+/// and may find nothing in them.
+const STORE_PAGES: usize = 32;
+
 pub(super) fn routes() -> OpenApiRouter<Arc<State>> {
     OpenApiRouter::new()
         .routes(routes!(list))
@@ -102,7 +106,7 @@ async fn list(
             let mut items = Vec::new();
             let mut looked_through = 0;
             let mut next = None;
-            loop {
+            for _ in 0..STORE_PAGES {
                 let page = reader.search_events(&asked)?;
                 let count = page.events.len();
                 for (index, row) in page.events.into_iter().enumerate() {

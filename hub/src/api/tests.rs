@@ -618,6 +618,34 @@ async fn a_finding_is_shown_with_its_facts_its_life_and_the_way_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_search_comes_page_by_page_to_every_event_once() {
+    let hub = TestHub::start().await;
+    let viewer = &hub.members[&Role::Viewer];
+    hub.add_events(250).await;
+    for (filter, wanted) in [("burst", 250), ("burst severity>=high", 25), ("nowhere", 0)] {
+        let filter = filter.replace(' ', "%20").replace('>', "%3E");
+        let (mut cursor, mut seen, mut pages) = (None, Vec::new(), 0);
+        loop {
+            let after = cursor.map_or(String::new(), |c: String| format!("&cursor={c}"));
+            let path = format!("/api/v1/events?limit=7&filter={filter}{after}");
+            let page = hub.get(viewer, &path).await.json();
+            let items = page["items"].as_array().unwrap();
+            assert!(items.len() <= 7);
+            seen.extend(items.iter().map(|event| event["id"].to_string()));
+            pages += 1;
+            assert!(pages < 100, "the search does not end");
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = Some(next.to_owned()),
+                None => break,
+            }
+        }
+        let count = seen.len();
+        assert_eq!(count, wanted, "{filter}");
+        assert_eq!(seen.into_iter().collect::<BTreeSet<_>>().len(), count);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_tells_its_own_organisations_news_and_ends_with_the_hub() {
     let hub = TestHub::start().await;
     let mut stream = hub.stream(&hub.members[&Role::Viewer]).await;

@@ -400,6 +400,25 @@ impl TestHub {
         Stream(body.expect("the stream was refused"))
     }
 
+    /// Stores events in blocks of fifty; every tenth is of high severity.
+    pub(super) async fn add_events(&self, count: i64) {
+        let data = self.store.maintenance(self.own).await.unwrap().unwrap();
+        let records: Vec<EventRecord> = (0..count)
+            .map(|n| EventRecord {
+                time_ms: n,
+                severity: if n % 10 == 0 { 4 } else { 1 },
+                action: format!("burst {n}"),
+                ..EventRecord::default()
+            })
+            .collect();
+        for records in records.chunks(50) {
+            let mut write = data.write();
+            let block = block(self.seeded.agent, self.seeded.source, records);
+            write.put_events(block, (0..).zip(records));
+            write.commit().await.unwrap();
+        }
+    }
+
     /// Uses up what a person may ask for, for some time to come.
     pub(super) fn exhaust(&self, login: &Login) {
         let whose = Whose::User(login.user.unwrap());
@@ -489,6 +508,23 @@ async fn sign_in(state: &State, user: UserId) -> Login {
     Login {
         user: Some(user),
         token: Some(state.keys.sign(user, id, now).unwrap()),
+    }
+}
+
+fn block(agent: AgentId, source: SourceId, records: &[EventRecord]) -> EventBlock {
+    let mut batch = protocol::batch::BatchBuilder::default();
+    for record in records {
+        batch.push(record).unwrap();
+    }
+    let (payload, payload_bytes) = batch.compress().unwrap();
+    EventBlock {
+        agent,
+        source,
+        received_at: Timestamp::now(),
+        epoch: [1; 16],
+        first_seq: 1,
+        payload,
+        payload_bytes,
     }
 }
 
@@ -621,18 +657,7 @@ async fn seed(store: &Store, data: &OrgStore) -> Seeded {
         actor: "root".to_owned(),
         ..EventRecord::default()
     };
-    let mut batch = protocol::batch::BatchBuilder::default();
-    batch.push(&record).unwrap();
-    let (payload, payload_bytes) = batch.compress().unwrap();
-    let block = EventBlock {
-        agent,
-        source,
-        received_at: now,
-        epoch: [1; 16],
-        first_seq: 1,
-        payload,
-        payload_bytes,
-    };
+    let block = block(agent, source, std::slice::from_ref(&record));
     let event = write.put_events(block, [(0, &record)]).event(0);
     write.commit().await.unwrap();
     Seeded {
