@@ -617,31 +617,54 @@ async fn a_finding_is_shown_with_its_facts_its_life_and_the_way_out() {
     assert_eq!(overview["attention"][0]["target"], shown["id"]);
 }
 
+/// Follows a list to its end in pages of seven; every row is told by the given field.
+async fn follow(hub: &TestHub, list: &str, filter: &str, field: &[&str]) -> Vec<String> {
+    let viewer = &hub.members[&Role::Viewer];
+    let filter = filter.replace(' ', "%20").replace('>', "%3E");
+    let (mut cursor, mut seen) = (String::new(), Vec::new());
+    for _ in 0..200 {
+        let path = format!("/api/v1/{list}?limit=7&filter={filter}{cursor}");
+        let page = hub.get(viewer, &path).await.json();
+        let items = page["items"].as_array().unwrap();
+        assert!(items.len() <= 7);
+        let told = |row: &Value| field.iter().map(|name| row[*name].to_string()).collect();
+        seen.extend(items.iter().map(told));
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => return seen,
+        }
+    }
+    panic!("the list does not end: {} rows", seen.len());
+}
+
+#[track_caller]
+fn assert_once_each(seen: Vec<String>, wanted: usize) {
+    assert_eq!(seen.len(), wanted);
+    assert_eq!(seen.into_iter().collect::<BTreeSet<_>>().len(), wanted);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_search_comes_page_by_page_to_every_event_once() {
     let hub = TestHub::start().await;
-    let viewer = &hub.members[&Role::Viewer];
     hub.add_events(250).await;
     for (filter, wanted) in [("burst", 250), ("burst severity>=high", 25), ("nowhere", 0)] {
-        let filter = filter.replace(' ', "%20").replace('>', "%3E");
-        let (mut cursor, mut seen, mut pages) = (None, Vec::new(), 0);
-        loop {
-            let after = cursor.map_or(String::new(), |c: String| format!("&cursor={c}"));
-            let path = format!("/api/v1/events?limit=7&filter={filter}{after}");
-            let page = hub.get(viewer, &path).await.json();
-            let items = page["items"].as_array().unwrap();
-            assert!(items.len() <= 7);
-            seen.extend(items.iter().map(|event| event["id"].to_string()));
-            pages += 1;
-            assert!(pages < 100, "the search does not end");
-            match page["next_cursor"].as_str() {
-                Some(next) => cursor = Some(next.to_owned()),
-                None => break,
-            }
-        }
-        let count = seen.len();
-        assert_eq!(count, wanted, "{filter}");
-        assert_eq!(seen.into_iter().collect::<BTreeSet<_>>().len(), count);
+        assert_once_each(follow(&hub, "events", filter, &["id"]).await, wanted);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_verdicts_comes_page_by_page_to_every_verdict_once() {
+    let hub = TestHub::start().await;
+    // More rows than are read at once, more verdicts in a row than a page may have left.
+    hub.add_verdicts(300).await;
+    let field = ["resource_urn", "check_id"];
+    for (filter, wanted) in [
+        ("resource~/vpc-", 900),
+        ("resource~/vpc- verdict=fail", 300),
+        ("resource~/vpc-299", 3),
+        ("nowhere", 0),
+    ] {
+        assert_once_each(follow(&hub, "check-results", filter, &field).await, wanted);
     }
 }
 

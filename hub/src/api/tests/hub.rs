@@ -419,6 +419,29 @@ impl TestHub {
         }
     }
 
+    /// Stores three verdicts, one of each kind, on each of so many resources.
+    pub(super) async fn add_verdicts(&self, count: usize) {
+        let data = self.store.maintenance(self.own).await.unwrap().unwrap();
+        let kinds = [Verdict::Pass, Verdict::Fail, Verdict::Unknown];
+        let mut write = data.write();
+        for n in 0..count {
+            let urn = format!("aws/123456789012/us-east-1/ec2.vpc/vpc-{n}");
+            let judged = kinds.into_iter().map(|verdict| Judged {
+                check_id: format!("aws.ec2.vpc-{verdict}"),
+                verdict,
+                evaluated_at: Timestamp::now(),
+                facts_hash: [0; 32],
+                due_at: None,
+                gaps: vec![],
+            });
+            write.put_verdicts(VerdictRow {
+                subject: Subject::Resource(urn.parse().unwrap()),
+                verdicts: judged.collect(),
+            });
+        }
+        write.commit().await.unwrap();
+    }
+
     /// Uses up what a person may ask for, for some time to come.
     pub(super) fn exhaust(&self, login: &Login) {
         let whose = Whose::User(login.user.unwrap());
