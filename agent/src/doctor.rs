@@ -6,14 +6,15 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
+use crate::collect::wazuh::Wazuh;
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::identity::Identity;
 use crate::layout::{self, Layout};
 use crate::link::{self, tls};
-use crate::manage::missing_drop_in;
+use crate::manage::{missing_drop_in, unreadable_alerts};
 use crate::show::{self, Format};
-use crate::sources::Sources;
+use crate::sources::{Reads, Sources};
 use crate::status;
 use crate::sync::chain;
 use crate::vault::Vault;
@@ -193,6 +194,14 @@ fn sources(layout: &Layout, config: &Config, findings: &mut Findings) {
                 findings.add("source", Verdict::Fail, detail, fix);
                 continue;
             }
+        }
+        if let Ok(settings) = source.parsed()
+            && let Reads::Wazuh { path } = settings.reads
+            && let Err(error) = Wazuh::try_open(&path)
+        {
+            let detail = format!("{}: {}: {error}", source.name, path.display());
+            findings.add("source", Verdict::Fail, detail, unreadable_alerts(&error));
+            continue;
         }
         match missing_drop_in(source.kind) {
             Some(fix) => findings.add("source", Verdict::Warn, source.name.clone(), fix),

@@ -14,6 +14,9 @@ use crate::sync::SyncError;
 /// Facts that may queue between the collector and standard output.
 const FACTS: usize = 64;
 
+/// Most records that are named one by one.
+pub(crate) const SHOWN: usize = 20;
+
 /// How documents are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DumpForm {
@@ -29,8 +32,10 @@ pub(crate) struct Dumped {
     pub(crate) summary: Summary,
     /// Scopes that could not be read whole: scope, call, error.
     pub(crate) failed: Vec<(String, String, String)>,
-    /// Records that were set aside.
+    /// How many records were set aside.
     pub(crate) quarantined: u64,
+    /// The first of them: place and reason.
+    pub(crate) set_aside: Vec<(String, String)>,
 }
 
 /// Collects once and writes one document (or event) after the other.
@@ -97,6 +102,11 @@ async fn write(mut facts: Receiver<Fact>, form: DumpForm) -> io::Result<Dumped> 
                     line(&mut out, text)?;
                 }
                 dumped.quarantined += u64::try_from(quarantined.len()).unwrap_or(u64::MAX);
+                for record in quarantined {
+                    if dumped.set_aside.len() < SHOWN {
+                        dumped.set_aside.push((record.place, record.reason));
+                    }
+                }
             }
             Fact::Failed { scope, gap } => {
                 let failed = (scope.to_string(), gap.call, gap.error);
@@ -132,10 +142,10 @@ pub(crate) fn failure(source: &Source, error: SyncError) -> Failure {
         SyncError::Collect(CollectError::Unreachable { .. }) => {
             "check the way out, or `endpoint=`".to_owned()
         }
-        SyncError::Collect(CollectError::File { .. }) => format!(
-            "the user zero-x-agent must be able to read it; `zero-x-agent source policy {name}` \
-             names the systemd drop-in"
-        ),
+        // Only a manager's alerts are a file.
+        SyncError::Collect(CollectError::File { source, .. }) => {
+            crate::manage::unreadable_alerts(source)
+        }
         SyncError::Collect(_) | SyncError::Sources(_) => {
             "remove the source and add it again with other settings".to_owned()
         }

@@ -266,6 +266,23 @@ async fn collect_once(
         summary.faults.len(),
         dumped.quarantined,
     ));
+    let more = |count: usize| {
+        if count > dump::SHOWN {
+            hint(&format!("… and {} more", count - dump::SHOWN));
+        }
+    };
+    for fault in summary.faults.iter().take(dump::SHOWN) {
+        hint(&format!(
+            "failed: {} ({})",
+            fault.call,
+            show::neutral(&fault.code)
+        ));
+    }
+    more(summary.faults.len());
+    for (place, reason) in &dumped.set_aside {
+        hint(&format!("set aside: {} ({reason})", show::neutral(place)));
+    }
+    more(usize::try_from(dumped.quarantined).unwrap_or(usize::MAX));
     for (scope, call, error) in &dumped.failed {
         hint(&format!(
             "not read whole: {} ({call}: {error})",

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::cli::{PolicyFormat, SourceVerb};
+use crate::collect::wazuh::Wazuh;
 use crate::config::Config;
 use crate::connect::{Connected, Connector};
 use crate::dump;
@@ -215,12 +216,6 @@ fn policy(layout: &Layout, name: &str, format: PolicyFormat) -> Result<Exit, Fai
 fn data(layout: &Layout, name: &str, format: Format) -> Result<Exit, Failure> {
     let sources = Sources::load(layout)?;
     let kind = sources.find(name)?.kind;
-    if kind == Kind::Wazuh {
-        hint(
-            "a wazuh source sends each alert whole, with session tokens, passwords and keys \
-             scrubbed on this host",
-        );
-    }
     let rows = rights::data(kind);
     let columns = ["type", "field", "class", "call", "meaning"];
     printed(show::list(&rows, &columns, format))?;
@@ -275,16 +270,43 @@ async fn test(
         .collect();
     let columns = ["call", "permission", "answer", "dark"];
     printed(show::list(&rows, &columns, format))?;
-    let refused = rows.iter().filter(|row| row.answer != "ok").count();
-    if refused == 0 {
+    let failed: Vec<&Tried> = rows.iter().filter(|row| row.answer != "ok").collect();
+    if failed.is_empty() {
         return Ok(Exit::Ok);
     }
     hint(&format!(
-        "{refused} of {} calls are refused: checks on the fields above will say UNKNOWN; \
-         `zero-x-agent source policy {name}` prints the rights that are missing",
+        "{} of {} calls do not answer: checks on the fields above will say UNKNOWN",
+        failed.len(),
         rows.len()
     ));
+    if failed.iter().any(|row| is_refusal(&row.answer)) {
+        hint(&format!(
+            "some are refused: `zero-x-agent source policy {name}` prints the rights that it needs"
+        ));
+    }
     Ok(Exit::No)
+}
+
+/// Whether a code says that a right is missing, in the words of any provider.
+fn is_refusal(code: &str) -> bool {
+    let code = code.to_lowercase();
+    ["denied", "unauthorized", "forbidden", "authorizationfailed"]
+        .iter()
+        .any(|word| code.contains(word))
+}
+
+/// Says what to do about a manager's file that cannot be opened.
+pub(crate) fn unreadable_alerts(error: &std::io::Error) -> String {
+    if error.kind() == std::io::ErrorKind::NotFound {
+        return "is a Wazuh manager installed here? It makes the file with its first alert; \
+                path= names another place"
+            .to_owned();
+    }
+    if error.kind() == std::io::ErrorKind::InvalidInput {
+        return "remove the source and add it with path= of the manager's alerts.json".to_owned();
+    }
+    let fix = missing_drop_in(Kind::Wazuh);
+    fix.unwrap_or_else(|| "the user zero-x-agent should be in the group wazuh".to_owned())
 }
 
 /// A tail has one thing to try: whether its file can be read.
@@ -292,15 +314,13 @@ fn test_tail(source: &Source) -> Result<Exit, Failure> {
     let Reads::Wazuh { path } = source.parsed()?.reads else {
         return Ok(Exit::Ok);
     };
-    match std::fs::File::open(&path) {
-        Ok(_) => {
+    match Wazuh::try_open(&path) {
+        Ok(()) => {
             say(&format!("{} can be read", path.display()));
             Ok(Exit::Ok)
         }
         Err(error) => {
-            let fix = missing_drop_in(Kind::Wazuh);
-            let fix = fix
-                .unwrap_or_else(|| "the user zero-x-agent should be in the group wazuh".to_owned());
+            let fix = unreadable_alerts(&error);
             let clause = format!("{} cannot be read", path.display());
             Err(Failure::of(Exit::No, clause, error).fix(fix))
         }

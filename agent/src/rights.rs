@@ -173,6 +173,9 @@ pub(crate) struct DataRow {
 
 /// Returns every field of every type that a source of `kind` reads.
 pub(crate) fn data(kind: Kind) -> Vec<DataRow> {
+    if kind == Kind::Wazuh {
+        return events();
+    }
     let mut rows = Vec::new();
     for declared in types(kind) {
         for (name, field) in &declared.fields {
@@ -194,6 +197,33 @@ pub(crate) fn data(kind: Kind) -> Vec<DataRow> {
         }
     }
     rows
+}
+
+/// Returns what leaves of an alert: the fields of [`protocol::event::EventRecord`].
+fn events() -> Vec<DataRow> {
+    const FIELDS: [(&str, &str); 10] = [
+        ("time_ms", "When it happened by the manager's clock."),
+        ("class_uid", "OCSF class: 2004, Detection Finding."),
+        ("severity", "The rule's level as OCSF's severity."),
+        ("action", "The rule's description."),
+        ("activity", "Outcome or kind, as the alert's data name it."),
+        ("actor", "Who did it, as the alert's data name it."),
+        ("resource", "The manager's agent it happened on."),
+        ("src_ip", "Source address, as the alert's data name it."),
+        ("native_id", "The manager's id of the alert."),
+        (
+            "raw",
+            "The whole alert; session tokens, passwords and keys are scrubbed on this host.",
+        ),
+    ];
+    let row = |(field, meaning): (&str, &str)| DataRow {
+        type_name: "wazuh.alert".to_owned(),
+        field: field.to_owned(),
+        class: "leaves",
+        call: "wazuh:alerts.json".to_owned(),
+        meaning: meaning.to_owned(),
+    };
+    FIELDS.into_iter().map(row).collect()
 }
 
 fn data_of(type_name: &str, path: &str, field: &Field, rows: &mut Vec<DataRow>) {
@@ -303,6 +333,23 @@ mod tests {
             "IpPermissions[].IpRanges[].CidrIp",
         );
         assert_eq!(nested, Some("leaves"));
+    }
+
+    #[test]
+    fn every_field_of_an_event_is_shown_as_leaving() {
+        let event = protocol::event::EventRecord::default();
+        let event = serde_json::to_value(event).unwrap();
+        let fields: BTreeSet<&String> = event.as_object().unwrap().keys().collect();
+        let rows = data(Kind::Wazuh);
+        assert_eq!(fields, rows.iter().map(|row| &row.field).collect());
+        // A bucket's tags come with a call of their own, and leave too.
+        let rows = data(Kind::Aws);
+        let mut tags = rows.iter().filter(|row| row.field == "tags");
+        let bucket = tags.find(|row| row.type_name == "aws.s3.bucket");
+        assert_eq!(
+            bucket.map(|row| row.call.as_str()),
+            Some("s3:GetBucketTagging")
+        );
     }
 
     #[test]

@@ -41,6 +41,15 @@ impl Wazuh {
         Self { path }
     }
 
+    /// Tries whether alerts can be read at `path`.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be opened, or is something that only looks like one.
+    pub(crate) fn try_open(path: &Path) -> std::io::Result<()> {
+        input::Input::plain(path, None).map(drop)
+    }
+
     fn failed(&self, source: std::io::Error) -> CollectError {
         CollectError::File {
             path: self.path.display().to_string(),

@@ -54,8 +54,13 @@ pub(super) fn split(arguments: &[String]) -> Result<BTreeMap<String, String>, Se
     let mut settings = BTreeMap::new();
     for argument in arguments {
         let Some((key, value)) = argument.split_once('=') else {
-            // The argument could be a secret by mistake, so only its beginning is repeated.
-            let text: String = argument.chars().take(12).collect();
+            // It could be a secret by mistake, so it is repeated only where it looks like a key.
+            let is_key = |c: char| c.is_ascii_lowercase() || c == '_';
+            let text = if argument.len() <= 16 && argument.chars().all(is_key) {
+                argument.clone()
+            } else {
+                "…".to_owned()
+            };
             return Err(SettingError::Form { text });
         };
         let secret = [
@@ -193,7 +198,8 @@ impl Taker<'_> {
 fn checked(key: &str, value: &str, check: Check) -> Result<(), SettingError> {
     let refused = |reason: &str| SettingError::Value {
         key: key.to_owned(),
-        value: value.to_owned(),
+        // A URL may carry a password by mistake.
+        value: collect::scrub::scrub_text(value).into_owned(),
         reason: reason.to_owned(),
     };
     if value.is_empty() || value.len() > VALUE_BYTES {
@@ -434,5 +440,12 @@ mod tests {
         let want = "aws_secret_access_key is a secret: give it with --secret-file FILE, or - for \
                     standard input";
         assert_eq!(error, Err(want.to_owned()));
+        for given in ["AKIAIOSFODNN7EXAMPLE:canary", "Canary"] {
+            let error = split(&[given.to_owned()]).map_err(|error| error.to_string());
+            assert_eq!(error, Err("\"…\" is not key=value".to_owned()));
+        }
+        let url = BTreeMap::from([("endpoint".to_owned(), "https://u:canary@h".to_owned())]);
+        let error = Settings::parse(Kind::Aws, &url).map_err(|error| error.to_string());
+        assert!(!format!("{error:?}").contains("canary"), "{error:?}");
     }
 }

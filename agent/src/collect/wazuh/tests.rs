@@ -644,7 +644,11 @@ async fn a_single_run_reads_to_the_end_and_a_wrong_path_is_an_error() {
     };
     let (summary, ids) = tokio::join!(following, receive(&mut facts, 1000));
     assert_eq!((summary.unwrap().documents, ids.len()), (1000, 1000));
-    for wrong in ["none.json", "2026"] {
+    // A pipe must not be waited for.
+    let pipe = manager.folder.path().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+    assert!(Wazuh::try_open(&pipe).is_err());
+    for wrong in ["none.json", "2026", "pipe"] {
         let wazuh = Wazuh::new(manager.folder.path().join(wrong));
         let (out, _facts) = Output::channel(8);
         let failed = wazuh.follow(None, &out, Until::CaughtUp, &stop).await;
