@@ -3,7 +3,7 @@
 //! [`follow`] decides what is read, [`input`] reads one file, [`days`] knows how the manager names
 //! them, [`alert`] turns a line into an event. This module waits: `notify` wakes it, a slow look
 //! is the net below. The alerts themselves are evidence and stay in the manager's files; nothing
-//! there is changed.
+//! there is changed. A first run begins at the start of the present file; older days are not read.
 
 mod alert;
 mod days;
