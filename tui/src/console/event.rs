@@ -152,7 +152,7 @@ impl std::fmt::Display for FetchError {
                 f.write_str("the session has ended: leave with q, then sign in with `zero-x login`")
             }
             Self::Forbidden(why) => write!(f, "not allowed: {why}"),
-            Self::Gone => f.write_str("no longer there"),
+            Self::Gone => f.write_str("the hub has no such object, or no longer"),
             Self::Refused(why) => f.write_str(why),
         }
     }

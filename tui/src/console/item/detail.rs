@@ -6,7 +6,8 @@ use protocol::document::Gap;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-use super::{Item, age, finding_state, minute, open_findings, since};
+use super::Item;
+use super::columns::{age, finding_state, minute, open_findings, since};
 
 /// Longest value that stays on its label's line, in characters of JSON; a longer one is spread.
 const INLINE: usize = 60;

@@ -462,7 +462,7 @@ fn a_recorded_session_draws_the_same_frames_again() {
 }
 
 #[test]
-fn of_a_hundred_thousand_rows_only_those_in_view_are_read() {
+fn a_hundred_thousand_rows_can_be_scrolled() {
     let mut driver = Driver::on_findings();
     driver.press(KeyCode::Char('r'), KeyModifiers::CONTROL);
     let one = rows(vec![finding(0)]).items.remove(0);
@@ -478,6 +478,6 @@ fn of_a_hundred_thousand_rows_only_those_in_view_are_read() {
         driver.press(KeyCode::Char('d'), KeyModifiers::CONTROL);
         frame(&mut driver, 200, 60);
     }
-    // Each frame would take longer than this alone if it went through all rows.
+    // A frame that went through all rows would take a third of a second in a debug build.
     assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
 }

@@ -557,6 +557,22 @@ fn another_organisation_shows_nothing_of_the_one_before() {
 }
 
 #[test]
+fn an_organisation_that_is_not_the_users_is_refused_where_it_is_typed() {
+    let mut driver = Driver::on_findings();
+    driver.effects.clear();
+    driver.typed(":org acme-lba");
+    driver.key(KeyCode::Enter);
+    let prompt = driver.state.prompt.as_ref().unwrap();
+    assert_eq!(prompt.text, "org acme-lba");
+    assert_eq!(
+        prompt.error.as_deref(),
+        Some("yours are acme-prod, acme-lab")
+    );
+    assert!(driver.effects.is_empty());
+    assert_eq!(driver.state.list().unwrap().len(), 12);
+}
+
+#[test]
 fn details_go_from_row_to_row_and_back_to_the_list_where_it_was() {
     let mut driver = Driver::on_findings();
     driver.typed("j");
