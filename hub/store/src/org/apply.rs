@@ -1,5 +1,6 @@
 //! A write takes its turn: each part reads what stands, decides, and adds to one write set.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -175,7 +176,21 @@ struct Writing<'g> {
     delta: Delta,
     sweeps: Vec<SweepOutcome>,
     /// The list of checks, once it was read.
-    checks: Option<Vec<String>>,
+    checks: Option<Checks>,
+}
+
+/// The list of checks, by number and by id.
+struct Checks {
+    ids: Vec<String>,
+    numbers: BTreeMap<String, u32>,
+}
+
+impl Checks {
+    fn of(stored: Option<Vec<String>>) -> Self {
+        let ids = stored.unwrap_or_default();
+        let numbers = ids.iter().cloned().zip(0..).collect();
+        Self { ids, numbers }
+    }
 }
 
 impl<'g> Writing<'g> {
@@ -312,21 +327,20 @@ impl<'g> Writing<'g> {
         let key = self.org.names.meta(meta::CHECKS);
         let checks = match &mut self.checks {
             Some(checks) => checks,
-            none @ None => {
-                let known = self.draft.get(Table::Meta, &key)?.unwrap_or_default();
-                none.insert(known)
-            }
+            none @ None => none.insert(Checks::of(self.draft.get(Table::Meta, &key)?)),
         };
-        let found = checks.iter().position(|check| check == check_id);
-        let place = found.unwrap_or(checks.len());
-        if found.is_none() {
-            checks.push(check_id.to_owned());
-            self.draft.put(Table::Meta, key, checks);
+        if let Some(number) = checks.numbers.get(check_id) {
+            return Ok(*number);
         }
-        u32::try_from(place).map_err(|_| CommitError::TooLarge {
+        let bound = usize::try_from(u32::MAX).unwrap_or(usize::MAX);
+        let number = u32::try_from(checks.ids.len()).map_err(|_| CommitError::TooLarge {
             what: "the list of checks",
-            bound: usize::MAX,
-        })
+            bound,
+        })?;
+        checks.ids.push(check_id.to_owned());
+        checks.numbers.insert(check_id.to_owned(), number);
+        self.draft.put(Table::Meta, key, &checks.ids);
+        Ok(number)
     }
 
     fn put_verdicts(&mut self, row: &VerdictRow) -> Result<(), CommitError> {

@@ -340,3 +340,60 @@ impl Listed for ResourceSummary {
         sort as u8
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tamper::{new_engine, store_on};
+    use super::super::{OrgReader, OrgStore};
+    use crate::rows::resource::Provenance;
+    use protocol::ids::{AgentId, SourceId};
+    use protocol::{Document, Scope};
+
+    async fn put(org: &OrgStore, id: &str) {
+        let urn = Scope::of_type("aws.ec2.vpc", "1", "r").urn(id);
+        let document: Document = serde_json::from_value(serde_json::json!({
+            "urn": urn, "type": "aws.ec2.vpc", "provider": "aws", "account": "1", "region": "r",
+            "id": id, "native_id": "", "name": id, "config": {},
+            "collected_at": "2026-01-01T00:00:00Z",
+        }))
+        .unwrap();
+        let from = Provenance {
+            agent: AgentId::from_bytes([1; 16]),
+            source: SourceId::from_bytes([2; 16]),
+            at: document.collected_at,
+        };
+        let mut write = org.write();
+        write.put_resource(document, from);
+        write.commit().await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_committed_while_the_lists_are_read_is_in_them() {
+        let org = store_on(&new_engine());
+        put(&org, "before").await;
+        let runtime = tokio::runtime::Handle::current();
+        let reading = org.clone();
+        let names = tokio::task::spawn_blocking(move || {
+            let inner = &reading.inner;
+            let snapshot = || {
+                runtime.block_on(put(&reading, "before the snapshot"));
+                let snapshot = OrgReader::open(inner);
+                runtime.block_on(put(&reading, "after the snapshot"));
+                snapshot
+            };
+            let names = inner.columns.with(snapshot, |lists| {
+                lists
+                    .resources()
+                    .map(|item| item.name.to_string())
+                    .collect::<Vec<_>>()
+            });
+            names.unwrap()
+        })
+        .await
+        .unwrap();
+        assert_eq!(
+            names,
+            ["after the snapshot", "before", "before the snapshot"]
+        );
+    }
+}

@@ -23,7 +23,7 @@ use crate::writer::{Alarm, Writer};
 const ORG: OrgId = OrgId::from_bytes([7; 16]);
 
 /// An organisation's store on an engine that the test can reach behind its back.
-fn store_on(engine: &Arc<dyn Engine>) -> OrgStore {
+pub(super) fn store_on(engine: &Arc<dyn Engine>) -> OrgStore {
     let (alarm, door) = (Alarm::new(), Door::new());
     let keyring = Keyring::fresh();
     let names = Names::new(keyring.name_key());
@@ -50,7 +50,7 @@ fn store_on(engine: &Arc<dyn Engine>) -> OrgStore {
     OrgStore::of(OrgInner::open(ORG, path, Arc::clone(engine), names, sealer, around).unwrap())
 }
 
-fn new_engine() -> Arc<dyn Engine> {
+pub(super) fn new_engine() -> Arc<dyn Engine> {
     Arc::new(MemoryEngine::default())
 }
 

@@ -430,6 +430,31 @@ async fn the_feed_names_each_changed_subject_once_and_forgets_what_was_judged() 
 }
 
 #[tokio::test]
+async fn who_follows_the_feed_in_small_steps_misses_nothing() {
+    let bench = Bench::new();
+    let org = bench.org("acme").await;
+    // More than a page of the feed, and pages that end within a commit.
+    for (commit, count) in [(0, 700), (1, 700), (2, 1), (3, 1100)] {
+        let mut write = org.write();
+        for n in 0..count {
+            let urn = vpcs().urn(&format!("vpc-{commit}-{n}"));
+            write.put_resource(document(&urn, "1", &[]), from(at(commit)));
+        }
+        write.commit().await.unwrap();
+    }
+    let (mut seen, mut since, mut steps) = (std::collections::BTreeSet::new(), 0, 0);
+    loop {
+        let changes = org.changes(since, 10).await.unwrap();
+        let Some(last) = changes.last() else { break };
+        since = last.commit;
+        steps += 1;
+        seen.extend(changes.into_iter().map(|change| change.subject));
+    }
+    // Every resource and the scope; the third step takes the small commit along.
+    assert_eq!((seen.len(), steps), (700 + 700 + 1 + 1100 + 1, 3));
+}
+
+#[tokio::test]
 async fn a_scope_is_in_the_feed_when_what_it_proves_has_changed() {
     let bench = Bench::new();
     let org = bench.org("acme").await;
