@@ -310,7 +310,7 @@ fn event_summary(event: &Event) -> Vec<Line> {
         private("Resource", event.resource.clone()),
         private("Address", event.src_ip.clone()),
         line("Source", event.source.clone()),
-        line("Native id", event.native_id.clone()),
+        private("Native id", event.native_id.clone()),
         line("Id", event.id.to_string()),
     ]
 }
