@@ -83,8 +83,16 @@ fn resource(
         let outcome = outcome(check, found, &facts, now);
         let hash = facts_hash(check, found, &facts);
         let id = Finding::id_of(org, check.id(), urn);
-        let known = library.reader.finding(id)?;
         let seen = state(org, check, found, &outcome, hash);
+        // A finding that is not resolved has a row that says so, since both are written in one
+        // commit. Most resources pass most checks, and need no look at findings that are not there.
+        let may_stand = former(before.as_ref(), check)
+            .is_some_and(|former| matches!(former.verdict, Verdict::Fail | Verdict::Unknown));
+        let known = if may_stand || matches!(seen, State::Fails(_)) {
+            library.reader.finding(id)?
+        } else {
+            None
+        };
         verdicts.push(entry(check, &outcome, hash, known.as_ref(), now));
         if matches!(seen, State::Fails(_)) || known.is_some() {
             let seen = Seen {
@@ -103,6 +111,14 @@ fn resource(
     }
     judgement.row = row(about, verdicts, before.as_ref());
     Ok(judgement)
+}
+
+/// Returns what a check said before.
+fn former<'r>(before: Option<&'r VerdictRow>, check: &Check) -> Option<&'r Judged> {
+    before?
+        .verdicts
+        .iter()
+        .find(|former| former.check_id == check.id())
 }
 
 /// Judges a resource that is there no more.
