@@ -221,7 +221,8 @@ fn history(finding: &Finding) -> Vec<Line> {
         .history
         .iter()
         .rev()
-        .map(|step| line(&minute(step.at), format!("{}: {}", step.event, step.reason)))
+        // A reason may be a person's words.
+        .map(|step| private(&minute(step.at), format!("{}: {}", step.event, step.reason)))
         .collect()
 }
 
