@@ -33,23 +33,15 @@ mod power;
 mod reach;
 
 use std::borrow::Cow;
-use std::fmt;
 
 use serde_json::Value;
 
 use self::document::Policy;
 
 /// Says why a document is not a policy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
 pub struct Malformed(&'static str);
-
-impl std::error::Error for Malformed {}
-
-impl fmt::Display for Malformed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
-    }
-}
 
 /// What can be asked of a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

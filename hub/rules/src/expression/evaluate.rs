@@ -130,15 +130,13 @@ impl<'a> Frame<'a> {
     }
 
     /// Answers a condition.
+    ///
+    /// It calls itself for each part. What the kinds of conditions need stays out of it, so that
+    /// its own frame is small.
     pub(crate) fn condition(&mut self, condition: &'a Condition) -> Truth {
         match condition {
             Condition::Constant(value) => (*value).into(),
-            Condition::Holds(term) => match self.value(term) {
-                Ok(Some(Value::Bool(value))) => value.into(),
-                Ok(None) => Truth::False,
-                Ok(Some(_)) => self.broken("a bool was expected").into(),
-                Err(stop) => stop.into(),
-            },
+            Condition::Holds(term) => self.holds(term),
             Condition::Not(of) => self.condition(of).not(),
             Condition::All(parts) => self.joined(parts, Truth::False),
             Condition::Any(parts) => self.joined(parts, Truth::True),
@@ -156,12 +154,7 @@ impl<'a> Frame<'a> {
                 rising,
             } => self.compare_now(*order, (left, right), *rising),
             Condition::Text(test, subject, part) => self.text(*test, subject, part),
-            Condition::Matches(subject, regex) => match self.value(subject) {
-                Ok(Some(Value::Text(text))) => regex.is_match(&text).into(),
-                Ok(None) => Truth::False,
-                Ok(Some(_)) => self.broken("a text was expected").into(),
-                Err(stop) => stop.into(),
-            },
+            Condition::Matches(subject, regex) => self.matches(subject, regex),
             Condition::Contains { outer, inner } => self.ranges(outer, inner, |outer, inner| {
                 network::contains(&outer, &inner)
             }),
@@ -192,6 +185,16 @@ impl<'a> Frame<'a> {
         }
     }
 
+    #[inline(never)]
+    fn holds(&mut self, term: &'a Term) -> Truth {
+        match self.value(term) {
+            Ok(Some(Value::Bool(value))) => value.into(),
+            Ok(None) => Truth::False,
+            Ok(Some(_)) => self.broken("a bool was expected").into(),
+            Err(stop) => stop.into(),
+        }
+    }
+
     /// Answers a chain: one part that is `deciding` decides alone.
     fn joined(&mut self, parts: &'a [Condition], deciding: Truth) -> Truth {
         let start = self.recorder.mark();
@@ -210,6 +213,7 @@ impl<'a> Frame<'a> {
     }
 
     /// Answers a choice; where the test is unknown, both sides may still agree.
+    #[inline(never)]
     fn chosen(&mut self, choice: &'a Choice<Condition>) -> Truth {
         let start = self.recorder.mark();
         match self.condition(&choice.test) {
@@ -230,6 +234,7 @@ impl<'a> Frame<'a> {
         }
     }
 
+    #[inline(never)]
     fn same(&mut self, left: &'a Term, right: &'a Term) -> Truth {
         let (left, right) = (self.value(left), self.value(right));
         match (left, right) {
@@ -266,6 +271,7 @@ impl<'a> Frame<'a> {
         }
     }
 
+    #[inline(never)]
     fn compare(&mut self, order: Order, left: &'a Term, right: &'a Term) -> Truth {
         match self.both(left, right) {
             Ok(Some((left, right))) => match left.compare(&right) {
@@ -277,6 +283,7 @@ impl<'a> Frame<'a> {
         }
     }
 
+    #[inline(never)]
     fn compare_now(
         &mut self,
         order: Order,
@@ -297,6 +304,7 @@ impl<'a> Frame<'a> {
         }
     }
 
+    #[inline(never)]
     fn text(&mut self, test: TextTest, subject: &'a Term, part: &'a Term) -> Truth {
         match self.both(subject, part) {
             Ok(Some((Value::Text(text), Value::Text(part)))) => match test {
@@ -305,6 +313,16 @@ impl<'a> Frame<'a> {
                 TextTest::Contains => text.contains(part.as_ref()),
             }
             .into(),
+            Ok(None) => Truth::False,
+            Ok(Some(_)) => self.broken("a text was expected").into(),
+            Err(stop) => stop.into(),
+        }
+    }
+
+    #[inline(never)]
+    fn matches(&mut self, subject: &'a Term, regex: &regex::Regex) -> Truth {
+        match self.value(subject) {
+            Ok(Some(Value::Text(text))) => regex.is_match(&text).into(),
             Ok(None) => Truth::False,
             Ok(Some(_)) => self.broken("a text was expected").into(),
             Err(stop) => stop.into(),
@@ -321,6 +339,7 @@ impl<'a> Frame<'a> {
         }
     }
 
+    #[inline(never)]
     fn range(&mut self, of: &'a Term, test: impl FnOnce(ipnet::IpNet) -> bool) -> Truth {
         match self.value(of) {
             Ok(Some(value)) => match self.parse_range(&value) {
@@ -332,6 +351,7 @@ impl<'a> Frame<'a> {
         }
     }
 
+    #[inline(never)]
     fn ranges(
         &mut self,
         outer: &'a Term,
@@ -350,6 +370,7 @@ impl<'a> Frame<'a> {
         }
     }
 
+    #[inline(never)]
     fn port_in(&mut self, from: &'a Term, to: &'a Term, port: &'a Term) -> Result<bool, Stop> {
         let (from, to, port) = (self.value(from), self.value(to), self.value(port));
         let mut end = |value: Result<Option<Value<'a>>, Stop>| match value {
@@ -367,6 +388,7 @@ impl<'a> Frame<'a> {
         Ok(port?.is_some_and(|port| network::port_in(from, to, port)))
     }
 
+    #[inline(never)]
     fn policy(&mut self, question: Question, path: &'a Path, arguments: &'a [Term]) -> Truth {
         let document = match self.json(path) {
             Ok(Some(document)) => document,

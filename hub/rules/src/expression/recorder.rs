@@ -26,7 +26,7 @@ pub(crate) struct Recorder<'a> {
 }
 
 /// A moment in the taking of notes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Mark {
     gaps: usize,
     witnesses: usize,
@@ -49,6 +49,9 @@ impl<'a> Recorder<'a> {
     }
 
     pub(crate) fn mark(&self) -> Mark {
+        if !self.is_on {
+            return Mark::default();
+        }
         Mark {
             gaps: self.gaps.len(),
             witnesses: self.witnesses.len(),
@@ -70,6 +73,9 @@ impl<'a> Recorder<'a> {
 
     /// Drops what was noted between `start` and `before`: the part after that decided alone.
     pub(crate) fn decided_by(&mut self, start: &Mark, before: &Mark) {
+        if !self.is_on {
+            return;
+        }
         self.gaps.truncate(start.gaps);
         if before.witnesses > start.witnesses {
             self.witnesses.drain(start.witnesses..before.witnesses);
@@ -79,12 +85,16 @@ impl<'a> Recorder<'a> {
 
     /// Drops the missing facts since `start`: all parts together decided without them.
     pub(crate) fn forget_gaps(&mut self, start: &Mark) {
-        self.gaps.truncate(start.gaps);
+        if self.is_on {
+            self.gaps.truncate(start.gaps);
+        }
     }
 
     /// Drops the deciding neighbours since `start`.
     pub(crate) fn forget_witnesses(&mut self, start: &Mark) {
-        self.witnesses.truncate(start.witnesses);
+        if self.is_on {
+            self.witnesses.truncate(start.witnesses);
+        }
     }
 
     pub(crate) fn add_witness(&mut self, relation: usize, document: &'a Document) {

@@ -39,6 +39,7 @@ enum Coverage {
 
 impl<'a> Frame<'a> {
     /// Answers whether `condition` is `wanted` for an element.
+    #[inline(never)]
     pub(super) fn exists(
         &mut self,
         list: &'a List,
@@ -84,6 +85,7 @@ impl<'a> Frame<'a> {
     }
 
     /// Answers whether `condition` holds for exactly one element.
+    #[inline(never)]
     pub(super) fn exists_one(
         &mut self,
         list: &'a List,
@@ -130,6 +132,7 @@ impl<'a> Frame<'a> {
     }
 
     /// Answers whether a value is among the elements.
+    #[inline(never)]
     pub(super) fn within(&mut self, item: &'a Term, list: &'a List) -> Truth {
         let start = self.recorder.mark();
         let item = match self.value(item) {
@@ -175,6 +178,7 @@ impl<'a> Frame<'a> {
     }
 
     /// Counts the elements.
+    #[inline(never)]
     pub(super) fn count(&mut self, list: &'a List) -> Result<i64, Stop> {
         if let (Source::Field(path), []) = (&list.source, list.stages.as_slice()) {
             return match self.json(path)? {

@@ -183,6 +183,7 @@ impl<'a> Frame<'a> {
     }
 
     /// Returns the value of a choice whose test is unknown: both sides may be equal.
+    #[inline(never)]
     fn undecided_choice(&mut self, yes: &'a Term, no: &'a Term) -> Result<Option<Value<'a>>, Stop> {
         match (self.value(yes), self.value(no)) {
             (Ok(yes), Ok(no)) if yes == no => Ok(yes),
@@ -190,6 +191,7 @@ impl<'a> Frame<'a> {
         }
     }
 
+    #[inline(never)]
     fn arithmetic(
         &mut self,
         operator: Operator,
@@ -249,6 +251,7 @@ impl<'a> Frame<'a> {
     }
 
     /// Returns part of the name of a document.
+    #[inline(never)]
     fn name(&mut self, root: Root, part: NamePart) -> Result<Cow<'a, str>, Stop> {
         let document = match root {
             Root::Subject => self.subject.document,
@@ -374,6 +377,7 @@ impl<'a> Frame<'a> {
     }
 
     /// Notes that a value cannot be used.
+    #[inline(never)]
     pub(super) fn misfit(&mut self, path: &'a Path, depth: usize, reason: String) -> Stop {
         if !self.recorder.is_on {
             return Stop::Unread;
@@ -388,6 +392,7 @@ impl<'a> Frame<'a> {
         Stop::Unread
     }
 
+    #[inline(never)]
     fn missing(&mut self, path: &'a Path, depth: usize, reason: impl FnOnce() -> String) -> Stop {
         if !self.recorder.is_on {
             return Stop::Unread;
@@ -408,6 +413,7 @@ impl<'a> Frame<'a> {
 
     /// Returns where the first `depth` steps of a path lead within its document:
     /// `config.Rules[2].From`, `tags`.
+    #[inline(never)]
     fn place_of(&self, path: &Path, depth: usize) -> String {
         let mut place = match path.root {
             Root::Slot(slot) => match self.slots.get(slot) {
@@ -454,6 +460,7 @@ impl<'a> Frame<'a> {
         format!("{}#{place}", document.urn)
     }
 
+    #[inline(never)]
     fn map_value(&mut self, path: &'a Path, key: &'a Term) -> Result<Option<Value<'a>>, Stop> {
         let Some(map) = self.map(path)? else {
             return Ok(None);
