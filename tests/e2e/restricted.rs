@@ -35,10 +35,15 @@ fn the_services_user_reads_alerts_with_the_drop_ins_group_and_says_so_without_it
     }
     // The line's folder is private to its owner; the service's user has to pass through it.
     std::fs::set_permissions(line.folder(), Permissions::from_mode(0o711))?;
-    let file = line.folder().join("alerts.json");
+    // As a manager's installation leaves folder and file.
+    let folder = line.folder().join("alerts");
+    std::fs::create_dir(&folder)?;
+    let file = folder.join("alerts.json");
     alerts::append(&file, (0..3).map(alerts::alert))?;
-    chown(&file, Some(0), Some(WAZUH_GROUP))?;
-    std::fs::set_permissions(&file, Permissions::from_mode(0o640))?;
+    for (path, mode) in [(&file, 0o640), (&folder, 0o750)] {
+        chown(path, Some(0), Some(WAZUH_GROUP))?;
+        std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+    }
 
     let mut agent = line.unenrolled("agent")?;
     agent.set_rights(Rights::Service { groups: Vec::new() })?;
@@ -59,6 +64,14 @@ fn the_services_user_reads_alerts_with_the_drop_ins_group_and_says_so_without_it
     agent.set_rights(Rights::Service {
         groups: vec![WAZUH_GROUP],
     })?;
+    // A file that can be read in a folder that cannot be listed: a rotation would be missed.
+    std::fs::set_permissions(&folder, Permissions::from_mode(0o710))?;
+    let done = agent.output(&["source", "test", "manager"], "")?;
+    assert!(!done.status.success(), "{done:?}");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(said.contains("cannot be listed"), "{said}");
+    std::fs::set_permissions(&folder, Permissions::from_mode(0o750))?;
+
     process::success(
         agent.output(&["source", "test", "manager"], "")?,
         "zero-x-agent source test",

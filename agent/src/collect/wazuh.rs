@@ -45,9 +45,14 @@ impl Wazuh {
     ///
     /// # Errors
     ///
-    /// When the file cannot be opened, or is something that only looks like one.
+    /// When the file cannot be opened, or is something that only looks like one, or when its
+    /// folder cannot be listed, without which no rotation can be followed.
     pub(crate) fn try_open(path: &Path) -> std::io::Result<()> {
-        input::Input::plain(path, None).map(drop)
+        input::Input::plain(path, None)?;
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        std::fs::read_dir(folder)
+            .map(drop)
+            .map_err(|error| days::unlisted(folder, &error))
     }
 
     fn failed(&self, source: std::io::Error) -> CollectError {

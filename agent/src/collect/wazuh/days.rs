@@ -120,7 +120,7 @@ fn entries(folder: &Path) -> io::Result<Vec<String>> {
     let listed = match fs::read_dir(folder) {
         Ok(listed) => listed,
         Err(error) if is_missing(&error) => return Ok(Vec::new()),
-        Err(error) => return Err(error),
+        Err(error) => return Err(unlisted(folder, &error)),
     };
     let mut names = Vec::new();
     for entry in listed.take(ENTRIES) {
@@ -129,6 +129,12 @@ fn entries(folder: &Path) -> io::Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
+}
+
+/// Names the folder in an error: the file within it may well be readable.
+pub(super) fn unlisted(folder: &Path, error: &io::Error) -> io::Error {
+    let clause = format!("its folder {} cannot be listed: {error}", folder.display());
+    io::Error::new(error.kind(), clause)
 }
 
 fn is_missing(error: &io::Error) -> bool {

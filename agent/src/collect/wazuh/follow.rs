@@ -430,7 +430,8 @@ fn siblings(present: &Path) -> io::Result<Vec<(SystemTime, Candidate)>> {
     };
     let name = name.to_string_lossy();
     let mut found = Vec::new();
-    for entry in existing(std::fs::read_dir(folder))?.into_iter().flatten() {
+    let listed = std::fs::read_dir(folder).map_err(|error| days::unlisted(folder, &error));
+    for entry in existing(listed)?.into_iter().flatten() {
         let entry = entry?;
         let file = entry.file_name();
         let file = file.to_string_lossy();
