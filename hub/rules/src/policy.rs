@@ -184,3 +184,167 @@ pub(crate) fn ask(
         Question::TrustsFederation => reach::trusts_federation(&policy),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Asks a policy of some statements, each without its usual parts.
+    fn asked(name: &str, arguments: &[&str], statements: Value) -> bool {
+        let usual = json!({"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject",
+                           "Resource": "arn:aws:s3:::b/*"});
+        let statements = statements.as_array().unwrap().iter().map(|given| {
+            let mut statement = usual.as_object().unwrap().clone();
+            statement.extend(given.as_object().unwrap().clone());
+            statement.retain(|_, value| !value.is_null());
+            Value::Object(statement)
+        });
+        let policy = json!({"Version": "2012-10-17", "Statement": statements.collect::<Vec<_>>()});
+        let arguments: Vec<Cow<'_, str>> = arguments.iter().map(|a| (*a).into()).collect();
+        ask(Question::named(name).unwrap(), &policy, &arguments).unwrap()
+    }
+
+    fn is_public(statements: Value) -> bool {
+        asked("policy_public", &[], statements)
+    }
+
+    #[test]
+    fn a_condition_narrows_only_if_no_stranger_can_meet_it() {
+        let with = |condition: Value| is_public(json!([{"Condition": condition}]));
+        assert!(is_public(json!([{}])));
+        for closed in [
+            json!({"StringEquals": {"aws:PrincipalOrgID": "o-1"}}),
+            json!({"StringLike": {"AWS:SourceVpce": ["vpce-1", "vpce-2"]}}),
+            json!({"IpAddress": {"aws:SourceIp": "192.0.2.0/24"}}),
+            json!({"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}}),
+            json!({"ArnLike": {"aws:SourceArn": "arn:aws:sns:us-east-1:123456789012:*"}}),
+            json!({"ForAnyValue:StringEquals": {"aws:PrincipalOrgPaths": "o-1/r-1/"}}),
+            json!({"Bool": {"aws:PrincipalIsAWSService": "true"}}),
+        ] {
+            assert!(!with(closed.clone()), "{closed}");
+        }
+        for open in [
+            json!({"StringEqualsIfExists": {"aws:PrincipalOrgID": "o-1"}}),
+            json!({"ForAllValues:StringEquals": {"aws:PrincipalOrgID": "o-1"}}),
+            json!({"StringEquals": {"aws:PrincipalOrgID": []}}),
+            json!({"StringLike": {"aws:PrincipalOrgID": "*"}}),
+            json!({"StringEquals": {"aws:userid": "${aws:userid}"}}),
+            json!({"StringNotEquals": {"aws:PrincipalOrgID": "o-1"}}),
+            json!({"IpAddress": {"aws:SourceIp": ["192.0.2.0/24", "0.0.0.0/1"]}}),
+            json!({"ArnLike": {"aws:PrincipalArn": "arn:aws:iam::*:role/app"}}),
+            json!({"StringEquals": {"sts:ExternalId": "word"}}),
+            json!({"Bool": {"aws:SecureTransport": "true"}}),
+            json!({"Bool": {"aws:PrincipalIsAWSService": "false"}}),
+        ] {
+            assert!(with(open.clone()), "{open}");
+        }
+    }
+
+    #[test]
+    fn a_denial_takes_away_only_what_it_covers_wholly() {
+        let denied = |denial: Value| {
+            let mut denial = denial;
+            denial["Effect"] = "Deny".into();
+            !is_public(json!([{}, denial]))
+        };
+        assert!(denied(json!({})));
+        assert!(denied(json!({"Action": "s3:*", "Resource": "*"})));
+        assert!(denied(
+            json!({"Condition": {"StringNotEquals": {"aws:PrincipalOrgID": "o-1"}}})
+        ));
+        assert!(denied(json!({"Principal": null,
+                              "NotPrincipal": {"AWS": "arn:aws:iam::123456789012:root"}})));
+        assert!(!denied(json!({"Action": "s3:PutObject"})));
+        assert!(!denied(json!({"Resource": "arn:aws:s3:::b/private/*"})));
+        assert!(!denied(json!({"Principal": {"AWS": "123456789012"}})));
+        assert!(!denied(
+            json!({"Condition": {"Bool": {"aws:SecureTransport": "false"}}})
+        ));
+        assert!(!denied(
+            json!({"Condition": {"ForAnyValue:StringNotEquals": {"aws:PrincipalOrgID": "o-1"}}})
+        ));
+
+        let holder = json!({"Principal": null, "Action": "iam:CreateAccessKey", "Resource": "*"});
+        let but = |mut denial: Value| {
+            denial["Effect"] = "Deny".into();
+            denial["Principal"] = Value::Null;
+            asked("policy_escalates", &[], json!([holder, denial]))
+        };
+        assert!(!but(json!({"Action": "iam:*", "Resource": "*"})));
+        assert!(but(
+            json!({"Action": "iam:*", "Resource": "arn:aws:iam::*:user/a"})
+        ));
+        assert!(but(json!({"Action": "iam:Delete*", "Resource": "*"})));
+        let mfa = json!({"BoolIfExists": {"aws:MultiFactorAuthPresent": "false"}});
+        assert!(but(
+            json!({"Action": "*", "Resource": "*", "Condition": mfa})
+        ));
+    }
+
+    #[test]
+    fn an_outsider_is_who_is_of_another_account() {
+        let outside = |principal: Value| {
+            let statements = json!([{"Principal": principal}]);
+            asked("policy_cross_account", &["123456789012"], statements)
+        };
+        assert!(!outside(json!({"AWS": "123456789012"})));
+        assert!(!outside(
+            json!({"AWS": "arn:aws:iam::123456789012:role/app"})
+        ));
+        assert!(!outside(json!({"Service": "s3.amazonaws.com"})));
+        assert!(outside(json!({"AWS": ["123456789012", "210987654321"]})));
+        assert!(outside(json!({"AWS": "arn:aws:iam::210987654321:root"})));
+        assert!(outside(json!({"CanonicalUser": "79a59d"})));
+        assert!(outside(json!("*")));
+        let own =
+            json!([{"Condition": {"StringEquals": {"aws:PrincipalAccount": "123456789012"}}}]);
+        assert!(!asked("policy_cross_account", &["123456789012"], own));
+        let other =
+            json!([{"Condition": {"StringEquals": {"aws:PrincipalAccount": "210987654321"}}}]);
+        assert!(asked("policy_cross_account", &["123456789012"], other));
+        let put = ["123456789012", "s3:PutObject"];
+        assert!(!asked("policy_cross_account", &put, json!([{}])));
+    }
+
+    #[test]
+    fn what_is_no_policy_answers_nothing() {
+        for (document, reason) in [
+            (json!([]), "not an object"),
+            (json!({}), "Statement is missing"),
+            (
+                json!({"Statement": "a"}),
+                "Statement is neither a list nor an object",
+            ),
+            (json!({"Statement": ["a"]}), "a statement is not an object"),
+            (json!({"Statement": {"Action": "*"}}), "Effect is missing"),
+            (
+                json!({"Statement": {"Effect": "allow"}}),
+                "Effect is neither Allow nor Deny",
+            ),
+            (
+                json!({"Statement": {"Effect": "Allow"}}),
+                "neither Action nor NotAction",
+            ),
+            (
+                json!({"Statement": {"Effect": "Allow", "Action": 3}}),
+                "neither text nor a list of texts",
+            ),
+            (
+                json!({"Statement": {"Effect": "Allow", "Action": "*", "NotAction": "a"}}),
+                "an element and its opposite",
+            ),
+            (
+                json!({"Statement": {"Effect": "Allow", "Action": "*", "Principal": {"Aws": "*"}}}),
+                "a principal of an unknown kind",
+            ),
+            (
+                json!({"Statement": {"Effect": "Allow", "Action": "*", "Condition": []}}),
+                "Condition is not an object",
+            ),
+        ] {
+            let found = ask(Question::Public, &document, &[]).unwrap_err();
+            assert_eq!(found.to_string(), reason, "{document}");
+        }
+    }
+}

@@ -369,6 +369,28 @@ fn expressions_are_refused_with_place_and_remedy() {
 }
 
 #[test]
+fn what_does_not_exclude_null_is_not_taken_to_say_it() {
+    for pass in [
+        "r.Count == null && !(r.Count > 3)",
+        "r.Count != null || !(r.Count > 3)",
+        "r.Count != null ? r.On : !(r.Count > 3)",
+        "r.Count != 3 && !(r.Count > 3)",
+        "r.Count == 3 || !(r.Count > 3)",
+        "!(r.Count > 0) || !(r.Count > 3)",
+        "!(r.Count != null) && !(r.Count > 3)",
+        "r.On && r.Count != null || !(r.Count > 3)",
+        "r.Lid != null && !(r.Lid.Colour > 'a')",
+        "r.Rules.exists(x, x.From != null) && !r.Rules.exists(x, x.From > 3)",
+        "r.Words.exists(w, true) && r.Words.all(w, true) && !(r.Count > 3)",
+        "tags.env != null && !tags.other.startsWith('p')",
+        "r.Count == null",
+    ] {
+        let is_refused = Check::read("p", &file_of("lab.yard.box", pass, ""), types()).is_err();
+        assert_eq!(is_refused, pass != "r.Count == null", "{pass}");
+    }
+}
+
+#[test]
 fn null_said_in_any_of_these_ways_is_accepted() {
     for pass in [
         "r.Flag",
