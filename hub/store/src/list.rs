@@ -124,7 +124,7 @@ pub enum Order {
 /// What a list of findings is sorted by. Ties are broken by id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FindingSort {
-    /// By severity.
+    /// By severity, within one by risk score, within that by when it last failed.
     #[default]
     Severity,
     /// By risk score.

@@ -20,6 +20,8 @@ pub(crate) enum SortKey<'i> {
     Number(i64),
     Text(&'i str),
     Urn(&'i Urn),
+    /// How urgent it is: severity, risk score, and when it last failed.
+    Urgency(i64, i64, i64),
 }
 
 /// A [`SortKey`] in a cursor.
@@ -28,6 +30,7 @@ enum OwnedKey {
     Number(i64),
     Text(String),
     Urn(Urn),
+    Urgency(i64, i64, i64),
 }
 
 impl OwnedKey {
@@ -36,6 +39,7 @@ impl OwnedKey {
             SortKey::Number(number) => Self::Number(number),
             SortKey::Text(text) => Self::Text(text.to_owned()),
             SortKey::Urn(urn) => Self::Urn(urn.clone()),
+            SortKey::Urgency(severity, risk, at) => Self::Urgency(severity, risk, at),
         }
     }
 
@@ -44,6 +48,7 @@ impl OwnedKey {
             Self::Number(number) => SortKey::Number(*number),
             Self::Text(text) => SortKey::Text(text),
             Self::Urn(urn) => SortKey::Urn(urn),
+            Self::Urgency(severity, risk, at) => SortKey::Urgency(*severity, *risk, *at),
         }
     }
 }

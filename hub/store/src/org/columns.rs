@@ -302,7 +302,11 @@ impl Listed for FindingSummary {
 
     fn key(&self, sort: FindingSort) -> SortKey<'_> {
         match sort {
-            FindingSort::Severity => SortKey::Number(self.severity as i64),
+            FindingSort::Severity => SortKey::Urgency(
+                self.severity as i64,
+                i64::from(self.risk),
+                self.last_seen.as_microsecond(),
+            ),
             FindingSort::Risk => SortKey::Number(i64::from(self.risk)),
             FindingSort::FirstSeen => SortKey::Number(self.first_seen.as_microsecond()),
             FindingSort::LastSeen => SortKey::Number(self.last_seen.as_microsecond()),

@@ -250,6 +250,50 @@ async fn a_finding_keeps_every_step_of_its_life() {
 }
 
 #[tokio::test]
+async fn within_a_severity_the_riskier_finding_stands_first_and_then_the_later_one() {
+    let bench = Bench::new();
+    let org = bench.org("acme").await;
+    // Name, severity, risk score, when it last failed.
+    let rows = [
+        ("aws.critical-60", Severity::Critical, 60, 9),
+        ("aws.critical-90-old", Severity::Critical, 90, 1),
+        ("aws.high-99", Severity::High, 99, 9),
+        ("aws.critical-90-new", Severity::Critical, 90, 2),
+        ("aws.high-5", Severity::High, 5, 9),
+    ];
+    for (n, (check, severity, score, seen)) in rows.into_iter().enumerate() {
+        let mut row = finding(&org, n, check, severity);
+        row.risk.score = score;
+        row.last_seen = at(seen);
+        open(&org, row).await;
+    }
+    let want = [
+        "aws.critical-90-new",
+        "aws.critical-90-old",
+        "aws.critical-60",
+        "aws.high-99",
+        "aws.high-5",
+    ];
+    for limit in [1, 2, 100] {
+        let mut list = store::FindingList {
+            order: Order::Descending,
+            limit,
+            ..List::default()
+        };
+        let mut seen = Vec::new();
+        loop {
+            let page = org.findings(list.clone()).await.unwrap();
+            seen.extend(page.items.iter().map(|item| item.check_id.to_string()));
+            match page.next {
+                Some(next) => list.after = Some(next),
+                None => break,
+            }
+        }
+        assert_eq!(seen, want, "in pages of {limit}");
+    }
+}
+
+#[tokio::test]
 async fn lists_sort_filter_and_count_open_findings_by_resource() {
     let bench = Bench::new();
     let org = bench.org("acme").await;
