@@ -545,8 +545,9 @@ impl Staging<'_> {
                     };
                     self.write.put_resource(*document, from);
                 } else {
-                    let what = urn.to_string();
-                    self.refuse_order(what, not_begun, Spoils::Resource(urn));
+                    // Its agent holds that it has told it. It is not remembered as spoiled, so that
+                    // the next sweep ends with a set that differs and is asked for whole.
+                    self.refuse_order(urn.to_string(), not_begun, Spoils::Nothing);
                 }
             }
             Item::Gone(urn) => {

@@ -343,6 +343,33 @@ async fn a_sweep_goes_on_over_a_new_session_and_still_knows_what_it_sent() {
 }
 
 #[tokio::test]
+async fn a_change_that_came_after_its_sweeps_end_is_asked_for_and_not_forgotten() {
+    let hub = hub().await;
+    let agent = hub.agent().await;
+    let mut talk = Talk::open(&hub, &agent).await;
+    let (before, after) = (
+        document("vpc-1", "10.0.0.0/16"),
+        document("vpc-1", "10.1.0.0/16"),
+    );
+    // Two sources of one account sweep the same scope at the same time.
+    talk.sweep(&[begin(1), begin(1), changed(&before), ended(1, &[&before])])
+        .await;
+    talk.sweep(&[changed(&after), ended(1, &[&after])]).await;
+    // The agent holds that it has told this, and tells only what differs from it.
+    talk.sweep(&[begin(2), ended(2, &[&after])]).await;
+    assert_eq!(state(&hub).await, ScopeState::Mismatched);
+    let asked = match talk.unheard.pop() {
+        Some(message) => message,
+        None => talk.hear().await,
+    };
+    assert!(matches!(asked, Message::Resync(_)), "{asked:?}");
+    talk.sweep(&[begin(3), changed(&after), ended(3, &[&after])])
+        .await;
+    assert_eq!(state(&hub).await, ScopeState::Complete);
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn streams_that_were_opened_and_stay_silent_disturb_nothing() {
     let hub = hub().await;
     let agent = hub.agent().await;
