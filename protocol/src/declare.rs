@@ -26,8 +26,9 @@
 //!       in_vpc: {to: aws.ec2.vpc, meaning: The network it belongs to.}
 //! ```
 //! A field takes its `call` from the type unless it names its own; the permission is the call's
-//! own name unless `permission` differs. Tags come with the list unless `tags_call` names a call. `required: true` means that the provider always sends
-//! it, so that it can never be null.
+//! own name unless `permission` differs. Tags come with the list unless `tags_call` names a call,
+//! and links do unless one names the `field` that it is read from. `required: true` means that the
+//! provider always sends it, so that it can never be null.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -150,6 +151,10 @@ pub enum Reach {
 pub struct Relation {
     /// Full type name of the other end.
     pub to: String,
+    /// The declared field that says where it leads, unless that comes with the list: while the
+    /// field is not read, the links are not either.
+    #[serde(default)]
+    pub field: Option<String>,
     /// What it means, in a sentence.
     pub meaning: String,
 }
@@ -337,6 +342,13 @@ impl Declarations {
                     fields.insert(field, read);
                 }
                 for (relation, body) in &raw.links {
+                    if let Some(field) = &body.field
+                        && !fields.contains_key(field)
+                    {
+                        let reason =
+                            format!("the link {relation} names no declared field: {field}");
+                        return Err(broken(reason));
+                    }
                     relations.push((
                         file.to_owned(),
                         name.clone(),
@@ -615,6 +627,10 @@ types:
         );
         assert!(
             refused("to: aws.ec2.thing", "to: aws.ec2.other").contains("which no file declares")
+        );
+        assert!(
+            refused("{to: aws.ec2.thing", "{field: Twin, to: aws.ec2.thing")
+                .contains("the link twin names no declared field: Twin")
         );
         assert!(refused("scope: region", "scope: planet").contains("line"));
         assert!(refused("meaning: Its id.", "meening: Its id.").contains("unknown field"));

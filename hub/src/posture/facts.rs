@@ -305,12 +305,17 @@ pub(super) fn is_living(resource: &Resource) -> bool {
     resource.retired_at.is_none()
 }
 
-/// Says whether a resource's links were read.
+/// Says whether a resource's links were read: they themselves, and the fields that some of them
+/// are read from.
 pub(super) fn links_read(document: &Document) -> Result<(), Gap> {
-    let unread = document
-        .gaps
-        .iter()
-        .find(|(path, _)| *path == "links" || path.starts_with("links."));
+    let declared = Declarations::builtin().get(&document.type_name);
+    let relations = declared.into_iter().flat_map(|of| of.links.values());
+    let fields: Vec<&str> = relations.filter_map(|rel| rel.field.as_deref()).collect();
+    let is_about = |path: &str| match path.strip_prefix("config.") {
+        Some(path) => fields.contains(&path.split('.').next().unwrap_or_default()),
+        None => path == "links" || path.starts_with("links."),
+    };
+    let unread = document.gaps.iter().find(|(path, _)| is_about(path));
     match unread {
         Some((_, gap)) => Err(gap.clone()),
         None => Ok(()),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use protocol::declare::Declarations;
+use protocol::declare::{Declarations, Reach};
 use protocol::document::{Gap, Link, SetHash};
 use protocol::ids::{AgentId, SourceId};
 use protocol::{Document, Scope, Urn};
@@ -25,6 +25,7 @@ const OLD: &str = "aws.ec2.instance-older-than-specific-days";
 const VOLUME: &str = "aws.ec2.volume";
 const SNAPSHOT: &str = "aws.ec2.snapshot";
 const INSTANCE: &str = "aws.ec2.instance";
+const BUCKET: &str = "aws.s3.bucket";
 
 #[tokio::test]
 async fn absence_proves_nothing_before_a_complete_sweep_nor_after_a_denied_one() {
@@ -113,6 +114,45 @@ async fn a_link_that_is_taken_away_leads_back_to_its_former_end() {
     org.judge().await;
     assert_eq!(org.of_volume("v1", COPIED).await, Some(Verdict::Fail));
     assert_eq!(org.of_volume("v2", COPIED).await, Some(Verdict::Pass));
+}
+
+#[tokio::test]
+async fn a_link_is_as_unread_as_the_field_that_it_is_read_from() {
+    const CHECK: &str = "
+id: aws.s3.gets-no-logs
+title: No bucket sends its access logs here
+severity: low
+type: aws.s3.bucket
+pass: \"!linked_from('logs_to').exists(b, b.id != '')\"
+why: Logs are not public.
+fix: {console: Send them elsewhere.}
+source: https://example.org
+tests:
+  - {name: none, verdict: pass, r: {Name: a}}
+";
+    let mut org = org(&[COPIED]).await;
+    org.rules = Arc::new(Rules {
+        set: RuleSet::load(vec![("check.yaml", CHECK)], Declarations::builtin()).unwrap(),
+        fingerprint: [7; 32],
+    });
+    let bucket = |id: &str| filled(BUCKET, id, json!({"Name": id}));
+    let public = Subject::Resource(bucket("public").urn);
+    org.sweep(BUCKET, [bucket("public"), bucket("other")]).await;
+    org.judge().await;
+    assert_eq!(org.verdict(&public).await[0].verdict, Verdict::Pass);
+
+    // What no collector says in a gap of its own: where the logs of this bucket go.
+    let mut silent = bucket("other");
+    let config = silent.config.as_object_mut().unwrap();
+    config.remove("LoggingEnabled");
+    let gap = denied("s3:GetBucketLogging");
+    let path = "config.LoggingEnabled".to_owned();
+    silent.gaps.insert(path, gap.clone());
+    org.sweep(BUCKET, [bucket("public"), silent]).await;
+    org.judge().await;
+    let judged = org.verdict(&public).await;
+    assert_eq!(judged[0].verdict, Verdict::Unknown);
+    assert_eq!(judged[0].gaps[0].1, gap);
 }
 
 #[tokio::test]
@@ -388,7 +428,12 @@ async fn org(checks: &[&str]) -> Org {
 }
 
 fn scope(type_name: &str) -> Scope {
-    Scope::of_type(type_name, ACCOUNT, REGION)
+    let declared = Declarations::builtin().get(type_name).unwrap();
+    let region = match declared.reach {
+        Reach::Global => "global",
+        Reach::Region => REGION,
+    };
+    Scope::of_type(type_name, ACCOUNT, region)
 }
 
 fn volume_urn(id: &str) -> Urn {
@@ -401,7 +446,7 @@ fn document(type_name: &str, id: &str, config: Value) -> Document {
         type_name: type_name.to_owned(),
         provider: "aws".to_owned(),
         account: ACCOUNT.to_owned(),
-        region: REGION.to_owned(),
+        region: scope(type_name).region,
         id: id.to_owned(),
         native_id: format!("arn:aws:ec2:{REGION}:{ACCOUNT}:{id}"),
         name: id.to_owned(),
