@@ -475,6 +475,8 @@ impl Client {
         let build = |error: http::Error| ClientError::Answer {
             reason: error.to_string(),
         };
+        // One key for both attempts: the hub may have served the first and lost only the answer.
+        let key = (method == Method::POST).then(|| uuid::Uuid::new_v4().to_string());
         let request = || {
             let mut request = Request::builder()
                 .method(method.clone())
@@ -483,6 +485,9 @@ impl Client {
                 .header(header::ACCEPT, "application/json");
             if let Some(token) = token {
                 request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+            }
+            if let Some(key) = &key {
+                request = request.header("idempotency-key", key);
             }
             if body.is_some() {
                 request = request.header(header::CONTENT_TYPE, "application/json");
@@ -574,3 +579,6 @@ pub(crate) fn with_query(path: &str, pairs: &[(&str, String)]) -> String {
 pub(crate) fn segment(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,102 @@
+//! The client against a server that breaks the connection when it should not.
+
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use protocol::enroll::Pin;
+use rustls_pki_types::PrivateKeyDer;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+
+/// What the server saw of a request: method, path and `Idempotency-Key`.
+type Seen = (Method, String, Option<String>);
+
+fn acceptor() -> (TlsAcceptor, Pin) {
+    let root_key = rcgen::KeyPair::generate().unwrap();
+    let mut root = rcgen::CertificateParams::default();
+    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let root = rcgen::CertifiedIssuer::self_signed(root, root_key).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = rcgen::CertificateParams::new(vec!["localhost".to_owned()])
+        .unwrap()
+        .signed_by(&key, &root)
+        .unwrap();
+    let pin = Pin::of_certificate(root.der()).unwrap();
+    let chain = vec![leaf.der().clone(), root.der().clone()];
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(
+        rustls::crypto::ring::default_provider(),
+    ))
+    .with_protocol_versions(&[&rustls::version::TLS13])
+    .unwrap()
+    .with_no_client_auth()
+    .with_single_cert(chain, key)
+    .unwrap();
+    (TlsAcceptor::from(Arc::new(config)), pin)
+}
+
+/// Answers every request but the second, on which it hangs up after it has read it whole.
+async fn serve(
+    listener: tokio::net::TcpListener,
+    acceptor: TlsAcceptor,
+    seen: UnboundedSender<Seen>,
+) {
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let stream = acceptor.accept(stream).await.unwrap();
+        let service = service_fn(async |request: Request<Incoming>| {
+            let (head, body) = request.into_parts();
+            body.collect().await.unwrap();
+            let key = head.headers.get("idempotency-key");
+            let key = key.map(|key| key.to_str().unwrap().to_owned());
+            seen.send((head.method, head.uri.to_string(), key)).unwrap();
+            if count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 1 {
+                return Err(std::io::Error::other("the answer is lost"));
+            }
+            Ok(http::Response::new(Full::new(Bytes::from_static(b"{}"))))
+        });
+        let server = hyper::server::conn::http1::Builder::new();
+        let _ = server.serve_connection(TokioIo::new(stream), service).await;
+    }
+}
+
+#[tokio::test]
+async fn a_write_whose_answer_was_lost_is_sent_again_under_the_same_key() {
+    let (acceptor, pin) = acceptor();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!(
+        "https://localhost:{}",
+        listener.local_addr().unwrap().port()
+    );
+    let (sender, mut seen) = unbounded_channel();
+    tokio::spawn(serve(listener, acceptor, sender));
+    let endpoint = Endpoint::parse(&url, Some(&pin.to_string())).unwrap();
+    let client = Client::anonymous(endpoint);
+
+    // The first opens the connection that is then kept, and lost.
+    let get = client.send(Method::GET, "/read", None, None).await.unwrap();
+    assert_eq!(get.status, StatusCode::OK);
+    for _ in 0..2 {
+        let body = Some(Bytes::from_static(b"{}"));
+        let post = client.send(Method::POST, "/write", body, None).await;
+        assert_eq!(post.unwrap().status, StatusCode::OK);
+    }
+
+    let mut all = Vec::new();
+    while let Ok(one) = seen.try_recv() {
+        all.push(one);
+    }
+    let [read, lost, again, next] = <[Seen; 4]>::try_from(all).unwrap();
+    assert_eq!(read, (Method::GET, "/read".to_owned(), None));
+    assert_eq!(lost, again);
+    assert!(
+        lost.2.as_ref().is_some_and(|key| key.len() >= 16),
+        "{lost:?}"
+    );
+    // Another write has another key, or the hub would not do it.
+    assert_eq!(next.1, "/write");
+    assert_ne!(next.2, lost.2);
+}
