@@ -115,7 +115,7 @@ impl Summary {
         if findings.is_empty() {
             return Ok(());
         }
-        writeln!(out, "\nThe worst findings")?;
+        writeln!(out, "\nThe worst broken rules")?;
         // One line per title: fifty buckets with one fault are one line.
         let mut groups: Vec<(String, String, Vec<String>)> = Vec::new();
         for row in findings {
@@ -135,7 +135,7 @@ impl Summary {
             writeln!(out, "  {severity:<8}  {title}\n            {first}{more}")?;
         }
         if groups.len() > SHOWN {
-            writeln!(out, "  and {} more kinds of finding", groups.len() - SHOWN)?;
+            writeln!(out, "  and {} more broken rules", groups.len() - SHOWN)?;
         }
         Ok(())
     }

@@ -20,6 +20,17 @@ pub(super) struct Kind {
     pub(super) columns: &'static [Column],
 }
 
+impl Kind {
+    /// Returns what a table calls a field of one object. A check's title states what it demands:
+    /// under `title` it would read as if the demand were met.
+    pub(super) fn shown_name<'n>(&self, field: &'n str) -> &'n str {
+        if self.path == FINDING.path && field == "title" {
+            return "broken_rule";
+        }
+        field
+    }
+}
+
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident $path:literal { $($title:literal $pointer:literal $width:literal)* })*) => {$(
         $(#[$doc])*
@@ -41,7 +52,7 @@ kinds! {
         "ACCOUNT"        "/resource/account"     20
         "REGION"         "/resource/region"      14
         "RESOURCE"       "/resource/name"        32
-        "TITLE"          "/title"                60
+        "BROKEN RULE"    "/title"                60
         "ID"             "/id"                   30
     }
     /// Resources.

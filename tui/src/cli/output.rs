@@ -39,12 +39,17 @@ pub(super) fn rows(
     }
 }
 
-/// Writes one object.
+/// Writes one object; `name` says what a table calls its fields.
 ///
 /// # Errors
 ///
 /// When the writer does not take it.
-pub(super) fn object(out: &mut impl Write, form: Form, object: &Value) -> io::Result<()> {
+pub(super) fn object(
+    out: &mut impl Write,
+    form: Form,
+    object: &Value,
+    name: impl Fn(&str) -> &str,
+) -> io::Result<()> {
     match form {
         Form::Json => {
             serde_json::to_writer_pretty(&mut *out, object)?;
@@ -55,7 +60,18 @@ pub(super) fn object(out: &mut impl Write, form: Form, object: &Value) -> io::Re
             writeln!(out)
         }
         Form::Csv => csv_rows(out, std::slice::from_ref(object)),
-        Form::Table => tree(out, object, 0),
+        Form::Table => match object {
+            Value::Object(fields) => {
+                let named = fields.iter();
+                let named = named.map(|(field, value)| (name(field).to_owned(), value.clone()));
+                tree(out, &Value::Object(named.collect()), 0)
+            }
+            Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::String(_)
+            | Value::Array(_) => tree(out, object, 0),
+        },
     }
 }
 
@@ -236,6 +252,31 @@ mod tests {
         let mut out = Vec::new();
         rows(&mut out, form, items, &columns).unwrap();
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_finding_is_shown_as_a_rule_that_is_broken_and_keeps_its_names_in_json() {
+        let finding = json!({"id": "fnd_1", "title": "A bucket is not public"});
+        let shown = |form| {
+            let mut out = Vec::new();
+            let kind = crate::cli::kinds::FINDING;
+            object(&mut out, form, &finding, |field| kind.shown_name(field)).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let table = shown(Form::Table);
+        assert!(
+            table.contains("broken_rule: A bucket is not public\n"),
+            "{table}"
+        );
+        assert!(!table.contains("title"), "{table}");
+        let json: Value = serde_json::from_str(&shown(Form::Json)).unwrap();
+        assert_eq!(json, finding);
+        let titles: Vec<&str> = crate::cli::kinds::FINDING
+            .columns
+            .iter()
+            .map(|column| column.title)
+            .collect();
+        assert!(titles.contains(&"BROKEN RULE") && !titles.contains(&"TITLE"));
     }
 
     #[test]

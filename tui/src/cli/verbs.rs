@@ -209,12 +209,17 @@ async fn list(
 async fn show(global: &Global, kind: Kind, id: &str) -> Result<Exit, Stop> {
     let path = in_org(global, &format!("{}/{}", kind.path, segment(id)));
     let object: Value = Client::signed_in()?.get(&path).await?;
-    print_object(global, &object)
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    output::object(&mut out, global.form(), &object, |field| {
+        kind.shown_name(field)
+    })?;
+    out.flush()?;
+    Ok(Exit::Done)
 }
 
 fn print_object(global: &Global, object: &Value) -> Result<Exit, Stop> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    output::object(&mut out, global.form(), object)?;
+    output::object(&mut out, global.form(), object, |field| field)?;
     out.flush()?;
     Ok(Exit::Done)
 }
