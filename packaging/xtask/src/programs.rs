@@ -103,9 +103,26 @@ fn find_in(folder: &Path) -> Result<Programs> {
 }
 
 /// The cargo that runs this program, in the checkout.
+///
+/// It sees none of the variables that `cargo run` sets for this program: build scripts of dependencies ask for some of
+/// them, so cargo would build those anew each time a person's call and one from here take turns.
 #[must_use]
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if [
+            "CARGO_PKG_",
+            "CARGO_MANIFEST_",
+            "CARGO_CRATE_",
+            "CARGO_BIN_",
+        ]
+        .iter()
+        .any(|prefix| text.starts_with(prefix))
+        {
+            command.env_remove(&name);
+        }
+    }
     command.current_dir(checkout());
     command
 }
