@@ -6,7 +6,8 @@
 //! - `linked(rel)`: the resource's own links were read, and each leads to a living resource.
 //! - `linked_from(rel, type)`: every scope from which such a link can come was swept completely,
 //!   and none of its resources has unread links. Between two regional types a link stays in its
-//!   region, but for the documents of regions themselves, which are read from everywhere.
+//!   region, but for the documents of regions themselves, which are read from everywhere. A link
+//!   that may cross regions needs every region that the account's document says is in use.
 //!
 //! Whatever was not gathered is unknown, never empty.
 
@@ -17,12 +18,16 @@ use protocol::declare::{Declarations, Reach};
 use protocol::document::{Gap, SetHash};
 use protocol::{Document, Scope, Urn};
 use rules::{Check, Direction, Neighbours, Relation, RuleSet};
+use serde_json::Value;
 use store::OrgReader;
 use store::error::ReadError;
 use store::rows::resource::{Resource, ScopeState, ScopeStatus};
 
 /// Resources that one library keeps at hand; beyond it they are read again.
 const KEPT: usize = 20_000;
+
+/// `OptInStatus` of a region that the account does not use.
+const NOT_IN_USE: &str = "not-opted-in";
 
 /// Scopes whose unread links are remembered.
 const KEPT_SCOPES: usize = 10_000;
@@ -232,6 +237,7 @@ impl<'a> Library<'a> {
         let of_account = |scope: &&Scope| {
             scope.provider == document.provider && scope.account == document.account
         };
+        let used;
         let mut needed = BTreeSet::new();
         if self.is_global(type_name) {
             needed.insert("global");
@@ -246,10 +252,18 @@ impl<'a> Library<'a> {
             if needed.is_empty() {
                 return Ok(Err(gap(&call, "not swept")));
             }
+            used = match self.regions_in_use(document)? {
+                Ok(used) => used,
+                Err(gap) => return Ok(Err(gap)),
+            };
+            needed.extend(used.iter().map(String::as_str));
         }
         for region in needed {
             let scope = Scope::of_type(type_name, &document.account, region);
             let status = scopes.get(&scope);
+            if status.is_none() {
+                return Ok(Err(gap(&call, &format!("not swept in {region}"))));
+            }
             if let Err(gap) = standing(status, &call) {
                 return Ok(Err(gap));
             }
@@ -260,6 +274,34 @@ impl<'a> Library<'a> {
             }
         }
         Ok(Ok(()))
+    }
+
+    /// Returns the regions that the account's document says are in use: an agent may be set to
+    /// read fewer. None for a provider whose accounts list no regions.
+    fn regions_in_use(
+        &mut self,
+        document: &Document,
+    ) -> Result<Result<Vec<String>, Gap>, ReadError> {
+        let declared = self
+            .declarations
+            .get(&format!("{}.account", document.provider));
+        let Some(field) = declared.and_then(|declared| declared.fields.get("Regions")) else {
+            return Ok(Ok(Vec::new()));
+        };
+        let unread = || gap(&field.call, "not read");
+        let Some(account) = self.account_of(document)? else {
+            return Ok(Err(unread()));
+        };
+        let account = &account.document;
+        let Some(regions) = account.config.get("Regions").and_then(Value::as_array) else {
+            let known = account.gaps.get("config.Regions");
+            return Ok(Err(known.cloned().unwrap_or_else(unread)));
+        };
+        let in_use = regions
+            .iter()
+            .filter(|region| region.get("OptInStatus").and_then(Value::as_str) != Some(NOT_IN_USE));
+        let names = in_use.filter_map(|region| region.get("RegionName")?.as_str());
+        Ok(Ok(names.map(str::to_owned).collect()))
     }
 
     /// Returns why a resource of a scope may have links that are not known.
@@ -285,6 +327,16 @@ impl<'a> Library<'a> {
         self.declarations
             .get(type_name)
             .is_some_and(|declared| declared.reach == Reach::Global)
+    }
+
+    /// Returns the names of a provider's types that are swept in each region.
+    pub(super) fn regional_types(&self, provider: &str) -> impl Iterator<Item = &'static str> {
+        self.declarations
+            .iter()
+            .filter(move |declared| {
+                declared.provider() == provider && declared.reach == Reach::Region
+            })
+            .map(|declared| declared.name.as_str())
     }
 
     /// Says whether links between two types stay in their region.

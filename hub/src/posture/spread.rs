@@ -72,6 +72,9 @@ fn readers_of(
         }
         former_links(library, urn, &mut links, scopes)?;
     }
+    if urn.scope.type_name() == format!("{}.account", urn.scope.provider) {
+        read_from_everywhere(library, &urn.scope, accounts);
+    }
     for Reader {
         relation,
         direction,
@@ -99,6 +102,24 @@ fn readers_of(
         }
     }
     Ok(())
+}
+
+/// Finds whose relations rest on all regions of an account, which its document lists.
+fn read_from_everywhere(library: &Library<'_>, account: &Scope, accounts: &mut BTreeSet<Wanted>) {
+    for origin in library.regional_types(&account.provider) {
+        for reader in library.rules.reads(origin) {
+            let crosses = reader.direction == Direction::Outgoing
+                && !library.stays_in_region(&reader.type_name, origin);
+            if crosses {
+                accounts.insert(Wanted {
+                    provider: account.provider.clone(),
+                    account: account.account.clone(),
+                    type_name: reader.type_name.clone(),
+                    region: None,
+                });
+            }
+        }
+    }
 }
 
 fn of_type<'u>(

@@ -26,6 +26,7 @@ const VOLUME: &str = "aws.ec2.volume";
 const SNAPSHOT: &str = "aws.ec2.snapshot";
 const INSTANCE: &str = "aws.ec2.instance";
 const BUCKET: &str = "aws.s3.bucket";
+const ACCESS_POINT: &str = "aws.s3.access-point";
 
 #[tokio::test]
 async fn absence_proves_nothing_before_a_complete_sweep_nor_after_a_denied_one() {
@@ -118,23 +119,8 @@ async fn a_link_that_is_taken_away_leads_back_to_its_former_end() {
 
 #[tokio::test]
 async fn a_link_is_as_unread_as_the_field_that_it_is_read_from() {
-    const CHECK: &str = "
-id: aws.s3.gets-no-logs
-title: No bucket sends its access logs here
-severity: low
-type: aws.s3.bucket
-pass: \"!linked_from('logs_to').exists(b, b.id != '')\"
-why: Logs are not public.
-fix: {console: Send them elsewhere.}
-source: https://example.org
-tests:
-  - {name: none, verdict: pass, r: {Name: a}}
-";
     let mut org = org(&[COPIED]).await;
-    org.rules = Arc::new(Rules {
-        set: RuleSet::load(vec![("check.yaml", CHECK)], Declarations::builtin()).unwrap(),
-        fingerprint: [7; 32],
-    });
+    org.rules = own_rule(BUCKET, "!linked_from('logs_to').exists(b, b.id != '')");
     let bucket = |id: &str| filled(BUCKET, id, json!({"Name": id}));
     let public = Subject::Resource(bucket("public").urn);
     org.sweep(BUCKET, [bucket("public"), bucket("other")]).await;
@@ -153,6 +139,47 @@ tests:
     let judged = org.verdict(&public).await;
     assert_eq!(judged[0].verdict, Verdict::Unknown);
     assert_eq!(judged[0].gaps[0].1, gap);
+}
+
+#[tokio::test]
+async fn a_region_that_nobody_sweeps_may_hold_what_links_to_a_global_resource() {
+    let mut org = org(&[COPIED]).await;
+    org.rules = own_rule(
+        BUCKET,
+        "linked_from('of_bucket').all(p, p.r.NetworkOrigin == 'VPC')",
+    );
+    let bucket = filled(BUCKET, "b", json!({"Name": "b"}));
+    let about = Subject::Resource(bucket.urn.clone());
+    org.sweep(BUCKET, [bucket]).await;
+    org.sweep(ACCESS_POINT, []).await;
+    org.judge().await;
+    let judged = org.verdict(&about).await;
+    assert_eq!(judged[0].verdict, Verdict::Unknown, "regions are not known");
+
+    let account = |regions: Value| filled("aws.account", ACCOUNT, json!({"Regions": regions}));
+    let here = json!({"RegionName": REGION, "OptInStatus": "opt-in-not-required"});
+    let off = json!({"RegionName": "me-south-1", "OptInStatus": "not-opted-in"});
+    org.sweep("aws.account", [account(json!([here, off]))])
+        .await;
+    org.judge().await;
+    let judged = org.verdict(&about).await;
+    assert_eq!(judged[0].verdict, Verdict::Pass, "{judged:?}");
+
+    // The agent's settings name one region, the account uses two.
+    let on = json!({"RegionName": "me-south-1", "OptInStatus": "opted-in"});
+    org.sweep("aws.account", [account(json!([here, on]))]).await;
+    org.judge().await;
+    let judged = org.verdict(&about).await;
+    assert_eq!(judged[0].verdict, Verdict::Unknown);
+    assert_eq!(judged[0].gaps[0].1.error, "not swept in me-south-1");
+
+    let mut unread = account(json!([]));
+    unread.config.as_object_mut().unwrap().remove("Regions");
+    let gap = denied("ec2:DescribeRegions");
+    unread.gaps.insert("config.Regions".to_owned(), gap.clone());
+    org.sweep("aws.account", [unread]).await;
+    org.judge().await;
+    assert_eq!(org.verdict(&about).await[0].gaps[0].1, gap);
 }
 
 #[tokio::test]
@@ -401,6 +428,29 @@ fn rules(ids: &[&str]) -> Arc<Rules> {
     Arc::new(Rules {
         set,
         fingerprint: *hasher.finalize().as_bytes(),
+    })
+}
+
+/// Loads one check of a user's own.
+fn own_rule(type_name: &str, pass: &str) -> Arc<Rules> {
+    let text = format!(
+        "
+id: aws.s3.own
+title: What must hold
+severity: low
+type: {type_name}
+pass: \"{pass}\"
+why: It matters.
+fix: {{console: Mend it.}}
+source: https://example.org
+tests:
+  - {{name: it holds, verdict: pass, r: {{Name: a}}}}
+"
+    );
+    let set = RuleSet::load(vec![("own.yaml", text.as_str())], Declarations::builtin());
+    Arc::new(Rules {
+        set: set.unwrap(),
+        fingerprint: [7; 32],
     })
 }
 
