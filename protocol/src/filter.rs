@@ -8,9 +8,10 @@
 //! ```
 //! `severity>=high status=open,muted !account=123456789012 name~web "public bucket"`.
 //! `~` on a field looks for a part of it, letter case ignored; `~text` alone finds the letters of
-//! `text` in this order (fuzzy); bare text is looked for in every text of a row. `tag:env=prod`
-//! asks for a tag. Enumerations compare in their own order, times take RFC 3339 or an age such as
-//! `24h` or `30d`, which means that long before now.
+//! `text` in this order (fuzzy); bare text is looked for in every text of a row, as a part of it,
+//! or in events as whole words (`root` finds `of root`, not `chroot`). `tag:env=prod` asks for a
+//! tag. Enumerations compare in their own order, times take RFC 3339 or an age such as `24h` or
+//! `30d`, which means that long before now.
 
 use jiff::Timestamp;
 
@@ -66,6 +67,11 @@ pub trait Row {
     }
     /// Calls `look` with each text of the row until it returns true; returns whether it did.
     fn any_text(&self, look: &mut dyn FnMut(&str) -> bool) -> bool;
+    /// Returns whether the row holds a bare text of a filter, which comes in lower case: as a part
+    /// of any of its texts, unless the kind of row says otherwise (events: as whole words).
+    fn holds_text(&self, lower: &str) -> bool {
+        self.any_text(&mut |own| contains_folded(own, lower))
+    }
 }
 
 /// A comparison.
@@ -367,6 +373,37 @@ impl Filter {
             })
     }
 
+    /// Returns the text that a field of every matching row is, but for the case of ASCII letters.
+    pub fn required_value(&self, field: &str) -> Option<&str> {
+        self.required_wants(field).find_map(|want| match want {
+            (Op::Equal, Want::Text(text)) => Some(text.as_str()),
+            _ => None,
+        })
+    }
+
+    /// Returns the lowest place that an enumeration's word has in every matching row.
+    pub fn least_rank(&self, field: &str) -> Option<usize> {
+        self.required_wants(field)
+            .filter_map(|want| match want {
+                (Op::Equal | Op::AtLeast, Want::Rank(_, rank)) => Some(*rank),
+                (Op::More, Want::Rank(_, rank)) => Some(rank.saturating_add(1)),
+                _ => None,
+            })
+            .max()
+    }
+
+    /// Returns what the filter demands of a field without an alternative.
+    fn required_wants(&self, field: &str) -> impl Iterator<Item = (Op, &Want)> {
+        let terms = self.terms.iter().filter(|term| !term.negated);
+        terms.filter_map(move |term| match &term.test {
+            Test::Field { name, op, wants } if *name == field => match wants.as_slice() {
+                [want] => Some((*op, want)),
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+
     /// Returns the bounds that the filter sets on a time field: not before, not after.
     pub fn time_bounds(&self, field: &str) -> (Option<Timestamp>, Option<Timestamp>) {
         let (mut from, mut to) = (None, None);
@@ -447,7 +484,7 @@ impl Want {
 impl Test {
     fn holds(&self, row: &(impl Row + ?Sized)) -> bool {
         match self {
-            Test::Anywhere(text) => row.any_text(&mut |own| contains_folded(own, text)),
+            Test::Anywhere(text) => row.holds_text(text),
             Test::Fuzzy(text) => row.any_text(&mut |own| is_subsequence(text, own)),
             Test::Field { name, op, wants } => {
                 let value = row.field(name);
@@ -584,6 +621,25 @@ mod tests {
         assert_eq!(filter.required_texts().collect::<Vec<_>>(), ["root"]);
         let day = now() - jiff::SignedDuration::from_hours(24);
         assert_eq!(filter.time_bounds("last_seen"), (Some(day), None));
+    }
+
+    #[track_caller]
+    fn demands(text: &str, value: Option<&str>, rank: Option<usize>) {
+        let filter = Filter::parse(text, FIELDS, now()).unwrap();
+        assert_eq!(filter.required_value("name"), value, "{text}");
+        assert_eq!(filter.least_rank("severity"), rank, "{text}");
+    }
+
+    #[test]
+    fn only_what_every_match_must_have_is_handed_to_an_index() {
+        demands("name=web severity>=high", Some("web"), Some(3));
+        demands("severity>medium", None, Some(3));
+        demands("severity=low severity>=info", None, Some(1));
+        demands("name=web,db severity=low,high", None, None);
+        demands("!name=web !severity>=high", None, None);
+        demands("name!=web severity!=high", None, None);
+        demands("name~web severity<=high", None, None);
+        demands("risk=3 web", None, None);
     }
 
     proptest! {

@@ -275,7 +275,7 @@ enum EventVerb {
         /// Its id.
         id: String,
     },
-    /// Search by text and fields.
+    /// Search by whole words and fields; field~part finds parts of words.
     Search {
         /// Terms such as 'root severity>=high src_ip=192.0.2.1 "failed password"'.
         query: String,

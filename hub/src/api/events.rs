@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use protocol::api::{EVENT_FIELDS, EVENT_SEVERITIES, Event, Page, Problem};
+use protocol::filter::{FieldValue, Filter, Row};
 use protocol::ids::{EventId, SourceId};
 use protocol::limits;
-use store::rows::event::EventQuery;
+use store::rows::event::{EventQuery, holds_words};
 use store::{OrgReader, ReadError};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -18,13 +19,17 @@ use super::access::Member;
 use super::list::{ListQuery, OrgQuery};
 use super::problem::{Query, Refusal, Segment};
 
-/// Events that one request looks through at most; a filter that finds nothing in them gets an
-/// empty page with a cursor.
+/// Events that one request filters at most; a filter that finds nothing in them gets an empty page
+/// with a cursor.
 const LOOKED_THROUGH: usize = 20_000;
 
-/// Pages of the store that one request asks for at most: each opens a bounded number of blocks,
-/// and may find nothing in them.
-const STORE_PAGES: usize = 32;
+/// Blocks of events that one request opens at most, and whose index it reads at most.
+const BLOCKS_OPENED: u64 = 2_000;
+const BLOCKS_SEEN: u64 = 100_000;
+
+/// Fewest events that the store is first asked for where a filter may drop some. Whoever needs
+/// more asks for full pages: to go on in a block is to open it again.
+const FIRST_ASKED: usize = 100;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<State>> {
     OpenApiRouter::new()
@@ -64,8 +69,123 @@ fn source_names(reader: &OrgReader) -> Result<BTreeMap<SourceId, String>, ReadEr
         .collect())
 }
 
-/// Searches events, newest receipt first. `total` counts this page only: how many match in all is
-/// not known before all have been read. A page may be short or empty and yet not the last.
+/// An event as filters see it: bare text is looked for in it as whole words, as the store's index
+/// finds them, be it wanted or not wanted (`!text`).
+struct Searched<'e>(&'e Event);
+
+impl Row for Searched<'_> {
+    fn field(&self, name: &str) -> Option<FieldValue<'_>> {
+        self.0.field(name)
+    }
+
+    fn any_text(&self, look: &mut dyn FnMut(&str) -> bool) -> bool {
+        let event = self.0;
+        look(&event.raw)
+            || look(&event.action)
+            || look(&event.activity)
+            || look(&event.actor)
+            || look(&event.resource)
+            || look(&event.src_ip)
+            || look(&event.native_id)
+    }
+
+    fn holds_text(&self, lower: &str) -> bool {
+        self.any_text(&mut |own| holds_words(own, lower))
+    }
+}
+
+/// Returns what the store's index can be asked of a filter: no more than every match must have.
+/// The filter has the last word on what is found.
+fn query_of(filter: &Filter, limit: usize, before: Option<EventId>) -> EventQuery {
+    let (since, until) = filter.time_bounds("time");
+    // The store's bound is exclusive, the filter's is not.
+    let until = until.and_then(|until| until.checked_add(SignedDuration::from_secs(1)).ok());
+    let whole = |field| filter.required_value(field).map(str::to_owned);
+    EventQuery {
+        since,
+        until,
+        severity_at_least: filter
+            .least_rank("severity")
+            .and_then(|rank| u8::try_from(rank).ok()),
+        text: filter.required_texts().map(str::to_owned).collect(),
+        actor: whole("actor"),
+        resource: whole("resource"),
+        src_ip: whole("src_ip"),
+        source: None,
+        limit: if filter.is_empty() {
+            limit
+        } else {
+            limit.max(FIRST_ASKED)
+        },
+        before,
+    }
+}
+
+/// What a search has found.
+pub(super) struct Found {
+    pub(super) events: Vec<Event>,
+    /// Where to go on; `None` at the end.
+    pub(super) next: Option<EventId>,
+    /// Blocks that were opened for it.
+    pub(super) blocks_opened: u64,
+}
+
+/// Searches for at most `limit` events, newest receipt first, from behind `before`.
+///
+/// # Errors
+///
+/// When the store cannot be read.
+pub(super) fn search(
+    reader: &OrgReader,
+    filter: &Filter,
+    limit: usize,
+    before: Option<EventId>,
+) -> Result<Found, ReadError> {
+    let names = source_names(reader)?;
+    let mut asked = query_of(filter, limit, before);
+    let mut found = Found {
+        events: Vec::new(),
+        next: None,
+        blocks_opened: 0,
+    };
+    let (mut looked_through, mut blocks_seen) = (0, 0);
+    loop {
+        let page = reader.search_events(&asked)?;
+        found.blocks_opened += page.blocks_opened;
+        blocks_seen += page.blocks_seen;
+        let count = page.events.len();
+        looked_through += count;
+        for (index, row) in page.events.into_iter().enumerate() {
+            let id = row.id;
+            let event = event_of(row, &names);
+            if filter.matches(&Searched(&event)) {
+                found.events.push(event);
+            }
+            if found.events.len() == limit {
+                let is_last = index + 1 == count && page.next.is_none();
+                found.next = (!is_last).then_some(id);
+                return Ok(found);
+            }
+        }
+        found.next = page.next;
+        if found.next.is_none()
+            || looked_through >= LOOKED_THROUGH
+            || found.blocks_opened >= BLOCKS_OPENED
+            || blocks_seen >= BLOCKS_SEEN
+        {
+            return Ok(found);
+        }
+        asked.before = found.next;
+        asked.limit = limits::PAGE_ITEMS;
+    }
+}
+
+/// Searches events, newest receipt first. Bare text of the filter is found as whole words, letter
+/// case ignored: `root` finds `login of root` and not `chroot`, `"failed login"` both words
+/// together, `10.0.0.1` not `10.0.0.12`. `field~text` finds parts of words in one field, and
+/// `~text` letters in their order; both read every event and take longer. `total` counts this page
+/// only: how many match in all is not known before all have been read. A page may be short or
+/// empty and yet not the last.
 #[utoipa::path(
     get, path = "/api/v1/events", operation_id = "list_events", tag = "events", params(ListQuery),
     responses(
@@ -84,61 +204,15 @@ async fn list(
         None => None,
         Some(cursor) => Some(cursor.parse().map_err(|_| ReadError::Cursor)?),
     };
-    let (since, until) = filter.time_bounds("time");
-    // The store's bound is exclusive, the filter's is not; the filter has the last word.
-    let until = until.and_then(|until| until.checked_add(jiff::SignedDuration::from_secs(1)).ok());
-    // The index of words finds whole words, the filter also parts of them: it cannot be asked.
-    let mut asked = EventQuery {
-        since,
-        until,
-        limit: if filter.is_empty() {
-            limit
-        } else {
-            limits::PAGE_ITEMS
-        },
-        before,
-        ..EventQuery::default()
-    };
-    let page = member
+    let found = member
         .store
-        .read(move |reader| {
-            let names = source_names(reader)?;
-            let mut items = Vec::new();
-            let mut looked_through = 0;
-            let mut next = None;
-            for _ in 0..STORE_PAGES {
-                let page = reader.search_events(&asked)?;
-                let count = page.events.len();
-                for (index, row) in page.events.into_iter().enumerate() {
-                    let id = row.id;
-                    let event = event_of(row, &names);
-                    if filter.matches(&event) {
-                        items.push(event);
-                    }
-                    if items.len() == limit {
-                        let is_last = index + 1 == count && page.next.is_none();
-                        next = (!is_last).then_some(id);
-                        break;
-                    }
-                }
-                if items.len() == limit {
-                    break;
-                }
-                looked_through += count;
-                next = page.next;
-                if next.is_none() || looked_through >= LOOKED_THROUGH {
-                    break;
-                }
-                asked.before = next;
-            }
-            Ok(Page {
-                total: items.len() as u64,
-                items,
-                next_cursor: next.map(|id| id.to_string()),
-            })
-        })
+        .read(move |reader| search(reader, &filter, limit, before))
         .await?;
-    Ok(Json(page))
+    Ok(Json(Page {
+        total: found.events.len() as u64,
+        items: found.events,
+        next_cursor: found.next.map(|id| id.to_string()),
+    }))
 }
 
 /// Shows one event.

@@ -620,7 +620,7 @@ async fn a_finding_is_shown_with_its_facts_its_life_and_the_way_out() {
 /// Follows a list to its end in pages of seven; every row is told by the given field.
 async fn follow(hub: &TestHub, list: &str, filter: &str, field: &[&str]) -> Vec<String> {
     let viewer = &hub.members[&Role::Viewer];
-    let filter = filter.replace(' ', "%20").replace('>', "%3E");
+    let filter = percent_encoding::utf8_percent_encode(filter, percent_encoding::NON_ALPHANUMERIC);
     let (mut cursor, mut seen) = (String::new(), Vec::new());
     for _ in 0..200 {
         let path = format!("/api/v1/{list}?limit=7&filter={filter}{cursor}");
@@ -647,8 +647,53 @@ fn assert_once_each(seen: Vec<String>, wanted: usize) {
 async fn a_search_comes_page_by_page_to_every_event_once() {
     let hub = TestHub::start().await;
     hub.add_events(250).await;
-    for (filter, wanted) in [("burst", 250), ("burst severity>=high", 25), ("nowhere", 0)] {
+    for (filter, wanted) in [
+        ("burst", 250),
+        ("BURST severity>=high", 25),
+        ("nowhere", 0),
+        // Bare text is whole words, also where it must not be; a part is asked of a field.
+        ("burs", 0),
+        ("\"burst 7\"", 1),
+        ("burst !7", 249),
+        ("burst !urst", 250),
+        ("action~urst", 250),
+        ("action~\"burst 7\" severity>=high", 1),
+        ("actor=root", 1),
+        ("actor!=root", 250),
+    ] {
         assert_once_each(follow(&hub, "events", filter, &["id"]).await, wanted);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_needle_in_many_blocks_opens_few_of_them() {
+    let hub = TestHub::start().await;
+    hub.add_events(3000).await;
+    let data = hub.store.maintenance(hub.own).await.unwrap().unwrap();
+    for (text, wanted, most_blocks) in [
+        ("1234", 1, 4),
+        ("\"burst 1234\"", 1, 4),
+        ("1234 !burst", 0, 4),
+        ("absent", 0, 4),
+        ("actor=ROOT", 1, 4),
+        // What no index knows reads everything.
+        ("action~1234", 1, 61),
+    ] {
+        let filter = protocol::filter::Filter::parse(
+            text,
+            protocol::api::EVENT_FIELDS,
+            jiff::Timestamp::UNIX_EPOCH,
+        );
+        let filter = filter.unwrap();
+        let found = data.read(move |reader| super::events::search(reader, &filter, 50, None));
+        let found = found.await.unwrap();
+        assert_eq!(found.events.len(), wanted, "{text}");
+        assert_eq!(found.next, None, "{text}");
+        assert!(
+            found.blocks_opened <= most_blocks,
+            "{text}: {} blocks",
+            found.blocks_opened
+        );
     }
 }
 

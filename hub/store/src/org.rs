@@ -3,7 +3,7 @@
 mod apply;
 mod columns;
 mod read;
-mod search;
+pub(crate) mod search;
 mod sweep;
 #[cfg(test)]
 mod tamper;

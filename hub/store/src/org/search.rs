@@ -153,9 +153,18 @@ fn hash(kind: Kind, text: &str) -> u64 {
     u64::from_le_bytes(short)
 }
 
-/// Lowers every letter on its own, so that a word is lowered alike wherever it stands.
+/// Lowers every letter on its own, so that a word is lowered alike wherever it stands; the small
+/// sigma has one form here.
 fn lower(text: &str) -> String {
-    text.chars().flat_map(char::to_lowercase).collect()
+    let lowered = text.chars().flat_map(char::to_lowercase);
+    lowered.map(|c| if c == 'ς' { 'σ' } else { c }).collect()
+}
+
+/// Says whether a text holds a term as a search for it means: as whole words (runs of letters and
+/// digits) that stand together, without regard to case. An empty term is in every text.
+pub fn holds_words(text: &str, term: &str) -> bool {
+    let term = lower(term.trim());
+    term.is_empty() || holds_term(&lower(text), &term)
 }
 
 /// The texts that terms are looked for in.
@@ -404,6 +413,7 @@ mod tests {
         let wanted = Wanted::new(&query);
         let record = record(raw);
         assert_eq!(wanted.matches(&record), want, "{raw:?} {term:?}");
+        assert_eq!(holds_words(raw, term), want, "{raw:?} {term:?}");
         let index = BlockIndex::of(SourceId::from_bytes([0; 16]), [&record]);
         assert!(index.may_hold(&wanted) || !want, "{raw:?} {term:?}");
     }
@@ -424,6 +434,8 @@ mod tests {
         check("path /etc/shadow read", "/etc/shadow", true);
         check("path /etc/shadows read", "/etc/shadow", false);
         check("ΟΔΟΣ", "οδοσ", true);
+        check("ΟΔΟΣ", "οδος", true);
+        check("οδός", "ΟΔΌΣ", true);
         check("a -- b", "--", true);
         check("anything", "", true);
         check("", "root", false);

@@ -10,6 +10,7 @@ use protocol::wire::v1::Epoch;
 use serde::{Deserialize, Serialize};
 
 use super::at;
+pub use crate::org::search::holds_words;
 
 /// A block of events to be stored.
 #[derive(Debug, Clone)]
