@@ -14,6 +14,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use store::error::ApplianceError;
 use store::rows::access::Session;
+use store::rows::finding::Actor;
 use tracing::{info, warn};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -22,6 +23,8 @@ use zeroize::Zeroizing;
 use super::State;
 use super::access::{ACCESS_SECONDS, Caller, Peer};
 use super::problem::{Body, Refusal};
+
+mod record;
 
 /// A session that is not renewed for so long ends.
 const IDLE: SignedDuration = SignedDuration::from_mins(30);
@@ -125,7 +128,10 @@ async fn login(
     state
         .throttle
         .attempt(address, &request.email, Instant::now())
-        .map_err(|after| Refusal::too_many("attempts", after))?;
+        .map_err(|after| {
+            record::refused(&state, request.email.clone(), "too many attempts", address);
+            Refusal::too_many("attempts", after)
+        })?;
     let user = state.appliance.user_by_email(request.email.trim()).await?;
     let hash = match &user {
         Some(user) => user.password_hash.clone(),
@@ -134,6 +140,7 @@ async fn login(
     let matches = state.hasher.verify(password, hash).await?;
     let Some(user) = user.filter(|user| matches && !user.disabled) else {
         warn!(%address, "sign-in refused");
+        record::refused(&state, request.email, "wrong password", address);
         return Err(Refusal::wrong_credentials());
     };
     state.throttle.forgive(address, &request.email);
@@ -142,6 +149,7 @@ async fn login(
     let secret = fresh_secret()?;
     let row = family_session(session, user.id, &secret, now + ABSOLUTE, now);
     state.appliance.put_session(row).await?;
+    record::begun(&state, &user, session, address).await;
     info!(user = %user.id, %session, %address, "signed in");
     answer(&state, session, user.id, &secret, now)
 }
@@ -169,7 +177,7 @@ async fn refresh(
         postcard::from_bytes(&held.session.value).map_err(|error| Refusal::failed(&error))?;
     // BLAKE3's own comparison takes the same time wherever two hashes differ.
     if blake3::hash(&shown) != blake3::Hash::from_bytes(family.refresh_hash) {
-        return Err(end_family(&state, id).await);
+        return Err(end_family(&state, held.session.user, id).await);
     }
     let user = state.appliance.user(held.session.user).await?;
     let Some(user) = user.filter(|user| !user.disabled) else {
@@ -181,16 +189,24 @@ async fn refresh(
     match state.appliance.replace_session(row, held.version).await {
         Ok(()) => answer(&state, id, user.id, &secret, now),
         // Two showed the same token at the same moment.
-        Err(ApplianceError::Conflict { .. }) => Err(end_family(&state, id).await),
+        Err(ApplianceError::Conflict { .. }) => Err(end_family(&state, user.id, id).await),
         Err(ApplianceError::Missing { .. }) => Err(Refusal::unauthenticated()),
         Err(error) => Err(error.into()),
     }
 }
 
-async fn end_family(state: &State, session: SessionId) -> Refusal {
+async fn end_family(state: &Arc<State>, user: UserId, session: SessionId) -> Refusal {
     warn!(%session, "a refresh token was used twice; the session is ended");
-    match state.appliance.delete_session(session).await {
-        Ok(_) => Refusal::unauthenticated(),
+    if let Err(error) = state.appliance.delete_session(session).await {
+        return error.into();
+    }
+    match state.appliance.user(user).await {
+        Ok(Some(user)) => {
+            let reason = "a refresh token was shown twice";
+            record::ended(state, &user, session, Actor::Hub, reason).await;
+            Refusal::unauthenticated()
+        }
+        Ok(None) => Refusal::unauthenticated(),
         Err(error) => error.into(),
     }
 }
@@ -202,6 +218,8 @@ async fn end_family(state: &State, session: SessionId) -> Refusal {
 )]
 async fn logout(Shared(state): Shared<Arc<State>>, caller: Caller) -> Result<StatusCode, Refusal> {
     state.appliance.delete_session(caller.session).await?;
+    let by = Actor::User(caller.user.id);
+    record::ended(&state, &caller.user, caller.session, by, "signed out").await;
     info!(user = %caller.user.id, session = %caller.session, "signed out");
     Ok(StatusCode::NO_CONTENT)
 }

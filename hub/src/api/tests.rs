@@ -321,6 +321,87 @@ async fn guessing_a_password_is_refused_alike_and_then_slowed() {
     );
 }
 
+/// What the first organisation's log says of sessions: actor, action, object and detail.
+async fn session_acts(hub: &TestHub) -> Vec<[String; 4]> {
+    let auditor = &hub.members[&Role::Auditor];
+    let log = hub.get(auditor, "/api/v1/audit?limit=1000").await.json();
+    let lines = log["items"].as_array().unwrap().iter();
+    let text = |line: &Value, name: &str| line[name].as_str().unwrap().to_owned();
+    lines
+        .filter(|line| text(line, "action").starts_with("session."))
+        .map(|line| ["actor", "action", "object", "detail"].map(|name| text(line, name)))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sign_ins_sign_outs_and_refused_ones_are_in_the_audit_log_without_a_secret() {
+    let hub = TestHub::start().await;
+    let admin = hub.members[&Role::Admin].user.unwrap().to_string();
+    let guess = "not the password at all";
+    // Wrong ones, then throttled ones: one entry for all of them.
+    for _ in 0..12 {
+        let body = json!({"email": "Admin@example.org", "password": guess});
+        assert!(!hub.post("/api/v1/login", &body).await.status.is_success());
+        // Of whom nobody has heard, nothing is said.
+        let body = json!({"email": "nobody@example.org", "password": guess});
+        assert!(!hub.post("/api/v1/login", &body).await.status.is_success());
+    }
+    // It is written aside.
+    let mut acts = Vec::new();
+    for _ in 0..500 {
+        acts = session_acts(&hub).await;
+        if !acts.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let [refused] = <[_; 1]>::try_from(acts).unwrap();
+    assert_eq!(refused[..3], ["hub", "session.refuse", admin.as_str()]);
+    assert!(
+        refused[3].starts_with("wrong password, from 127.0.0.1"),
+        "{refused:?}"
+    );
+
+    let body = json!({"email": "operator@example.org", "password": hub::PASSWORD});
+    let tokens = hub.post("/api/v1/login", &body).await.json();
+    let login = Login::of(&tokens);
+    hub.ask_as(&login, Method::POST, "/api/v1/logout", None)
+        .await;
+    let body = json!({"email": "viewer@example.org", "password": hub::PASSWORD});
+    let stolen = hub.post("/api/v1/login", &body).await.json();
+    let renewal = json!({"refresh_token": stolen["refresh_token"]});
+    for _ in 0..2 {
+        hub.post("/api/v1/refresh", &renewal).await;
+    }
+
+    let operator = hub.members[&Role::Operator].user.unwrap().to_string();
+    let viewer = hub.members[&Role::Viewer].user.unwrap().to_string();
+    let acts = session_acts(&hub).await;
+    let told: Vec<[&str; 2]> = acts.iter().map(|act| [&act[0][..], &act[1][..]]).collect();
+    let want = [
+        ["hub", "session.refuse"],
+        [&operator, "session.begin"],
+        [&operator, "session.end"],
+        [&viewer, "session.begin"],
+        ["hub", "session.end"],
+    ];
+    assert_eq!(told, want);
+    assert_eq!(acts[1][2], acts[2][2], "begin and end are of one session");
+    let log = hub.get(&hub.members[&Role::Auditor], "/api/v1/audit").await;
+    for secret in [
+        guess,
+        hub::PASSWORD,
+        tokens["access_token"].as_str().unwrap(),
+        tokens["refresh_token"].as_str().unwrap(),
+        stolen["refresh_token"].as_str().unwrap(),
+    ] {
+        assert!(!log.text.contains(secret), "{secret}");
+    }
+    // Nothing of it is in an organisation that these people have no part in.
+    let foreign = hub.get(&hub.stranger, "/api/v1/audit").await.json();
+    assert_eq!(foreign["total"], 0, "{foreign}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_served_is_said_in_a_problem_document() {
     let hub = TestHub::start().await;
@@ -534,7 +615,7 @@ async fn a_hub_administrator_makes_organisations_and_sees_no_data_in_them() {
         .iter()
         .map(|line| line["action"].as_str().unwrap())
         .collect();
-    assert_eq!(acts, ["org.create", "user.create"]);
+    assert_eq!(acts, ["org.create", "user.create", "session.begin"]);
     assert_eq!(
         log["items"][0]["actor"],
         hub.hub_admin.user.unwrap().to_string()

@@ -30,6 +30,9 @@ const MEMORY: Duration = Duration::from_secs(60 * 60);
 /// Most pairs and networks that are remembered.
 const REMEMBERED: usize = 20_000;
 
+/// Refused sign-ins as one user are reported at most so often.
+const REPORT_EVERY: Duration = Duration::from_secs(60);
+
 /// Requests that a caller may make at once, and what that refills to.
 pub(super) const BURST: u32 = 600;
 
@@ -75,10 +78,20 @@ pub(super) struct Pace {
     pub(super) full_after: Duration,
 }
 
+/// Refused sign-ins as one user.
+#[derive(Debug, Clone, Copy)]
+struct Reported {
+    at: Instant,
+    /// Those since then.
+    unheard: u32,
+}
+
 /// Attempts and requests of late. In memory alone: a restart forgives.
 #[derive(Debug)]
 pub(crate) struct Throttle {
     guesses: Mutex<BTreeMap<Key, Guesses>>,
+    /// By users that there are: nobody can fill it with made-up ones.
+    reports: Mutex<BTreeMap<UserId, Reported>>,
     allowances: Mutex<BTreeMap<Whose, Allowance>>,
 }
 
@@ -127,6 +140,7 @@ impl Throttle {
     pub(crate) fn new() -> Self {
         Self {
             guesses: Mutex::default(),
+            reports: Mutex::default(),
             allowances: Mutex::default(),
         }
     }
@@ -189,6 +203,25 @@ impl Throttle {
         if let Some(entry) = guesses.get_mut(&Key::of_network(address)) {
             entry.made = entry.made.saturating_sub(1);
         }
+    }
+
+    /// Says whether a refused sign-in as a user is to be reported now, and how many were not since
+    /// the last that was.
+    pub(super) fn report(&self, user: UserId, now: Instant) -> Option<u32> {
+        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = Reported {
+            at: now,
+            unheard: 0,
+        };
+        let Some(entry) = reports.get_mut(&user) else {
+            reports.insert(user, fresh);
+            return Some(0);
+        };
+        if now.saturating_duration_since(entry.at) < REPORT_EVERY {
+            entry.unheard = entry.unheard.saturating_add(1);
+            return None;
+        }
+        Some(std::mem::replace(entry, fresh).unheard)
     }
 
     /// Takes one request from a caller's allowance.
@@ -360,6 +393,23 @@ mod tests {
         assert!(throttle.allowances.lock().unwrap().len() <= REMEMBERED);
         // And the crowd did not wash away the one who keeps trying.
         assert!(throttle.attempt(thief, OWNER, now).is_err());
+    }
+
+    #[test]
+    fn refused_sign_ins_as_one_user_are_reported_once_a_minute_and_counted() {
+        let throttle = Throttle::new();
+        let (user, other) = (UserId::from_bytes([1; 16]), UserId::from_bytes([2; 16]));
+        let now = Instant::now();
+        assert_eq!(throttle.report(user, now), Some(0));
+        for second in 1..60 {
+            let at = now + Duration::from_secs(second);
+            assert_eq!(throttle.report(user, at), None);
+        }
+        assert_eq!(throttle.report(other, now), Some(0));
+        let later = now + REPORT_EVERY;
+        assert_eq!(throttle.report(user, later), Some(59));
+        assert_eq!(throttle.report(user, later), None);
+        assert_eq!(throttle.report(user, later + REPORT_EVERY), Some(1));
     }
 
     #[test]
