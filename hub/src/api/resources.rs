@@ -126,10 +126,11 @@ async fn list(
         .store
         .read(move |reader| {
             let page = reader.resources(&list)?;
+            let rows = reader.resources_named(page.items.iter().map(|item| &item.urn))?;
             let mut items = Vec::with_capacity(page.items.len());
-            for summary in page.items {
+            for (summary, row) in page.items.iter().zip(rows) {
                 // The columns follow the commits; a row may have gone between the two.
-                if let Some(row) = reader.resource(&summary.urn)? {
+                if let Some(row) = row {
                     let open = from_summary(summary.open_findings);
                     items.push(resource_of(summary.id, row, open));
                 }

@@ -73,17 +73,37 @@ impl OrgReader {
 
     /// See [`OrgStore::resource`](super::OrgStore::resource).
     pub fn resource(&self, urn: &Urn) -> Result<Option<Resource>, ReadError> {
-        let key = self.org.names.resource(urn);
-        let found = self
-            .view()
-            .versioned::<StoredResource>(Table::Resources, &key)?;
-        let Some((row, commit)) = found else {
-            return Ok(None);
-        };
-        let completed = self
-            .scope(&urn.scope)?
-            .and_then(|scope| scope.last_complete_at);
-        shown(row, commit, completed).map(Some)
+        Ok(self.resources_named([urn])?.pop().flatten())
+    }
+
+    /// Returns the resources of those names, each `None` where there is none, in their order. What
+    /// [`OrgReader::resource`] reads of a scope is read once for all of its resources.
+    pub fn resources_named<'u>(
+        &self,
+        urns: impl IntoIterator<Item = &'u Urn>,
+    ) -> Result<Vec<Option<Resource>>, ReadError> {
+        let mut completed: BTreeMap<&'u Scope, Option<Timestamp>> = BTreeMap::new();
+        let mut resources = Vec::new();
+        for urn in urns {
+            let key = self.org.names.resource(urn);
+            let found = self
+                .view()
+                .versioned::<StoredResource>(Table::Resources, &key)?;
+            let Some((row, commit)) = found else {
+                resources.push(None);
+                continue;
+            };
+            let at = match completed.get(&urn.scope) {
+                Some(at) => *at,
+                None => {
+                    let scope = self.scope(&urn.scope)?;
+                    let at = scope.and_then(|scope| scope.last_complete_at);
+                    *completed.entry(&urn.scope).or_insert(at)
+                }
+            };
+            resources.push(Some(shown(row, commit, at)?));
+        }
+        Ok(resources)
     }
 
     /// See [`OrgStore::resource_by_id`](super::OrgStore::resource_by_id).
