@@ -78,7 +78,7 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 /// Most connections at once.
 const CONNECTIONS: usize = 1024;
 
-/// Most connections at once from one address, so that no one takes them all.
+/// Most connections at once from one network, so that no one takes them all.
 const CONNECTIONS_OF_ONE: usize = 128;
 
 /// Pause after a connection could not be accepted: descriptors may be short.
@@ -256,22 +256,23 @@ pub(crate) async fn serve(
     }
 }
 
-/// Connections by address.
+/// Connections by network: who owns a block of IPv6 addresses has one for each connection.
 #[derive(Default)]
-struct Crowd(Mutex<BTreeMap<IpAddr, usize>>);
+struct Crowd(Mutex<BTreeMap<[u8; 8], usize>>);
 
 /// One connection's place; given back when dropped.
 struct Place {
     crowd: Arc<Crowd>,
-    address: IpAddr,
+    network: [u8; 8],
     _permit: OwnedSemaphorePermit,
 }
 
 impl Place {
     fn take(places: &Arc<Semaphore>, crowd: &Arc<Crowd>, address: IpAddr) -> Option<Self> {
         let permit = Arc::clone(places).try_acquire_owned().ok()?;
+        let network = throttle::network(address);
         let mut counts = crowd.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_default();
+        let count = counts.entry(network).or_default();
         if *count >= CONNECTIONS_OF_ONE {
             return None;
         }
@@ -279,7 +280,7 @@ impl Place {
         drop(counts);
         Some(Self {
             crowd: Arc::clone(crowd),
-            address,
+            network,
             _permit: permit,
         })
     }
@@ -288,10 +289,10 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut counts = self.crowd.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.address) {
+        if let Some(count) = counts.get_mut(&self.network) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(&self.address);
+                counts.remove(&self.network);
             }
         }
     }

@@ -315,6 +315,14 @@ impl Hasher {
         .await
     }
 
+    /// Takes every place until what it returns is dropped.
+    #[cfg(test)]
+    pub(crate) async fn hold(&self) -> tokio::sync::OwnedSemaphorePermit {
+        let all = u32::try_from(AT_ONCE).unwrap();
+        let turn = Arc::clone(&self.at_once).acquire_many_owned(all).await;
+        turn.unwrap()
+    }
+
     async fn run<R: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<R, PasswordError> + Send + 'static,

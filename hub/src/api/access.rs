@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::body::Body;
 use axum::extract::{FromRequestParts, MatchedPath, Request};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -24,6 +25,7 @@ use store::rows::access::{EnrolToken, Org, User};
 use store::rows::audit::AuditAct;
 use store::rows::finding::Actor;
 use store::{Administration, OrgStore};
+use tracing::Instrument;
 
 use super::State;
 use super::problem::Refusal;
@@ -269,11 +271,28 @@ pub(super) async fn gate(
     if let Some(caller) = caller {
         request.extensions_mut().insert(caller);
     }
-    let mut response = next.run(request).await;
+    let mut response = if request.method().is_safe() {
+        next.run(request).await
+    } else {
+        to_the_end(request, next).await
+    };
     if let Some(pace) = pace {
         say_pace(response.headers_mut(), pace);
     }
     response
+}
+
+/// Serves a write to its end even if its sender hangs up or its time is over: cut off between a
+/// change and the entry in the audit log, it would leave a change that nobody is told of. What
+/// depends on the sender, the body, is read before.
+async fn to_the_end(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let Ok(body) = axum::body::to_bytes(body, super::BODY_BYTES).await else {
+        return Refusal::of_status(http::StatusCode::PAYLOAD_TOO_LARGE).into_response();
+    };
+    let request = Request::from_parts(parts, Body::from(body));
+    let served = tokio::spawn(next.run(request).in_current_span()).await;
+    served.unwrap_or_else(|error| Refusal::failed(&error).into_response())
 }
 
 /// Answers one who is not signed in: with the refusal, or with a wait when there are too many.
@@ -360,16 +379,22 @@ async fn resolve(
             .filter(|org| knows_all || is_own(org))
             .ok_or_else(Refusal::not_found);
     }
-    let mut orgs = state.appliance.orgs().await?;
+    // One's own are read and no others: a hub may serve thousands.
+    let own = || state.appliance.orgs_among(user.roles.keys().copied());
     match asked {
-        Some(name) => orgs
-            .into_iter()
-            .find(|org| {
-                org.name.to_lowercase() == name.to_lowercase() && (knows_all || is_own(org))
-            })
-            .ok_or_else(Refusal::not_found),
+        Some(name) => {
+            let orgs = if knows_all {
+                state.appliance.orgs().await?
+            } else {
+                own().await?
+            };
+            let name = name.to_lowercase();
+            orgs.into_iter()
+                .find(|org| org.name.to_lowercase() == name)
+                .ok_or_else(Refusal::not_found)
+        }
         None => {
-            orgs.retain(is_own);
+            let orgs = own().await?;
             let oldest = orgs.into_iter().min_by_key(|org| (org.created_at, org.id));
             oldest.ok_or_else(|| {
                 Refusal::forbidden("you have no role in any organisation; name one with org=")

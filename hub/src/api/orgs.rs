@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
-use axum::Json;
 use axum::extract::State as Shared;
+use axum::{Extension, Json};
 use http::StatusCode;
 use jiff::Timestamp;
 use protocol::api::{Org, OrgCreate, Page, Problem, ROLES, User, UserCreate};
@@ -16,7 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::State;
-use super::access::{Administered, Caller, HubAdmin, Member};
+use super::access::{Administered, Caller, HubAdmin, Member, Peer};
 use super::list::{ListQuery, OrgQuery, WriteHeaders};
 use super::problem::{Body, Query, Refusal};
 use crate::password;
@@ -163,18 +164,22 @@ async fn list(
     Query(query): Query<ListQuery>,
 ) -> Result<Json<Page<Org>>, Refusal> {
     let user = &caller.user;
-    let mut orgs = Vec::new();
-    for org in state.appliance.orgs().await? {
-        let role = user.roles.get(&org.id).copied();
-        if role.is_some() || user.hub_admin {
-            orgs.push(Org {
-                id: org.id,
-                name: org.name,
-                created_at: org.created_at,
-                role,
-            });
-        }
-    }
+    let mut found = if user.hub_admin {
+        state.appliance.orgs().await?
+    } else {
+        let own = user.roles.keys().copied();
+        state.appliance.orgs_among(own).await?
+    };
+    found.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+    let orgs = found
+        .into_iter()
+        .map(|org| Org {
+            role: user.roles.get(&org.id).copied(),
+            id: org.id,
+            name: org.name,
+            created_at: org.created_at,
+        })
+        .collect();
     page_of(&query, orgs, ORG_FIELDS)
 }
 
@@ -244,8 +249,9 @@ async fn users(
 /// Makes a user with a role in this organisation.
 ///
 /// Takes an admin of the organisation, or a hub administrator. A hub administrator, or an admin
-/// who shares another organisation with the person, may also name somebody who exists: the person
-/// gets the role and keeps the password.
+/// of another organisation of the person, may also name somebody who exists, with the password
+/// that the person has: the account may have been made by somebody who is nothing here, and whoever
+/// knows its password gets the role. Any other password is refused like a stranger's address.
 #[utoipa::path(
     post, path = "/api/v1/users", operation_id = "create_user", tag = "orgs",
     params(OrgQuery, WriteHeaders),
@@ -260,6 +266,7 @@ async fn users(
 async fn create_user(
     Shared(state): Shared<Arc<State>>,
     administered: Administered,
+    Extension(Peer(peer)): Extension<Peer>,
     Query(_org): Query<OrgQuery>,
     Body(request): Body<UserCreate>,
 ) -> Result<(StatusCode, Json<User>), Refusal> {
@@ -276,9 +283,18 @@ async fn create_user(
                     .roles
                     .keys()
                     .any(|other| caller.roles.get(other) == Some(&protocol::api::Role::Admin));
-            if !is_acquainted || known.roles.contains_key(&org) {
+            if !is_acquainted || known.disabled || known.roles.contains_key(&org) {
                 return Err(ApplianceError::EmailTaken.into());
             }
+            // It is as good for guessing as a sign-in, and slowed like one.
+            state
+                .throttle
+                .attempt(peer.ip(), &email, Instant::now())
+                .map_err(|after| Refusal::too_many("attempts", after))?;
+            if !state.hasher.verify(password, known.password_hash).await? {
+                return Err(ApplianceError::EmailTaken.into());
+            }
+            state.throttle.forgive(peer.ip(), &email);
             let grant = move |user: &mut store::rows::access::User| {
                 user.roles.entry(org).or_insert(role);
             };

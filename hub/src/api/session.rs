@@ -234,17 +234,19 @@ async fn whoami(
     caller: Caller,
 ) -> Result<Json<WhoAmI>, Refusal> {
     let user = caller.user;
-    let mut orgs = Vec::new();
-    for (id, role) in &user.roles {
-        if let Some(org) = state.appliance.org(*id).await? {
-            orgs.push(Org {
-                id: org.id,
-                name: org.name,
-                created_at: org.created_at,
-                role: Some(*role),
-            });
-        }
-    }
+    let own = state
+        .appliance
+        .orgs_among(user.roles.keys().copied())
+        .await?;
+    let mut orgs: Vec<Org> = own
+        .into_iter()
+        .map(|org| Org {
+            role: user.roles.get(&org.id).copied(),
+            id: org.id,
+            name: org.name,
+            created_at: org.created_at,
+        })
+        .collect();
     orgs.sort_by_key(|org| (org.created_at, org.id));
     Ok(Json(WhoAmI {
         user_id: user.id,

@@ -1,13 +1,16 @@
 //! The API from outside: a real server with two organisations, asked over TLS.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 use protocol::api::{ROLES, Role};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use super::access::{TABLE, Takes};
+use super::{CONNECTIONS, CONNECTIONS_OF_ONE, Crowd, Place};
 use hub::{Asked, Login, TestHub, missing};
 
 mod hub;
@@ -631,15 +634,16 @@ async fn an_admin_cannot_take_a_stranger_into_the_organisation() {
     hub.post_as(admin, "/api/v1/users", &named)
         .await
         .assert_problem(StatusCode::CONFLICT, "email_taken");
-    // The hub's administrator can; the password stays the person's own.
+    // The hub's administrator can with the person's own password, which stays.
     let path = format!("/api/v1/users?org={}", hub.own);
+    let named =
+        json!({"email": "stranger@example.org", "role": "viewer", "password": hub::PASSWORD});
     let granted = hub.post_as(&hub.hub_admin, &path, &named).await;
     assert_eq!(granted.status, StatusCode::CREATED, "{}", granted.text);
-    let sign_in =
-        json!({"email": "stranger@example.org", "password": "another phrase of the river"});
-    hub.post("/api/v1/login", &sign_in)
-        .await
-        .assert_problem(StatusCode::UNAUTHORIZED, "wrong_credentials");
+    let sign_in = json!({"email": "stranger@example.org", "password": hub::PASSWORD});
+    let login = Login::of(&hub.post("/api/v1/login", &sign_in).await.json());
+    let own = hub.get(&login, "/api/v1/whoami").await.json();
+    assert_eq!(own["orgs"].as_array().unwrap().len(), 2, "{own}");
     hub.post_as(&hub.hub_admin, &path, &named)
         .await
         .assert_problem(StatusCode::CONFLICT, "email_taken");
@@ -653,6 +657,72 @@ async fn an_admin_cannot_take_a_stranger_into_the_organisation() {
             .await
             .assert_problem(StatusCode::BAD_REQUEST, code);
     }
+}
+
+#[test]
+fn a_network_with_very_many_addresses_does_not_take_every_connection() {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let crowd = Arc::new(Crowd::default());
+    let take = |address: String| Place::take(&places, &crowd, address.parse().unwrap());
+    let held: Vec<_> = (0..CONNECTIONS)
+        .map_while(|n| take(format!("2001:db8::{n:x}")))
+        .collect();
+    assert_eq!(held.len(), CONNECTIONS_OF_ONE);
+    assert!(take("2001:db8:0:1::1".to_owned()).is_some());
+    assert!(take("192.0.2.1".to_owned()).is_some());
+    drop(held);
+    assert!(take("2001:db8::1".to_owned()).is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_a_tenant_made_in_advance_gets_no_role_elsewhere() {
+    let hub = TestHub::start().await;
+    // An admin of one organisation makes the account of somebody who is awaited in another.
+    let awaited = |password: &str| json!({"email": "chief@example.net", "role": "admin", "password": password});
+    let made = awaited("a phrase that the tenant knows");
+    let made = hub.post_as(&hub.stranger, "/api/v1/users", &made).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
+    let path = format!("/api/v1/users?org={}", hub.own);
+    let wanted = awaited("a phrase for the chief alone");
+    hub.post_as(&hub.hub_admin, &path, &wanted)
+        .await
+        .assert_problem(StatusCode::CONFLICT, "email_taken");
+    let sign_in =
+        json!({"email": "chief@example.net", "password": "a phrase that the tenant knows"});
+    let login = Login::of(&hub.post("/api/v1/login", &sign_in).await.json());
+    hub.get(&login, &format!("/api/v1/findings?org={}", hub.own))
+        .await
+        .assert_problem(StatusCode::NOT_FOUND, "not_found");
+    // Nor can the password of an account be guessed this way.
+    let mut last = hub.post_as(&hub.hub_admin, &path, &wanted).await;
+    for _ in 0..5 {
+        last = hub.post_as(&hub.hub_admin, &path, &wanted).await;
+    }
+    last.assert_problem(StatusCode::TOO_MANY_REQUESTS, "too_many_requests");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_goes_on_to_its_audit_entry_when_its_sender_hangs_up() {
+    let hub = TestHub::start().await;
+    let admin = &hub.members[&Role::Admin];
+    let ghost = json!({"email": "ghost@example.org", "role": "viewer", "password": hub::PASSWORD});
+    // It waits for its turn, and its sender has gone before that comes.
+    let held = hub.hold_passwords().await;
+    hub.hang_up(admin, "/api/v1/users", &ghost, Duration::from_millis(500))
+        .await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    drop(held);
+    let mut log = String::new();
+    for _ in 0..100 {
+        log = hub.get(admin, "/api/v1/audit").await.text;
+        if log.contains("user.create") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(log.contains("user.create"), "{log}");
+    let users = hub.get(admin, "/api/v1/users").await.text;
+    assert!(users.contains("ghost@example.org"), "{users}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -97,7 +97,7 @@ pub(crate) struct Throttle {
 
 /// Returns the part of an address that its owner cannot change at will: an IPv4 address, or the
 /// 64-bit prefix that one IPv6 site gets at least (RFC 6177, section 2).
-fn network(address: IpAddr) -> [u8; 8] {
+pub(super) fn network(address: IpAddr) -> [u8; 8] {
     let octets = match address.to_canonical() {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),

@@ -317,6 +317,20 @@ impl Appliance {
         Ok(orgs)
     }
 
+    /// Returns the name and date of those of some organisations that exist; no data.
+    pub async fn orgs_among(
+        &self,
+        ids: impl IntoIterator<Item = OrgId>,
+    ) -> Result<Vec<Org>, ReadError> {
+        let ids: Vec<OrgId> = ids.into_iter().collect();
+        let found = self.shared().ask(move |records| {
+            let found = ids.into_iter().map(|id| records.org(id));
+            found.filter_map(Result::transpose).collect()
+        });
+        let found: Vec<StoredOrg> = found.await?;
+        Ok(found.into_iter().map(|stored| stored.org).collect())
+    }
+
     // -- users ---------------------------------------------------------------------------------
 
     /// Stores a new user. The e-mail address is lower-cased.

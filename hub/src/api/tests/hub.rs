@@ -375,6 +375,32 @@ impl TestHub {
             .await
     }
 
+    /// Lets nobody's password be looked at until what it returns is dropped.
+    pub(super) async fn hold_passwords(&self) -> tokio::sync::OwnedSemaphorePermit {
+        self.state.hasher.hold().await
+    }
+
+    /// Sends a write and ends the connection before long.
+    pub(super) async fn hang_up(
+        &self,
+        login: &Login,
+        path: &str,
+        body: &Value,
+        patience: Duration,
+    ) {
+        let stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let stream = self.tls.connect(name, stream).await.unwrap();
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
+        let (mut sender, connection) = handshake.await.unwrap();
+        let connection = tokio::spawn(connection);
+        let request = Self::request(login, Method::POST, path)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::<Bytes>::from(body.to_string()));
+        let _ = tokio::time::timeout(patience, sender.send_request(request.unwrap())).await;
+        connection.abort();
+    }
+
     /// Asks for a stream, which has an end only when it is refused.
     async fn open(&self, login: &Login, path: &str) -> (Asked, Option<Incoming>) {
         let mut sender = self.connect().await;
