@@ -221,6 +221,8 @@ mod tests {
             json!({"ArnLike": {"aws:SourceArn": "arn:aws:sns:us-east-1:123456789012:*"}}),
             json!({"ForAnyValue:StringEquals": {"aws:PrincipalOrgPaths": "o-1/r-1/"}}),
             json!({"Bool": {"aws:PrincipalIsAWSService": "true"}}),
+            json!({"ForAnyValue:StringLike": {"aws:PrincipalOrgPaths": "o-1/r-1/*"}}),
+            json!({"StringLike": {"aws:userid": "AROAEXAMPLE:*"}}),
         ] {
             assert!(!with(closed.clone()), "{closed}");
         }
@@ -229,6 +231,13 @@ mod tests {
             json!({"ForAllValues:StringEquals": {"aws:PrincipalOrgID": "o-1"}}),
             json!({"StringEquals": {"aws:PrincipalOrgID": []}}),
             json!({"StringLike": {"aws:PrincipalOrgID": "*"}}),
+            json!({"StringLike": {"aws:PrincipalOrgID": "o-*"}}),
+            json!({"StringLike": {"aws:SourceVpce": ["vpce-1", "vpce-?*"]}}),
+            json!({"StringLike": {"aws:PrincipalAccount": "1*"}}),
+            json!({"ArnLike": {"aws:PrincipalArn": "arn:aws:iam::1*:role/app"}}),
+            json!({"ArnLike": {"aws:SourceArn": "arn:aws:s3:::logs-*"}}),
+            json!({"ForAnyValue:StringLike": {"aws:PrincipalOrgPaths": "o-*/r-1/*"}}),
+            json!({"StringLike": {"aws:userid": "A*:app"}}),
             json!({"StringEquals": {"aws:userid": "${aws:userid}"}}),
             json!({"StringNotEquals": {"aws:PrincipalOrgID": "o-1"}}),
             json!({"IpAddress": {"aws:SourceIp": ["192.0.2.0/24", "0.0.0.0/1"]}}),
@@ -255,6 +264,9 @@ mod tests {
         ));
         assert!(denied(json!({"Principal": null,
                               "NotPrincipal": {"AWS": "arn:aws:iam::123456789012:root"}})));
+        assert!(!denied(
+            json!({"Condition": {"StringNotLike": {"aws:PrincipalOrgID": "o-*"}}})
+        ));
         assert!(!denied(json!({"Action": "s3:PutObject"})));
         assert!(!denied(json!({"Resource": "arn:aws:s3:::b/private/*"})));
         assert!(!denied(json!({"Principal": {"AWS": "123456789012"}})));

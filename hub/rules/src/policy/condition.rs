@@ -170,7 +170,7 @@ impl Condition {
             });
         }
         (SOMEBODY.contains(&key) || ACCOUNTS.contains(&key))
-            && self.values.iter().all(|value| is_fixed(value))
+            && self.values.iter().all(|value| is_fixed(owner(key, value)))
     }
 
     /// Whether it lets only requests of one account through.
@@ -228,7 +228,20 @@ fn is_wide(range: &IpNet) -> bool {
     range.prefix_len() < widest && network::is_public(range)
 }
 
-/// Whether a value stands for something in particular: no wildcard, no policy variable.
+/// Returns the part of a value that says whose it is; what follows may be a pattern.
+fn owner<'v>(key: &str, value: &'v str) -> &'v str {
+    let end = match key {
+        // AROAEXAMPLE:session
+        "aws:userid" => ':',
+        // o-example/r-example/ou-example/
+        "aws:principalorgpaths" | "aws:sourceorgpaths" => '/',
+        _ => return value,
+    };
+    value.split_once(end).map_or(value, |(owner, _)| owner)
+}
+
+/// Whether a value stands for something in particular: no wildcard, no policy variable. Every
+/// organisation's id fits `o-*`.
 fn is_fixed(value: &str) -> bool {
-    !value.is_empty() && !value.contains("${") && !value.starts_with(['*', '?'])
+    !value.is_empty() && !value.contains("${") && !value.contains(['*', '?'])
 }
