@@ -4,10 +4,11 @@
 //! A relation is only as known as what it rests on:
 //!
 //! - `linked(rel)`: the resource's own links were read, and each leads to a living resource.
-//! - `linked_from(rel, type)`: every scope from which such a link can come was swept completely,
-//!   and none of its resources has unread links. Between two regional types a link stays in its
-//!   region, but for the documents of regions themselves, which are read from everywhere. A link
-//!   that may cross regions needs every region that the account's document says is in use.
+//! - `linked_from(rel, type)`: resources of the same account, of which every scope from which such
+//!   a link can come was swept completely, and none of its resources has unread links. Between two
+//!   regional types a link stays in its region, but for the documents of regions themselves, which
+//!   are read from everywhere. A link that may cross regions needs every region that the account's
+//!   document says is in use.
 //!
 //! Whatever was not gathered is unknown, never empty.
 
@@ -213,6 +214,10 @@ impl<'a> Library<'a> {
             complete: Ok(()),
         };
         for urn in self.reader.linked_from(&document.urn, rel)? {
+            // An agent speaks for its own accounts alone, and a link speaks for its other end.
+            if urn.scope.account != document.account || urn.scope.provider != document.provider {
+                continue;
+            }
             let Some(end) = self.resource(&urn)?.filter(|end| is_living(end)) else {
                 continue;
             };

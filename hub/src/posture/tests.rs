@@ -118,6 +118,28 @@ async fn a_link_that_is_taken_away_leads_back_to_its_former_end() {
 }
 
 #[tokio::test]
+async fn what_another_account_says_of_a_resource_proves_nothing() {
+    let mut org = org(&[COPIED]).await;
+    org.sweep(VOLUME, [volume("v1", json!(true))]).await;
+    org.sweep(SNAPSHOT, []).await;
+    // An agent that was approved for that account alone may send this.
+    let mut foreign = snapshot("s1", "v1", "completed");
+    foreign.urn.scope.account = "999999999999".to_owned();
+    foreign.account = "999999999999".to_owned();
+    let mut write = org.store.write();
+    write.begin_sweep(&foreign.urn.scope, AGENT, SOURCE, 1, org.now);
+    let from = Provenance {
+        agent: AGENT,
+        source: SOURCE,
+        at: org.now,
+    };
+    write.put_resource(foreign, from);
+    write.commit().await.unwrap();
+    org.judge().await;
+    assert_eq!(org.of_volume("v1", COPIED).await, Some(Verdict::Fail));
+}
+
+#[tokio::test]
 async fn a_link_is_as_unread_as_the_field_that_it_is_read_from() {
     let mut org = org(&[COPIED]).await;
     org.rules = own_rule(BUCKET, "!linked_from('logs_to').exists(b, b.id != '')");
