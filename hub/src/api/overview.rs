@@ -39,9 +39,6 @@ const ATTENTION: usize = 20;
 /// An agent that was not heard for so long needs a person.
 const SILENT: SignedDuration = SignedDuration::from_mins(15);
 
-/// Rows of verdicts that are read at once.
-const ROWS_AT_ONCE: usize = 1000;
-
 /// How often a stream says that it is alive, and looks whether its session still stands.
 const BEAT: Duration = Duration::from_secs(15);
 
@@ -133,23 +130,11 @@ fn count_resources(reader: &OrgReader) -> Result<BTreeMap<String, u64>, ReadErro
 }
 
 fn count_verdicts(reader: &OrgReader) -> Result<BTreeMap<String, u64>, ReadError> {
-    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
-    let mut after = None;
-    loop {
-        let page = reader.scan_verdicts(after.as_deref(), ROWS_AT_ONCE)?;
-        for judged in page.items.iter().flat_map(|row| &row.verdicts) {
-            match counts.get_mut(judged.verdict.word()) {
-                Some(count) => *count += 1,
-                None => {
-                    counts.insert(judged.verdict.word().to_owned(), 1);
-                }
-            }
-        }
-        match page.next {
-            Some(next) => after = Some(next),
-            None => return Ok(counts),
-        }
-    }
+    let counts = reader.verdict_counts()?;
+    let some = counts.into_iter().filter(|(_, count)| *count > 0);
+    Ok(some
+        .map(|(verdict, count)| (verdict.word().to_owned(), count))
+        .collect())
 }
 
 /// Says which findings need a person: the open ones that are high or critical, worst first.

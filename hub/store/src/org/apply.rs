@@ -365,6 +365,9 @@ impl<'g> Writing<'g> {
             self.draft
                 .put(Table::Due, names.due(due, &row.subject), &row.subject);
         }
+        for judged in &stored.verdicts {
+            self.delta.judged(judged.verdict);
+        }
         self.draft
             .put(Table::Verdicts, names.subject(&row.subject), &stored);
         Ok(())
@@ -377,6 +380,9 @@ impl<'g> Writing<'g> {
         if let Some(before) = before {
             if let Some(due) = due_at(&before) {
                 self.draft.delete(Table::Due, names.due(due, subject));
+            }
+            for judged in &before.verdicts {
+                self.delta.unjudged(judged.verdict);
             }
             self.draft.delete(Table::Verdicts, key);
         }

@@ -16,9 +16,9 @@ use crate::error::ReadError;
 use crate::list::page::{Listed, SortKey};
 use crate::list::{FindingSort, FindingSummary, OpenFindings, ResourceSort, ResourceSummary};
 use crate::org::read::OrgReader;
-use crate::rows::FindingStatus;
 use crate::rows::finding::Finding;
 use crate::rows::resource::Resource;
+use crate::rows::{FindingStatus, Verdict};
 
 /// The longest text that is sorted by, in bytes; ties are broken by id. It bounds cursors.
 const SORT_BYTES: usize = 512;
@@ -27,6 +27,8 @@ const SORT_BYTES: usize = 512;
 #[derive(Default)]
 pub(super) struct Delta {
     changes: Vec<Change>,
+    /// How many verdicts more, or fewer, there are of each kind.
+    verdicts: BTreeMap<Verdict, i64>,
 }
 
 enum Change {
@@ -47,6 +49,18 @@ impl Delta {
 
     pub(super) fn swept(&mut self, scope: &Scope, at: Timestamp) {
         self.changes.push(Change::Swept(scope.clone(), at));
+    }
+
+    pub(super) fn judged(&mut self, verdict: Verdict) {
+        *self.verdicts.entry(verdict).or_default() += 1;
+    }
+
+    pub(super) fn unjudged(&mut self, verdict: Verdict) {
+        *self.verdicts.entry(verdict).or_default() -= 1;
+    }
+
+    fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.verdicts.values().all(|change| *change == 0)
     }
 
     pub(super) fn finding(&mut self, finding: &Finding) {
@@ -75,7 +89,7 @@ enum State {
 impl Columns {
     /// Applies what a commit changed.
     pub(super) fn apply(&self, commit: u64, delta: Delta) {
-        if delta.changes.is_empty() {
+        if delta.is_empty() {
             return;
         }
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
@@ -128,6 +142,8 @@ pub(super) struct Lists {
     /// By id within their scope, so that the end of a sweep touches one scope.
     resources: BTreeMap<Scope, BTreeMap<String, ResourceSummary>>,
     open: BTreeMap<Urn, OpenFindings>,
+    /// How many verdicts there are of each kind.
+    verdicts: BTreeMap<Verdict, u64>,
     /// Texts that many rows share.
     words: BTreeSet<Arc<str>>,
 }
@@ -141,8 +157,13 @@ impl Lists {
         self.resources.values().flat_map(BTreeMap::values)
     }
 
+    pub(super) fn verdicts(&self) -> &BTreeMap<Verdict, u64> {
+        &self.verdicts
+    }
+
     fn load(reader: &OrgReader) -> Result<Self, ReadError> {
         let mut lists = Self::default();
+        reader.each_verdict(&mut |verdict| *lists.verdicts.entry(verdict).or_default() += 1)?;
         reader.each_finding(&mut |finding| {
             lists.put_finding(finding_summary(&finding));
             true
@@ -165,6 +186,10 @@ impl Lists {
     }
 
     fn apply(&mut self, delta: Delta) {
+        for (verdict, change) in delta.verdicts {
+            let count = self.verdicts.entry(verdict).or_default();
+            *count = count.saturating_add_signed(change);
+        }
         for change in delta.changes {
             match change {
                 Change::Resource(summary) => self.put_resource(*summary),

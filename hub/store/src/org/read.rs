@@ -19,6 +19,7 @@ use crate::error::ReadError;
 use crate::keys;
 use crate::list::page::page;
 use crate::list::{FindingList, FindingSummary, Page, ResourceList, ResourceSummary};
+use crate::rows::Verdict;
 use crate::rows::access::AgentStatus;
 use crate::rows::audit::{AuditEntry, AuditFault, AuditHead};
 use crate::rows::event::{Event, EventPage, EventQuery, Quarantined};
@@ -310,6 +311,27 @@ impl OrgReader {
             next,
             total: None,
         })
+    }
+
+    /// Calls `visit` with every verdict.
+    pub(super) fn each_verdict(&self, visit: &mut dyn FnMut(Verdict)) -> Result<(), ReadError> {
+        self.view().each(
+            Table::Verdicts,
+            &Range::all(),
+            Direction::Forward,
+            |_, _, row: StoredVerdicts| {
+                for judged in row.verdicts {
+                    visit(judged.verdict);
+                }
+                ControlFlow::Continue(())
+            },
+        )
+    }
+
+    /// Returns how many verdicts there are of each kind, without a look at them: like the lists,
+    /// it shows the last commit, which may be later than this snapshot.
+    pub fn verdict_counts(&self) -> Result<BTreeMap<Verdict, u64>, ReadError> {
+        self.org.lists(|lists| lists.verdicts().clone())
     }
 
     fn checks(&self) -> Result<Vec<String>, ReadError> {

@@ -250,6 +250,53 @@ async fn a_finding_keeps_every_step_of_its_life() {
 }
 
 #[tokio::test]
+async fn verdicts_are_counted_as_they_come_change_and_go() {
+    let bench = Bench::new();
+    let org = bench.org("acme").await;
+    let row = |n, verdicts: &[Verdict]| VerdictRow {
+        subject: subject(n),
+        verdicts: (0..)
+            .zip(verdicts)
+            .map(|(place, verdict)| judged(&format!("aws.ec2.c{place}"), *verdict, None))
+            .collect(),
+    };
+    let counts = async || {
+        let counts = org.read(|reader| reader.verdict_counts()).await.unwrap();
+        let scanned = org.scan_verdicts(None, 1000).await.unwrap();
+        let mut told = BTreeMap::new();
+        for judged in scanned.items.iter().flat_map(|row| &row.verdicts) {
+            *told.entry(judged.verdict).or_insert(0u64) += 1;
+        }
+        let some: BTreeMap<_, _> = counts.into_iter().filter(|(_, n)| *n > 0).collect();
+        assert_eq!(some, told);
+        some
+    };
+    // Before they are first asked for, in one write and over several, and twice the same.
+    put(&org, &row(1, &[Verdict::Pass, Verdict::Fail])).await;
+    assert_eq!(counts().await.values().sum::<u64>(), 2);
+    put(
+        &org,
+        &row(1, &[Verdict::Pass, Verdict::Pass, Verdict::Unknown]),
+    )
+    .await;
+    put(&org, &row(2, &[Verdict::Fail])).await;
+    put(&org, &row(2, &[Verdict::Fail])).await;
+    let want = [
+        (Verdict::Pass, 2),
+        (Verdict::Fail, 1),
+        (Verdict::Unknown, 1),
+    ];
+    assert_eq!(counts().await, BTreeMap::from(want));
+    let mut write = org.write();
+    write.put_verdicts(row(3, &[Verdict::Pass]));
+    write.put_verdicts(row(3, &[Verdict::Fail]));
+    write.delete_verdicts(&subject(1));
+    write.delete_verdicts(&subject(9));
+    write.commit().await.unwrap();
+    assert_eq!(counts().await, BTreeMap::from([(Verdict::Fail, 2)]));
+}
+
+#[tokio::test]
 async fn within_a_severity_the_riskier_finding_stands_first_and_then_the_later_one() {
     let bench = Bench::new();
     let org = bench.org("acme").await;
