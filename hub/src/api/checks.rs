@@ -23,7 +23,7 @@ use utoipa_axum::routes;
 
 use super::State;
 use super::access::{Caller, Member};
-use super::list::{ListQuery, OrgQuery};
+use super::list::{ListQuery, OrgQuery, Size};
 use super::problem::{Query, Refusal, Segment};
 use crate::posture;
 
@@ -370,7 +370,7 @@ fn results_everywhere(
     asked: &Asked,
     place: Place,
 ) -> Result<Page<CheckResult>, ReadError> {
-    let mut items = Vec::new();
+    let (mut items, mut size) = (Vec::new(), Size::default());
     let Place {
         mut done,
         mut after,
@@ -380,9 +380,13 @@ fn results_everywhere(
         for (index, row) in page.items.iter().enumerate() {
             let room = asked.limit.saturating_sub(items.len());
             let (taken, seen) = asked.take(row, done, room);
-            items.extend(results_of(reader, rules, &row.subject, &taken)?);
+            let mut is_full = false;
+            for result in results_of(reader, rules, &row.subject, &taken)? {
+                is_full = size.is_full_with(&result);
+                items.push(result);
+            }
             done = 0;
-            let is_full = items.len() >= asked.limit;
+            is_full |= items.len() >= asked.limit;
             if is_full && seen < row.verdicts.len() {
                 // The rows of a page have no cursor each: ask again for those before this one.
                 let after = match index {

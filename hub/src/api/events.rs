@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 
 use super::State;
 use super::access::Member;
-use super::list::{ListQuery, OrgQuery};
+use super::list::{ListQuery, OrgQuery, Size};
 use super::problem::{Query, Refusal, Segment};
 
 /// Events that one request filters at most; a filter that finds nothing in them gets an empty page
@@ -148,7 +148,7 @@ pub(super) fn search(
         next: None,
         blocks_opened: 0,
     };
-    let (mut looked_through, mut blocks_seen) = (0, 0);
+    let (mut looked_through, mut blocks_seen, mut size) = (0, 0, Size::default());
     loop {
         let page = reader.search_events(&asked)?;
         found.blocks_opened += page.blocks_opened;
@@ -158,10 +158,12 @@ pub(super) fn search(
         for (index, row) in page.events.into_iter().enumerate() {
             let id = row.id;
             let event = event_of(row, &names);
+            let mut is_full = false;
             if filter.matches(&Searched(&event)) {
+                is_full = size.is_full_with(&event);
                 found.events.push(event);
             }
-            if found.events.len() == limit {
+            if is_full || found.events.len() == limit {
                 let is_last = index + 1 == count && page.next.is_none();
                 found.next = (!is_last).then_some(id);
                 return Ok(found);

@@ -20,7 +20,7 @@ use super::State;
 use super::access::Member;
 use super::checks::{controls_of, fix_of};
 use super::fix;
-use super::list::{ListQuery, OrgQuery};
+use super::list::{ListQuery, OrgQuery, Size};
 use super::problem::{Query, Refusal, Segment};
 
 /// What a list of findings can be sorted by.
@@ -176,17 +176,25 @@ async fn list(
         .read(move |reader| {
             let page = reader.findings(&list)?;
             let mut items = Vec::with_capacity(page.items.len());
-            for summary in page.items {
+            let (mut size, mut next) = (Size::default(), page.next);
+            let mut rest = page.items.into_iter();
+            while let Some(summary) = rest.next() {
                 // The columns follow the commits; a row may have gone between the two.
                 if let Some(row) = reader.finding(summary.id)? {
                     let history = reader.finding_history(row.id)?;
-                    items.push(finding_of(reader.org(), row, history, &rules.set));
+                    let item = finding_of(reader.org(), row, history, &rules.set);
+                    let is_full = size.is_full_with(&item);
+                    items.push(item);
+                    if is_full && !rest.as_slice().is_empty() {
+                        next = Some(list.cursor_after(&summary));
+                        break;
+                    }
                 }
             }
             Ok(Page {
                 total: page.total.unwrap_or(items.len() as u64),
                 items,
-                next_cursor: page.next,
+                next_cursor: next,
             })
         })
         .await?;

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use protocol::api::Page;
 use protocol::filter::{FieldSpec, FieldValue, Filter, Row};
 use protocol::limits;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use store::Order;
 use utoipa::IntoParams;
 
@@ -14,6 +14,34 @@ use super::problem::Refusal;
 
 /// Rows of a page when the caller names no number.
 const DEFAULT_ROWS: usize = 100;
+
+/// Size at which a page ends, in bytes of JSON: a thousand of the largest documents would be a
+/// gigabyte for every reader.
+const PAGE_BYTES: usize = 4 << 20;
+
+/// Counts what a page holds.
+#[derive(Debug, Default)]
+pub(super) struct Size(usize);
+
+impl Size {
+    /// Adds an item; says whether the page ends with it.
+    pub(super) fn is_full_with(&mut self, item: &impl Serialize) -> bool {
+        // What cannot be written fails again, and loudly, when the page is.
+        let _ = serde_json::to_writer(&mut *self, item);
+        self.0 >= PAGE_BYTES
+    }
+}
+
+impl std::io::Write for Size {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 = self.0.saturating_add(bytes.len());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
 
 /// What every list takes.
 #[derive(Debug, Default, Clone, Deserialize, IntoParams)]
@@ -30,7 +58,7 @@ pub(super) struct ListQuery {
     pub(super) filter: Option<String>,
     /// A field, with `-` in front for descending.
     pub(super) sort: Option<String>,
-    /// Rows per page, 1 to 1000; 100 when absent.
+    /// Rows per page, 1 to 1000; 100 when absent. A page of large rows has fewer.
     #[param(minimum = 1, maximum = 1000)]
     pub(super) limit: Option<usize>,
     /// `next_cursor` of the page before.

@@ -17,7 +17,7 @@ use utoipa_axum::routes;
 
 use super::State;
 use super::access::Member;
-use super::list::{ListQuery, OrgQuery};
+use super::list::{ListQuery, OrgQuery, Size};
 use super::problem::{Query, Refusal, Segment};
 
 /// Severities, worst first.
@@ -28,6 +28,9 @@ const WORST_FIRST: [Severity; 5] = [
     Severity::Low,
     Severity::Info,
 ];
+
+/// Documents that are read at once: one may have a megabyte.
+const ROWS_AT_ONCE: usize = 16;
 
 /// What a list of resources can be sorted by.
 const SORTS: &[(&str, ResourceSort)] = &[
@@ -126,19 +129,30 @@ async fn list(
         .store
         .read(move |reader| {
             let page = reader.resources(&list)?;
-            let rows = reader.resources_named(page.items.iter().map(|item| &item.urn))?;
-            let mut items = Vec::with_capacity(page.items.len());
-            for (summary, row) in page.items.iter().zip(rows) {
-                // The columns follow the commits; a row may have gone between the two.
-                if let Some(row) = row {
+            let (mut items, mut size, mut shown) = (Vec::new(), Size::default(), 0);
+            'page: for part in page.items.chunks(ROWS_AT_ONCE) {
+                let rows = reader.resources_named(part.iter().map(|item| &item.urn))?;
+                for (summary, row) in part.iter().zip(rows) {
+                    shown += 1;
+                    // The columns follow the commits; a row may have gone between the two.
+                    let Some(row) = row else { continue };
                     let open = from_summary(summary.open_findings);
-                    items.push(resource_of(summary.id, row, open));
+                    let item = resource_of(summary.id, row, open);
+                    let is_full = size.is_full_with(&item);
+                    items.push(item);
+                    if is_full {
+                        break 'page;
+                    }
                 }
             }
+            let next = match page.items.get(..shown).and_then(<[_]>::last) {
+                Some(last) if shown < page.items.len() => Some(list.cursor_after(last)),
+                Some(_) | None => page.next,
+            };
             Ok(Page {
                 total: page.total.unwrap_or(items.len() as u64),
                 items,
-                next_cursor: page.next,
+                next_cursor: next,
             })
         })
         .await?;

@@ -865,6 +865,36 @@ async fn a_list_of_verdicts_comes_page_by_page_to_every_verdict_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_the_largest_rows_ends_early_and_none_is_left_out() {
+    let hub = TestHub::start().await;
+    let viewer = &hub.members[&Role::Viewer];
+    hub.add_large_resources(12, 900 << 10).await;
+    hub.add_large_events(60, 200 << 10).await;
+    for (list, mark, wanted) in [
+        ("resources?filter=type%3Daws.ec2.vpc", "urn", 12),
+        ("resources?filter=type%3Daws.ec2.vpc&sort=-name", "urn", 12),
+        ("events?filter=action~large", "id", 60),
+        ("events?filter=!action~brute", "id", 60),
+    ] {
+        let (mut seen, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let path = format!("/api/v1/{list}&limit=1000{cursor}");
+            let asked = hub.get(viewer, &path).await;
+            assert!(asked.text.len() < 6 << 20, "{} bytes", asked.text.len());
+            let page = asked.json();
+            for item in page["items"].as_array().unwrap() {
+                seen.push(item[mark].as_str().unwrap().to_owned());
+            }
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        assert_once_each(seen, wanted);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_tells_its_own_organisations_news_and_ends_with_the_hub() {
     let hub = TestHub::start().await;
     let mut stream = hub.stream(&hub.members[&Role::Viewer]).await;

@@ -205,8 +205,22 @@ impl<T, S: Default> Default for List<T, S> {
 /// A question for the list of findings.
 pub type FindingList = List<FindingSummary, FindingSort>;
 
+impl FindingList {
+    /// Returns the cursor of the page that begins behind an item, for who shows less than a page.
+    pub fn cursor_after(&self, last: &FindingSummary) -> String {
+        page::cursor_after(self, last)
+    }
+}
+
 /// A question for the list of resources.
 pub type ResourceList = List<ResourceSummary, ResourceSort>;
+
+impl ResourceList {
+    /// Returns the cursor of the page that begins behind an item, for who shows less than a page.
+    pub fn cursor_after(&self, last: &ResourceSummary) -> String {
+        page::cursor_after(self, last)
+    }
+}
 
 /// One page of a list.
 #[derive(Debug, Clone, PartialEq)]

@@ -445,6 +445,46 @@ impl TestHub {
         }
     }
 
+    /// Stores large events, in blocks of ten.
+    pub(super) async fn add_large_events(&self, count: usize, bytes: usize) {
+        let data = self.store.maintenance(self.own).await.unwrap().unwrap();
+        let records: Vec<EventRecord> = (0..count)
+            .map(|n| EventRecord {
+                action: format!("large {n}"),
+                raw: "x".repeat(bytes),
+                ..EventRecord::default()
+            })
+            .collect();
+        for records in records.chunks(10) {
+            let mut write = data.write();
+            let block = block(self.seeded.agent, self.seeded.source, records);
+            write.put_events(block, (0..).zip(records));
+            write.commit().await.unwrap();
+        }
+    }
+
+    /// Stores resources of so many bytes each.
+    pub(super) async fn add_large_resources(&self, count: usize, bytes: usize) {
+        let data = self.store.maintenance(self.own).await.unwrap().unwrap();
+        let (agent, source, now) = (self.seeded.agent, self.seeded.source, Timestamp::now());
+        for n in 0..count {
+            let document: Document = serde_json::from_value(json!({
+                "urn": format!("aws/123456789012/us-east-1/ec2.vpc/vpc-{n}"),
+                "type": "aws.ec2.vpc", "provider": "aws", "account": "123456789012",
+                "region": "us-east-1", "id": format!("vpc-{n}"), "name": format!("{}", n % 3),
+                "tags": {}, "native_id": format!("vpc-{n}"),
+                "config": {"Description": "x".repeat(bytes)},
+                "collected_at": "2026-01-01T00:00:00Z",
+            }))
+            .unwrap();
+            let at = now;
+            let mut write = data.write();
+            write.begin_sweep(&document.urn.scope, agent, source, 1, now);
+            write.put_resource(document, Provenance { agent, source, at });
+            write.commit().await.unwrap();
+        }
+    }
+
     /// Stores three verdicts, one of each kind, on each of so many resources.
     pub(super) async fn add_verdicts(&self, count: usize) {
         let data = self.store.maintenance(self.own).await.unwrap().unwrap();

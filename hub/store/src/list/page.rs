@@ -117,19 +117,21 @@ pub(crate) fn page<'i, T: Listed + 'i>(
     }
     rest.sort_unstable_by(|a, b| in_order(&place(a), &place(b)));
     let last = rest.last().filter(|_| has_more);
-    let next = last.map(|item| {
-        let (key, id) = place(item);
-        write_cursor(&Cursor {
-            sort,
-            is_descending,
-            key: OwnedKey::of(key),
-            id,
-        })
-    });
+    let next = last.map(|item| cursor_after(list, *item));
     Ok(Page {
         items: rest.into_iter().cloned().collect(),
         next,
         total: Some(total),
+    })
+}
+
+/// Returns the cursor of the page that begins behind an item.
+pub(crate) fn cursor_after<T: Listed>(list: &List<T, T::Sort>, last: &T) -> String {
+    write_cursor(&Cursor {
+        sort: T::sort_number(list.sort),
+        is_descending: list.order == Order::Descending,
+        key: OwnedKey::of(last.key(list.sort)),
+        id: last.id(),
     })
 }
 

@@ -20,6 +20,9 @@ use crate::view::View;
 /// Most events of one page.
 const PAGE_EVENTS: usize = protocol::limits::PAGE_ITEMS;
 
+/// Size at which a page ends, in bytes of the events' texts: one event may have 256 KiB.
+const PAGE_BYTES: usize = 8 << 20;
+
 /// Blocks that one page opens at most; it then ends where it is, and the next one goes on. A
 /// block takes about a millisecond.
 const PAGE_OPENED: u64 = 1_000;
@@ -299,6 +302,7 @@ pub(super) fn search(view: &View<'_>, query: &EventQuery) -> Result<EventPage, R
         blocks_seen: 0,
         blocks_opened: 0,
     };
+    let mut bytes = 0usize;
     let mut rest = Range::all();
     let mut before = query.before.map(BlockKey::of);
     if let Some((block, _)) = before {
@@ -314,6 +318,7 @@ pub(super) fn search(view: &View<'_>, query: &EventQuery) -> Result<EventPage, R
         for entry in &found {
             let key = block_key(&entry.key)?;
             if page.events.len() >= limit
+                || bytes >= PAGE_BYTES
                 || page.blocks_opened >= PAGE_OPENED
                 || page.blocks_seen >= PAGE_SEEN
             {
@@ -338,10 +343,14 @@ pub(super) fn search(view: &View<'_>, query: &EventQuery) -> Result<EventPage, R
                 .filter(|event| end.is_none_or(|end| BlockKey::of(event.id).1 < end))
                 .filter(|event| wanted.matches(&event.record));
             for event in matching {
-                if page.events.len() >= limit {
+                if page.events.len() >= limit || bytes >= PAGE_BYTES {
                     page.next = page.events.last().map(|last: &Event| last.id);
                     return Ok(page);
                 }
+                let texts = texts(&event.record);
+                bytes = texts
+                    .iter()
+                    .fold(bytes, |sum, text| sum.saturating_add(text.len()));
                 page.events.push(event);
             }
         }
