@@ -20,6 +20,7 @@ use protocol::document::{Gap, SetHash};
 use protocol::ids::{AgentId, SourceId};
 use protocol::{Scope, Urn};
 use store::error::{CommitError, ReadError};
+use store::rows::AgentState;
 use store::rows::event::{EventBlock, Quarantined};
 use store::rows::resource::{
     Coverage, Provenance, ScopeState, SweepEnd, SweepOutcome, SweepResult,
@@ -264,14 +265,23 @@ impl Intake {
             .map_err(IntakeError::Examined)
     }
 
-    /// Says whether a source is another agent's: an agent names its sources itself.
+    /// Says whether a source is another agent's: an agent names its sources itself. Those of a
+    /// revoked agent are nobody's: a host that enrols again keeps its sources, and what it sends
+    /// is acknowledged, so a refusal would lose it.
     async fn is_foreign(&mut self, source: SourceId) -> Result<bool, ReadError> {
         if let Some(is_foreign) = self.sources.get(&source) {
             return Ok(*is_foreign);
         }
         let all = self.store.sources().await?;
         let found = all.iter().find(|row| row.id == source);
-        let is_foreign = found.is_some_and(|row| row.agent != self.terms.agent);
+        let owner = found.map(|row| row.agent);
+        let is_foreign = match owner.filter(|owner| *owner != self.terms.agent) {
+            None => false,
+            Some(owner) => {
+                let owner = self.store.agent(owner).await?;
+                owner.is_some_and(|view| view.agent.state != AgentState::Revoked)
+            }
+        };
         if self.sources.len() >= SOURCES {
             self.sources.clear();
         }

@@ -487,6 +487,38 @@ async fn a_source_belongs_to_the_agent_that_first_reported_it() {
 }
 
 #[tokio::test]
+async fn the_sources_of_a_revoked_agent_pass_to_the_one_that_takes_its_place() {
+    let hub = hub().await;
+    let report = ReportItem::Source(SourceReport {
+        name: "prod".into(),
+        kind: "wazuh".into(),
+        started_ms: 1_000,
+        finished_ms: 2_000,
+        calls: 5,
+        documents: 3,
+        faults: vec![],
+        error: String::new(),
+    });
+    let first = hub.agent().await;
+    let mut talk = Talk::open(&hub, &first).await;
+    talk.send(Lane::Results, std::slice::from_ref(&report))
+        .await;
+    let org = hub.org_store().await;
+    org.set_agent_state(first.id, AgentState::Revoked)
+        .await
+        .unwrap();
+    // The host enrols again: it has another identity and its old sources.
+    let second = hub.agent().await;
+    let mut talk = Talk::open(&hub, &second).await;
+    talk.send(Lane::Events, &[record("login")]).await;
+    talk.send(Lane::Results, &[report]).await;
+    assert_eq!(events(&hub).await, ["login"]);
+    assert_eq!(org.sources().await.unwrap()[0].agent, second.id);
+    assert!(org.quarantine(10).await.unwrap().is_empty());
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn a_repeated_batch_is_acknowledged_without_effect_over_a_new_session() {
     let hub = hub().await;
     let agent = hub.agent().await;
