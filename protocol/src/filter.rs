@@ -395,12 +395,14 @@ impl Filter {
     /// Returns what the filter demands of a field without an alternative.
     fn required_wants(&self, field: &str) -> impl Iterator<Item = (Op, &Want)> {
         let terms = self.terms.iter().filter(|term| !term.negated);
-        terms.filter_map(move |term| match &term.test {
-            Test::Field { name, op, wants } if *name == field => match wants.as_slice() {
-                [want] => Some((*op, want)),
+        terms.filter_map(move |term| {
+            let Test::Field { name, op, wants } = &term.test else {
+                return None;
+            };
+            match wants.as_slice() {
+                [want] if *name == field => Some((*op, want)),
                 _ => None,
-            },
-            _ => None,
+            }
         })
     }
 

@@ -5,7 +5,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use protocol::enroll::Pin;
 use rustls_pki_types::PrivateKeyDer;
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Sender, channel};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
@@ -38,11 +38,7 @@ fn acceptor() -> (TlsAcceptor, Pin) {
 }
 
 /// Answers every request but the second, on which it hangs up after it has read it whole.
-async fn serve(
-    listener: tokio::net::TcpListener,
-    acceptor: TlsAcceptor,
-    seen: UnboundedSender<Seen>,
-) {
+async fn serve(listener: tokio::net::TcpListener, acceptor: TlsAcceptor, seen: Sender<Seen>) {
     let count = std::sync::atomic::AtomicUsize::new(0);
     loop {
         let (stream, _) = listener.accept().await.unwrap();
@@ -52,7 +48,8 @@ async fn serve(
             body.collect().await.unwrap();
             let key = head.headers.get("idempotency-key");
             let key = key.map(|key| key.to_str().unwrap().to_owned());
-            seen.send((head.method, head.uri.to_string(), key)).unwrap();
+            seen.try_send((head.method, head.uri.to_string(), key))
+                .unwrap();
             if count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 1 {
                 return Err(std::io::Error::other("the answer is lost"));
             }
@@ -71,7 +68,7 @@ async fn a_write_whose_answer_was_lost_is_sent_again_under_the_same_key() {
         "https://localhost:{}",
         listener.local_addr().unwrap().port()
     );
-    let (sender, mut seen) = unbounded_channel();
+    let (sender, mut seen) = channel(16);
     tokio::spawn(serve(listener, acceptor, sender));
     let endpoint = Endpoint::parse(&url, Some(&pin.to_string())).unwrap();
     let client = Client::anonymous(endpoint);
