@@ -105,7 +105,7 @@ mod file;
 mod origin;
 mod trial;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use protocol::Document;
@@ -305,6 +305,13 @@ impl Check {
             .relations
             .iter()
             .map(|read| (read.name.as_str(), read.direction, read.type_name.as_str()))
+    }
+
+    /// Returns everything that its expressions read, of neighbours too, as type and outermost
+    /// field; the field is `tags` for the tags and empty for which resources of the type there
+    /// are. A verdict can be unknown for want of any of these, and of nothing else.
+    pub fn facts(&self) -> &BTreeSet<(String, String)> {
+        &self.reads.facts
     }
 
     /// Whether it reads the account's document.

@@ -47,6 +47,8 @@ pub(crate) struct Reads {
     pub(crate) tags: BTreeSet<String>,
     pub(crate) all_tags: bool,
     pub(crate) now: bool,
+    /// Types with an outermost field each, `tags`, or nothing for which resources there are.
+    pub(crate) facts: BTreeSet<(String, String)>,
 }
 
 /// Compiles an expression that is a condition.

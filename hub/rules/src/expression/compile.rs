@@ -161,6 +161,7 @@ impl<'d> Compiler<'d> {
         expr: &IdedExpr,
         polarity: Polarity,
     ) -> Result<Condition, Refusal> {
+        self.note(&self.subject.name, "");
         self.condition(expr, polarity)
     }
 
@@ -246,6 +247,13 @@ impl<'d> Compiler<'d> {
         self.known.truncate(known);
         self.scope.truncate(slot);
         compiled
+    }
+
+    /// Notes that something of a type is read: an outermost field, `tags`, or nothing for which
+    /// resources there are.
+    fn note(&mut self, of: &str, what: &str) {
+        let fact = (of.to_owned(), what.to_owned());
+        self.reads.facts.insert(fact);
     }
 
     /// Notes that a field is read.

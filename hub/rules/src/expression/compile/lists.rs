@@ -254,6 +254,7 @@ impl<'d> Compiler<'d> {
             name: name.to_owned(),
             type_name: other.to_owned(),
         };
+        self.note(other, "");
         let known = self.reads.relations.iter().position(|r| *r == read);
         let number = known.unwrap_or_else(|| {
             self.reads.relations.push(read);

@@ -111,6 +111,7 @@ impl<'d> Compiler<'d> {
             }
             "tags" => {
                 self.reads.all_tags = true;
+                self.note(&self.subject.name, "tags");
                 Ok(tags_of(Root::Subject, &self.subject.call))
             }
             "account" => {
@@ -119,6 +120,7 @@ impl<'d> Compiler<'d> {
                     return self.refuse(expr, format!("the type {name} is not declared"));
                 };
                 self.reads.reads_account = true;
+                self.note(&found.name, "");
                 // Where the account's document is missing, any of its calls is to blame; the
                 // field's own is set with the field.
                 let path = document(Root::Account, &found.call);
@@ -215,7 +217,10 @@ impl<'d> Compiler<'d> {
                 let typed = Typed::plain(Term::Path(path), Type::Record(&found.fields));
                 Ok(typed.at(place))
             }
-            "tags" => Ok(tags_of(root, &found.call)),
+            "tags" => {
+                self.note(&found.name, "tags");
+                Ok(tags_of(root, &found.call))
+            }
             "id" => part(NamePart::Id),
             "name" => part(NamePart::Name),
             "region" => part(NamePart::Region),
@@ -254,6 +259,10 @@ impl<'d> Compiler<'d> {
             let refusal = Refusal::new(self.at(expr), reason);
             return Err(refusal.among(name, fields.keys().map(String::as_str)));
         };
+        let mut types = self.declarations.iter();
+        if let Some(outermost) = types.find(|found| std::ptr::eq(&found.fields, fields)) {
+            self.note(&outermost.name, name);
+        }
         let nullable = of.nullable || !field.required;
         let Some(mut path) = of.into_path() else {
             return self.refuse(expr, "a field is selected from a path only");
