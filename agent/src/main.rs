@@ -3,6 +3,7 @@
 //! This file is the contents page: it reads the command line and the configuration, gives up
 //! root, starts the runtime and hands over to the verb's own module.
 
+mod checks;
 mod cli;
 mod collect;
 mod config;

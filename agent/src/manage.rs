@@ -1,8 +1,12 @@
 //! `source …`: adds, lists, tests, explains and removes sources.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use ::collect::Probe;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::checks;
 use crate::cli::{PolicyFormat, SourceVerb};
 use crate::collect::wazuh::Wazuh;
 use crate::config::Config;
@@ -11,7 +15,7 @@ use crate::dump;
 use crate::exit::{Exit, Failure};
 use crate::input::Input;
 use crate::layout::Layout;
-use crate::rights;
+use crate::rights::{self, Dark};
 use crate::show::{self, Format};
 use crate::sources::{Kind, Reads, Source, Sources, SourcesError, Wanted, read_secret};
 use crate::vault::Vault;
@@ -222,6 +226,12 @@ fn data(layout: &Layout, name: &str, format: Format) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
+/// Checks that a table names for each call at most; the other forms name all.
+const NAMED: usize = 3;
+
+/// How a probe's answer begins when there was nothing to try a call on.
+const UNTRIED: &str = "untried";
+
 #[derive(Serialize)]
 struct Tried {
     call: String,
@@ -230,6 +240,71 @@ struct Tried {
     answer: String,
     /// Types and fields that stay unknown without it.
     dark: Vec<String>,
+    /// How many checks may have to say UNKNOWN without it.
+    blinds: usize,
+    /// Their ids.
+    checks: BTreeSet<&'static str>,
+}
+
+impl Tried {
+    fn new(probe: Probe, blinded: &BTreeMap<(String, String), Dark>) -> Self {
+        let Probe {
+            call,
+            permission,
+            refused,
+        } = probe;
+        let key = (call, permission);
+        let is_dark = refused
+            .as_deref()
+            .is_some_and(|code| !code.starts_with(UNTRIED));
+        let dark = blinded.get(&key).filter(|_| is_dark);
+        let Dark { fields, checks } = dark.cloned().unwrap_or_default();
+        let (call, permission) = key;
+        Self {
+            call,
+            permission,
+            answer: refused.unwrap_or_else(|| "ok".to_owned()),
+            dark: fields,
+            blinds: checks.len(),
+            checks,
+        }
+    }
+
+    /// Whether the call was tried and did not answer.
+    fn failed(&self) -> bool {
+        self.answer != "ok" && !self.is_untried()
+    }
+
+    fn is_untried(&self) -> bool {
+        self.answer.starts_with(UNTRIED)
+    }
+
+    /// Returns what a table says below its rows: the first of the checks, each on a line.
+    fn explained(&self) -> String {
+        let permission = show::neutral(&self.permission);
+        let of_call = match self.permission == self.call {
+            true => String::new(),
+            false => format!(" for {}", show::neutral(&self.call)),
+        };
+        let missing = match is_refusal(&self.answer) {
+            true => format!("{permission} is missing{of_call}"),
+            false => format!("{} does not answer", show::neutral(&self.call)),
+        };
+        let mut text = match self.blinds {
+            0 => format!("{missing}; no check reads what it tells\n"),
+            1 => format!("{missing}; 1 check will say UNKNOWN where it depends on that:\n"),
+            many => {
+                format!("{missing}; {many} checks will say UNKNOWN where they depend on that:\n")
+            }
+        };
+        for id in self.checks.iter().take(NAMED) {
+            text.push_str(&format!("  {id}\n"));
+        }
+        if self.blinds > NAMED {
+            text.push_str(&format!("  and {} more\n", self.blinds - NAMED));
+        }
+        text
+    }
 }
 
 async fn test(
@@ -255,36 +330,54 @@ async fn test(
     let blinded = rights::blinded(source.kind);
     let rows: Vec<Tried> = probes
         .into_iter()
-        .map(|probe| {
-            let dark = match &probe.refused {
-                Some(_) => blinded.get(&probe.call).cloned().unwrap_or_default(),
-                None => Vec::new(),
-            };
-            Tried {
-                call: probe.call,
-                permission: probe.permission,
-                answer: probe.refused.unwrap_or_else(|| "ok".to_owned()),
-                dark,
-            }
-        })
+        .map(|probe| Tried::new(probe, &blinded))
         .collect();
-    let columns = ["call", "permission", "answer", "dark"];
-    printed(show::list(&rows, &columns, format))?;
-    let failed: Vec<&Tried> = rows.iter().filter(|row| row.answer != "ok").collect();
+    let failed: Vec<&Tried> = rows.iter().filter(|row| row.failed()).collect();
+    if format == Format::Table {
+        let columns = ["call", "permission", "answer", "blinds"];
+        printed(show::list(&rows, &columns, format))?;
+        for row in &failed {
+            say(&format!("\n{}", row.explained().trim_end()));
+        }
+    } else {
+        let columns = ["call", "permission", "answer", "blinds", "checks", "dark"];
+        printed(show::list(&rows, &columns, format))?;
+    }
+    hint(&summary(source.kind, &rows));
     if failed.is_empty() {
         return Ok(Exit::Ok);
     }
-    hint(&format!(
-        "{} of {} calls do not answer: checks on the fields above will say UNKNOWN",
-        failed.len(),
-        rows.len()
-    ));
     if failed.iter().any(|row| is_refusal(&row.answer)) {
         hint(&format!(
             "some are refused: `zero-x-agent source policy {name}` prints the rights that it needs"
         ));
     }
     Ok(Exit::No)
+}
+
+/// Returns in a sentence what works and what stays in the dark.
+fn summary(kind: Kind, rows: &[Tried]) -> String {
+    let failed: Vec<&Tried> = rows.iter().filter(|row| row.failed()).collect();
+    let untried = rows.iter().filter(|row| row.is_untried()).count();
+    let mut text = match failed.len() {
+        0 => format!("{} of {} calls answer", rows.len() - untried, rows.len()),
+        some => {
+            let blind: BTreeSet<&str> =
+                failed.iter().flat_map(|row| &row.checks).copied().collect();
+            let all = checks::of_provider(kind.name()).count();
+            format!(
+                "{some} of {} calls do not answer: {} of the {all} {} checks of this version will \
+                 say UNKNOWN where they depend on them",
+                rows.len(),
+                blind.len(),
+                kind.name(),
+            )
+        }
+    };
+    if untried > 0 {
+        text.push_str(&format!("; {untried} had nothing to be tried on"));
+    }
+    text
 }
 
 /// Whether a code says that a right is missing, in the words of any provider.
@@ -324,5 +417,68 @@ fn test_tail(source: &Source) -> Result<Exit, Failure> {
             let clause = format!("{} cannot be read", path.display());
             Err(Failure::of(Exit::No, clause, error).fix(fix))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tried(call: &str, refused: Option<&str>) -> Tried {
+        let probe = Probe {
+            call: call.to_owned(),
+            permission: call.to_owned(),
+            refused: refused.map(str::to_owned),
+        };
+        Tried::new(probe, &rights::blinded(Kind::Aws))
+    }
+
+    #[test]
+    fn a_refused_call_names_some_of_its_checks_and_how_many_more_there_are() {
+        let row = tried("ec2:DescribeSecurityGroups", Some("UnauthorizedOperation"));
+        assert!(row.blinds > NAMED && row.blinds == row.checks.len());
+        let text = row.explained();
+        let start = format!(
+            "ec2:DescribeSecurityGroups is missing; {} checks will say UNKNOWN",
+            row.blinds
+        );
+        assert!(text.starts_with(&start), "{text}");
+        assert_eq!(text.lines().count(), 1 + NAMED + 1);
+        let end = format!("  and {} more\n", row.blinds - NAMED);
+        assert!(text.ends_with(&end), "{text}");
+    }
+
+    #[test]
+    fn a_call_that_answers_or_could_not_be_tried_blinds_nothing() {
+        let call = "s3:GetBucketPolicy";
+        for answer in [None, Some("untried: no bucket")] {
+            let row = tried(call, answer);
+            assert!(!row.failed() && row.blinds == 0 && row.dark.is_empty());
+        }
+        let rows = [tried(call, None), tried(call, Some("untried: no bucket"))];
+        let text = summary(Kind::Aws, &rows);
+        assert_eq!(text, "1 of 2 calls answer; 1 had nothing to be tried on");
+    }
+
+    #[test]
+    fn checks_that_several_calls_blind_count_once() {
+        let call = "s3:GetBucketPolicy";
+        let rows = [
+            tried(call, Some("AccessDenied")),
+            tried(call, Some("AccessDenied")),
+        ];
+        let all = checks::of_provider("aws").count();
+        let start = format!(
+            "2 of 2 calls do not answer: {} of the {all} aws checks",
+            rows[0].blinds
+        );
+        let text = summary(Kind::Aws, &rows);
+        assert!(text.starts_with(&start), "{text}");
+    }
+
+    #[test]
+    fn a_call_whose_facts_no_check_reads_is_said_to_blind_none() {
+        let text = tried("s3:GetBucketTagging", Some("AccessDenied")).explained();
+        assert!(text.ends_with("; no check reads what it tells\n"), "{text}");
     }
 }

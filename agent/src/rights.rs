@@ -7,6 +7,7 @@ use protocol::declare::{Declarations, Field, Kind as FieldKind, ResourceType};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::checks::{self, Fact};
 use crate::cli::PolicyFormat;
 use crate::sources::Kind;
 
@@ -255,28 +256,114 @@ fn data_of(type_name: &str, path: &str, field: &Field, rows: &mut Vec<DataRow>) 
     });
 }
 
-/// Returns, per call, the fields that stay unknown without it: `type` for a whole type whose list
-/// the call is, else `type: field, field`.
-pub(crate) fn blinded(kind: Kind) -> BTreeMap<String, Vec<String>> {
-    let mut dark: BTreeMap<String, Vec<String>> = BTreeMap::new();
+/// What stays unknown without one call.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Dark {
+    /// `type` for a whole type whose list the call is, else `type: field, field`.
+    pub(crate) fields: Vec<String>,
+    /// Ids of the checks that may have to say UNKNOWN, in order.
+    pub(crate) checks: BTreeSet<&'static str>,
+}
+
+/// Returns what stays unknown without each call of a source. A key is the call and its
+/// permission: Azure asks for several types by the same call, each with a permission of its own.
+pub(crate) fn blinded(kind: Kind) -> BTreeMap<(String, String), Dark> {
+    let checks: Vec<(&'static str, BTreeSet<Fact>)> = checks::of_provider(kind.name())
+        .map(|check| (check.id, check.reads()))
+        .collect();
+    let mut dark: BTreeMap<(String, String), Dark> = BTreeMap::new();
     for declared in types(kind) {
-        let whole = dark.entry(declared.call.clone()).or_default();
-        whole.push(declared.name.clone());
-        let mut by_call: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let permissions = declared.calls();
+        let mut of_type: BTreeMap<&str, Vec<Fact>> = BTreeMap::new();
+        for call in listed_by(kind, declared) {
+            of_type
+                .entry(call)
+                .or_default()
+                .push(Fact::List(&declared.name));
+        }
         for (name, field) in &declared.fields {
-            if field.call != declared.call {
-                by_call.entry(&field.call).or_default().push(name);
+            let fact = Fact::Field(&declared.name, name);
+            for call in calls_of(field) {
+                of_type.entry(call).or_default().push(fact);
             }
         }
-        if let Some(call) = &declared.tags_call {
-            by_call.entry(call).or_default().push("tags");
-        }
-        for (call, fields) in by_call {
-            let line = format!("{}: {}", declared.name, fields.join(", "));
-            dark.entry(call.to_owned()).or_default().push(line);
+        let call = declared.tags_call.as_ref().unwrap_or(&declared.call);
+        of_type
+            .entry(call)
+            .or_default()
+            .push(Fact::Tags(&declared.name));
+        for (call, facts) in of_type {
+            let permission = permissions.get(call).cloned();
+            let key = (
+                call.to_owned(),
+                permission.unwrap_or_else(|| call.to_owned()),
+            );
+            let entry = dark.entry(key).or_default();
+            entry.fields.push(described(declared, &facts));
+            let is_blind = |reads: &BTreeSet<Fact>| facts.iter().any(|fact| reads.contains(fact));
+            let blind = checks.iter().filter(|(_, reads)| is_blind(reads));
+            entry.checks.extend(blind.map(|(id, _)| *id));
         }
     }
+    if kind == Kind::Azure {
+        // Without the list of subscriptions nothing is asked for.
+        let everything = Dark {
+            fields: types(kind).map(|declared| declared.name.clone()).collect(),
+            checks: checks.iter().map(|(id, _)| *id).collect(),
+        };
+        let key = (
+            azure::SUBSCRIPTIONS.to_owned(),
+            AZURE_SUBSCRIPTIONS.to_owned(),
+        );
+        dark.insert(key, everything);
+    }
     dark
+}
+
+fn listed_by(kind: Kind, declared: &ResourceType) -> Vec<&str> {
+    match kind {
+        Kind::Aws => aws::listed_by(declared),
+        Kind::Gcp | Kind::Azure | Kind::Host | Kind::Wazuh => vec![&declared.call],
+    }
+}
+
+/// Returns the calls that read a field or a part of it.
+fn calls_of(field: &Field) -> BTreeSet<&str> {
+    let below = fields_of(&field.kind)
+        .into_iter()
+        .flat_map(BTreeMap::values);
+    let mut calls: BTreeSet<&str> = below.flat_map(calls_of).collect();
+    calls.insert(&field.call);
+    calls
+}
+
+/// Returns the fields of a record, or of each element of a list.
+fn fields_of(kind: &FieldKind) -> Option<&BTreeMap<String, Field>> {
+    let kind = if let FieldKind::List(of) = kind {
+        of
+    } else {
+        kind
+    };
+    if let FieldKind::Record(fields) = kind {
+        return Some(fields);
+    }
+    None
+}
+
+fn described(declared: &'static ResourceType, facts: &[Fact]) -> String {
+    let name = &declared.name;
+    if facts.contains(&Fact::List(name)) {
+        return name.clone();
+    }
+    let parts: Vec<&str> = facts
+        .iter()
+        .map(|fact| match *fact {
+            Fact::Field(_, field) => field,
+            Fact::Tags(_) => "tags",
+            Fact::List(_) => "",
+        })
+        .collect();
+    format!("{name}: {}", parts.join(", "))
 }
 
 #[cfg(test)]
@@ -352,16 +439,75 @@ mod tests {
         );
     }
 
+    fn dark(kind: Kind, call: &str, permission: &str) -> Dark {
+        blinded(kind)[&(call.to_owned(), permission.to_owned())].clone()
+    }
+
     #[test]
     fn a_missing_permission_names_what_goes_dark() {
-        let dark = blinded(Kind::Aws);
-        let policy = &dark["s3:GetBucketPolicy"];
-        assert!(
-            policy
-                .iter()
-                .any(|line| line.starts_with("aws.s3.bucket: "))
+        let call = "s3:GetBucketPolicy";
+        let policy = dark(Kind::Aws, call, call).fields;
+        assert_eq!(policy, ["aws.s3.bucket: Policy"]);
+        let call = "ec2:DescribeVpcs";
+        assert_eq!(dark(Kind::Aws, call, call).fields, ["aws.ec2.vpc"]);
+        let call = "s3:GetBucketTagging";
+        assert_eq!(dark(Kind::Aws, call, call).fields, ["aws.s3.bucket: tags"]);
+        // The account's document is there without its list; only what the list says is missing.
+        let call = "iam:GetAccountSummary";
+        let summary = dark(Kind::Aws, call, call).fields;
+        assert!(summary[0].starts_with("aws.account: "), "{summary:?}");
+    }
+
+    #[test]
+    fn a_missing_permission_names_the_checks_that_it_blinds_and_no_others() {
+        let call = "account:GetAlternateContact";
+        let blind = dark(Kind::Aws, call, call).checks;
+        let contact = "aws.account.security-contact-information-registered";
+        assert_eq!(blind, BTreeSet::from([contact]));
+        // What a neighbour does not tell is missing too, and so is the account's own setting.
+        let call = "ec2:DescribeSecurityGroups";
+        let judged = |id: &str| id.starts_with("aws.ec2.instance-");
+        assert!(dark(Kind::Aws, call, call).checks.into_iter().any(judged));
+        let account = dark(
+            Kind::Aws,
+            "s3control:GetPublicAccessBlock",
+            "s3:GetAccountPublicAccessBlock",
         );
-        assert!(dark["ec2:DescribeVpcs"].contains(&"aws.ec2.vpc".to_owned()));
-        assert_eq!(dark["s3:GetBucketTagging"], ["aws.s3.bucket: tags"]);
+        let judged = |id: &str| id.starts_with("aws.s3.bucket-");
+        assert!(account.checks.into_iter().any(judged));
+        // Keys are found through their users.
+        let call = "iam:GetAccountAuthorizationDetails";
+        let users = dark(Kind::Aws, call, call);
+        let keys = dark(Kind::Aws, "iam:ListAccessKeys", "iam:ListAccessKeys");
+        assert!(keys.checks.is_subset(&users.checks));
+        assert!(users.fields.contains(&"aws.iam.access-key".to_owned()));
+    }
+
+    #[test]
+    fn azure_types_of_one_call_go_dark_each_with_its_own_permission() {
+        let call = "resourcegraph:Resources";
+        let storage = dark(Kind::Azure, call, "Microsoft.Storage/storageAccounts/read");
+        assert_eq!(storage.fields, ["azure.storage.account"]);
+        let checks = &storage.checks;
+        assert!(!checks.is_empty() && checks.iter().all(|id| id.starts_with("azure.storage.")));
+        let all = dark(Kind::Azure, azure::SUBSCRIPTIONS, AZURE_SUBSCRIPTIONS);
+        assert_eq!(all.checks.len(), checks::of_provider("azure").count());
+    }
+
+    #[test]
+    fn a_gcp_source_without_policies_blinds_only_who_reads_them() {
+        let policies = dark(
+            Kind::Gcp,
+            "cloudasset:assets.list:IAM_POLICY",
+            "cloudasset.assets.listIamPolicy",
+        );
+        let resources = dark(
+            Kind::Gcp,
+            "cloudasset:assets.list:RESOURCE",
+            "cloudasset.assets.listResource",
+        );
+        assert!(!policies.checks.is_empty());
+        assert_eq!(resources.checks.len(), checks::of_provider("gcp").count());
+        assert!(policies.checks.len() < resources.checks.len());
     }
 }

@@ -188,6 +188,18 @@ pub fn permissions() -> BTreeMap<String, String> {
     types().flat_map(ResourceType::calls).collect()
 }
 
+/// Returns the calls without any of which no resource of a type is known.
+///
+/// Keys are looked for user by user, so that they need the list of users as well; the account has
+/// one document, which is there whatever is refused.
+pub fn listed_by(declared: &ResourceType) -> Vec<&str> {
+    match declared.name.as_str() {
+        "aws.account" => Vec::new(),
+        "aws.iam.access-key" => vec![&declared.call, "iam:GetAccountAuthorizationDetails"],
+        _ => vec![&declared.call],
+    }
+}
+
 #[async_trait]
 impl Inventory for Aws {
     fn types(&self) -> Vec<String> {

@@ -28,7 +28,7 @@ const HOST: &str = "management.azure.com";
 pub(crate) const CALL: &str = "resourcegraph:Resources";
 
 /// The call that finds subscriptions.
-pub(crate) const SUBSCRIPTIONS: &str = "subscription:Subscriptions_Get";
+pub const SUBSCRIPTIONS: &str = "subscription:Subscriptions_Get";
 
 /// Queries a second, and at once after a pause: 15 in five seconds is what a user has.
 const QUERIES: (NonZeroU32, NonZeroU32) = (

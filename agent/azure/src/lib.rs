@@ -26,7 +26,8 @@ use secrecy::SecretBox;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use graph::{CALL, Graph, SUBSCRIPTIONS, fatal};
+pub use graph::SUBSCRIPTIONS;
+use graph::{CALL, Graph, fatal};
 use sweep::Sweep;
 use token::Tokens;
 
