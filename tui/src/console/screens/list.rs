@@ -166,6 +166,10 @@ fn why_empty(theme: Theme, state: &State, list: &ListState) -> (String, Style) {
         format!("no {name}, because nothing has been judged yet")
     } else if list.filter.trim().is_empty() {
         format!("no {name}")
+    } else if list.kind == Kind::Event {
+        // What is loaded is looked through for parts of words, the hub's index is not.
+        let filter = &list.filter;
+        format!("no {name} match {filter}; the hub finds whole words, action~part parts of them")
     } else {
         format!("no {name} match {}", list.filter)
     };
