@@ -11,6 +11,7 @@
 
 mod assignment;
 mod encoded;
+mod expression;
 mod pattern;
 mod placeholder;
 

@@ -2,9 +2,8 @@
 
 use std::sync::LazyLock;
 
-use regex::Regex;
-
 use super::Hit;
+use super::expression::Expression;
 use super::placeholder::{entropy, is_placeholder};
 
 /// What kind of value a name promises.
@@ -96,24 +95,22 @@ const ABOUT: &[&str] = &[
 ];
 
 // name, operator, value: `export DB_PASSWORD='x'`, `"token": "x"`, `password => x`, `$Pwd := "x"`.
-static ASSIGNMENT: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(concat!(
+static ASSIGNMENT: LazyLock<Expression> = LazyLock::new(|| {
+    Expression::new(concat!(
         r#"(?i)(?P<name>[A-Za-z0-9_.\-]{0,60}(?:passw(?:or)?d|passwd|passphrase|passcode|pwd|secret|token|credential|"#,
         r#"api[_.\-]?key|access[_.\-]?key|private[_.\-]?key|auth[_.\-]?key|account[_.\-]?key|encryption[_.\-]?key|"#,
         r#"signing[_.\-]?key|master[_.\-]?key|service[_.\-]?key|license[_.\-]?key)[A-Za-z0-9_.\-]{0,40})"#,
         r#"(?:\\?["'])?\]?[ \t]{0,8}(?P<operator>:=|=>|==?|:)[ \t]{0,8}"#,
         r#"(?:\\?"(?P<double>[^"\n]{1,400}?)\\?"|'(?P<single>[^'\n]{1,400})'|(?P<bare>[^\s"',;)\]}]{1,400}))"#,
     ))
-    .expect("a test compiles every expression")
 });
 
 // `--password x`, `-Password x`, `/password:x`, `<password>x</password>`.
-static OPTION: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(concat!(
+static OPTION: LazyLock<Expression> = LazyLock::new(|| {
+    Expression::new(concat!(
         r#"(?i)(?:[\s/(]--?|\s/|<)(?P<name>[A-Za-z0-9_.\-]{0,40}(?:passw(?:or)?d|passphrase|secret|token|api[_\-]?key|secret[_\-]?key))"#,
         r#"(?:[ \t:]+|>)(?:"(?P<double>[^"\n]{1,400})"|'(?P<single>[^'\n]{1,400})'|(?P<bare>[^\s"'<>;|&]{1,400}))"#,
     ))
-    .expect("a test compiles every expression")
 });
 
 /// Returns every value that is assigned to a telling name.

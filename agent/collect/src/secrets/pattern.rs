@@ -2,13 +2,12 @@
 
 use std::sync::LazyLock;
 
+use super::Hit;
+use super::expression::Expression;
+use super::placeholder::{entropy, is_placeholder};
 use aho_corasick::AhoCorasick;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use regex::Regex;
-
-use super::Hit;
-use super::placeholder::{entropy, is_placeholder};
 
 /// One shape: `kind`, a word that must stand in the text for the expression to be tried at all,
 /// the expression, whose first group is the secret, and what that must pass.
@@ -258,9 +257,9 @@ const SHAPES: &[Shape] = &[
 
 struct Compiled {
     words: AhoCorasick,
-    expressions: Vec<Regex>,
-    lone_secret_key: Regex,
-    service_account: Regex,
+    expressions: Vec<Expression>,
+    lone_secret_key: Expression,
+    service_account: Expression,
 }
 
 static COMPILED: LazyLock<Compiled> = LazyLock::new(|| Compiled {
@@ -270,12 +269,12 @@ static COMPILED: LazyLock<Compiled> = LazyLock::new(|| Compiled {
         .expect("the words are few and short"),
     expressions: SHAPES
         .iter()
-        .map(|shape| Regex::new(shape.expression).expect("a test compiles every expression"))
+        .map(|shape| Expression::new(shape.expression))
         .collect(),
-    lone_secret_key: Regex::new(r"(?:^|[^A-Za-z0-9/+=])([A-Za-z0-9/+]{40})(?:[^A-Za-z0-9/+=]|$)")
-        .expect("a test compiles every expression"),
-    service_account: Regex::new(r#""type"\s*:\s*\\?"service_account\\?""#)
-        .expect("a test compiles every expression"),
+    lone_secret_key: Expression::new(
+        r"(?:^|[^A-Za-z0-9/+=])([A-Za-z0-9/+]{40})(?:[^A-Za-z0-9/+=]|$)",
+    ),
+    service_account: Expression::new(r#""type"\s*:\s*\\?"service_account\\?""#),
 });
 
 /// How far a secret key may stand from its access key id to be taken for it, in bytes.
