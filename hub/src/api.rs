@@ -58,6 +58,7 @@ mod resources;
 mod session;
 mod sources;
 pub(crate) mod throttle;
+mod turn;
 
 /// Largest body of a request, in bytes: the largest that anything takes is a few hundred.
 const BODY_BYTES: usize = 64 << 10;

@@ -8,7 +8,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, MatchedPath, Request};
@@ -30,6 +30,7 @@ use tracing::Instrument;
 use super::State;
 use super::problem::Refusal;
 use super::throttle::{BURST, Pace, Whose};
+use super::turn::Turn;
 
 /// Who may use an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +58,9 @@ const READERS: &[Role] = &[
 const AUDITORS: &[Role] = &[Role::Auditor, Role::Admin];
 const OPERATORS: &[Role] = &[Role::Operator, Role::Admin];
 const ADMINS: &[Role] = &[Role::Admin];
+
+/// The one endpoint whose answer has no end.
+const STREAM: &str = "/api/v1/stream";
 
 /// Who may use which endpoint; there is no other place that says so. `GET` stands for `HEAD` too.
 pub(super) const TABLE: &[(&str, &str, Takes)] = &[
@@ -90,7 +94,7 @@ pub(super) const TABLE: &[(&str, &str, Takes)] = &[
     ("GET", "/api/v1/events", Takes::Role(READERS)),
     ("GET", "/api/v1/events/{id}", Takes::Role(READERS)),
     ("GET", "/api/v1/overview", Takes::Role(READERS)),
-    ("GET", "/api/v1/stream", Takes::Role(READERS)),
+    ("GET", STREAM, Takes::Role(READERS)),
     ("GET", "/api/v1/quarantine", Takes::Role(READERS)),
     ("GET", "/api/v1/audit", Takes::Role(AUDITORS)),
 ];
@@ -249,6 +253,7 @@ pub(super) async fn gate(
     next: Next,
 ) -> Response {
     let path = request.extensions().get::<MatchedPath>().cloned();
+    let is_stream = path.as_ref().is_some_and(|path| path.as_str() == STREAM);
     let takes = path.and_then(|path| rule(request.method(), path.as_str()));
     let peer = request.extensions().get::<Peer>().copied();
     let caller = match takes {
@@ -268,30 +273,44 @@ pub(super) async fn gate(
         Some(Ok(pace)) => Some(pace),
         None => None,
     };
+    let turn = match &caller {
+        Some(caller) => match state.throttle.begin(caller.user.id, is_stream) {
+            Some(turn) => Some(turn),
+            None => {
+                let refusal = Refusal::too_many("requests at once", Duration::from_secs(1));
+                return refusal.into_response();
+            }
+        },
+        None => None,
+    };
     if let Some(caller) = caller {
         request.extensions_mut().insert(caller);
     }
-    let mut response = if request.method().is_safe() {
-        next.run(request).await
-    } else {
-        to_the_end(request, next).await
-    };
+    let mut response = to_the_end(request, next, turn).await;
     if let Some(pace) = pace {
         say_pace(response.headers_mut(), pace);
     }
     response
 }
 
-/// Serves a write to its end even if its sender hangs up or its time is over: cut off between a
-/// change and the entry in the audit log, it would leave a change that nobody is told of. What
-/// depends on the sender, the body, is read before.
-async fn to_the_end(request: Request, next: Next) -> Response {
+/// Serves a request to its end even if its sender hangs up or its time is over: a write that was
+/// cut off between a change and the entry in the audit log would leave a change that nobody is told
+/// of, and a read goes on in the store anyway, so it must go on to count. What depends on the
+/// sender, the body, is read before.
+async fn to_the_end(request: Request, next: Next, turn: Option<Turn>) -> Response {
     let (parts, body) = request.into_parts();
     let Ok(body) = axum::body::to_bytes(body, super::BODY_BYTES).await else {
         return Refusal::of_status(http::StatusCode::PAYLOAD_TOO_LARGE).into_response();
     };
     let request = Request::from_parts(parts, Body::from(body));
-    let served = tokio::spawn(next.run(request).in_current_span()).await;
+    let serving = async move {
+        let response = next.run(request).await;
+        match turn {
+            Some(turn) => turn.until_sent(response),
+            None => response,
+        }
+    };
+    let served = tokio::spawn(serving.in_current_span()).await;
     served.unwrap_or_else(|error| Refusal::failed(&error).into_response())
 }
 

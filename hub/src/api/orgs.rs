@@ -294,7 +294,7 @@ async fn create_user(
             if !state.hasher.verify(password, known.password_hash).await? {
                 return Err(ApplianceError::EmailTaken.into());
             }
-            state.throttle.forgive(peer.ip(), &email);
+            state.throttle.forgive(peer.ip(), &email, Instant::now());
             let grant = move |user: &mut store::rows::access::User| {
                 user.roles.entry(org).or_insert(role);
             };

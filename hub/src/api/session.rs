@@ -143,7 +143,9 @@ async fn login(
         record::refused(&state, request.email, "wrong password", address);
         return Err(Refusal::wrong_credentials());
     };
-    state.throttle.forgive(address, &request.email);
+    state
+        .throttle
+        .forgive(address, &request.email, Instant::now());
     let now = Timestamp::now();
     let session = SessionId::from_bytes(*uuid::Uuid::now_v7().as_bytes());
     let secret = fresh_secret()?;

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::access::{TABLE, Takes};
+use super::turn::AT_ONCE;
 use super::{CONNECTIONS, CONNECTIONS_OF_ONE, Crowd, Place};
 use hub::{Asked, Login, TestHub, missing};
 
@@ -892,6 +893,29 @@ async fn a_page_of_the_largest_rows_ends_early_and_none_is_left_out() {
         }
         assert_once_each(seen, wanted);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_person_does_not_hold_every_place_and_gets_it_back() {
+    let hub = TestHub::start().await;
+    let viewer = &hub.members[&Role::Viewer];
+    let mut streams = Vec::new();
+    for _ in 0..AT_ONCE {
+        streams.push(hub.stream(viewer).await);
+    }
+    let beyond = hub.get(viewer, "/api/v1/stream").await;
+    beyond.assert_problem(StatusCode::TOO_MANY_REQUESTS, "too_many_requests");
+    let whoami = hub.get(viewer, "/api/v1/whoami").await;
+    assert_eq!(whoami.status, StatusCode::OK);
+    let _theirs = hub.stream(&hub.members[&Role::Admin]).await;
+    drop(streams);
+    for _ in 0..100 {
+        if hub.get(viewer, "/api/v1/stream").await.status == StatusCode::OK {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("no place came back");
 }
 
 #[tokio::test(flavor = "multi_thread")]

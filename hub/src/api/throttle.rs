@@ -7,10 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use protocol::ids::UserId;
+
+use super::turn::{Turn, Turns};
 
 /// Attempts on one account from one network that are free.
 const FREE: u32 = 5;
@@ -26,6 +28,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
 
 /// After so long without an attempt, one is forgotten. Longer than the longest wait.
 const MEMORY: Duration = Duration::from_secs(60 * 60);
+
+/// So long after a sign-in its network is one that the account is known at.
+const KNOWN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Most pairs and networks that are remembered.
 const REMEMBERED: usize = 20_000;
@@ -93,6 +98,9 @@ pub(crate) struct Throttle {
     /// By users that there are: nobody can fill it with made-up ones.
     reports: Mutex<BTreeMap<UserId, Reported>>,
     allowances: Mutex<BTreeMap<Whose, Allowance>>,
+    turns: Arc<Turns>,
+    /// When somebody last signed in to an account from a network.
+    known: Mutex<BTreeMap<Key, Instant>>,
 }
 
 /// Returns the part of an address that its owner cannot change at will: an IPv4 address, or the
@@ -142,6 +150,8 @@ impl Throttle {
             guesses: Mutex::default(),
             reports: Mutex::default(),
             allowances: Mutex::default(),
+            turns: Arc::default(),
+            known: Mutex::default(),
         }
     }
 
@@ -156,10 +166,14 @@ impl Throttle {
         email: &str,
         now: Instant,
     ) -> Result<(), Duration> {
-        let keys = [Key::of_account(address, email), Key::of_network(address)];
+        let (account, network) = (Key::of_account(address, email), Key::of_network(address));
+        let keys = [account, network];
+        // Who has signed in from there before does not wait for what neighbours do.
+        let is_known = self.is_known(&account, now);
         let mut guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
         let wait = keys
             .iter()
+            .filter(|key| !is_known || **key == account)
             .filter_map(|key| guesses.get(key))
             .map(|entry| entry.next_at.saturating_duration_since(now))
             .max()
@@ -197,12 +211,30 @@ impl Throttle {
     /// Forgets the attempts on an account from a network: the last one was its owner's. The
     /// network gets that one attempt back and no more, or whoever owns one account could guess
     /// at others without end.
-    pub(super) fn forgive(&self, address: IpAddr, email: &str) {
+    pub(super) fn forgive(&self, address: IpAddr, email: &str, now: Instant) {
+        self.remember(Key::of_account(address, email), now);
         let mut guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
         guesses.remove(&Key::of_account(address, email));
         if let Some(entry) = guesses.get_mut(&Key::of_network(address)) {
             entry.made = entry.made.saturating_sub(1);
         }
+    }
+
+    fn is_known(&self, key: &Key, now: Instant) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = known.get(key);
+        since.is_some_and(|at| now.saturating_duration_since(*at) < KNOWN)
+    }
+
+    fn remember(&self, key: Key, now: Instant) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= REMEMBERED && !known.contains_key(&key) {
+            let oldest = known.iter().min_by_key(|(_, at)| **at);
+            if let Some(oldest) = oldest.map(|(key, _)| *key) {
+                known.remove(&oldest);
+            }
+        }
+        known.insert(key, now);
     }
 
     /// Says whether a refused sign-in as a user is to be reported now, and how many were not since
@@ -222,6 +254,11 @@ impl Throttle {
             return None;
         }
         Some(std::mem::replace(entry, fresh).unheard)
+    }
+
+    /// Begins to serve a request of a person; `None` when too many are being served.
+    pub(super) fn begin(&self, user: UserId, is_stream: bool) -> Option<Turn> {
+        Turn::begin(&self.turns, user, is_stream)
     }
 
     /// Takes one request from a caller's allowance.
@@ -342,7 +379,7 @@ mod tests {
         let _ = throttle.attempt(thief, OWNER, now);
         // The owner signs in from elsewhere at the same moment, and the thief's wait stays.
         throttle.attempt(home, OWNER, now).unwrap();
-        throttle.forgive(home, OWNER);
+        throttle.forgive(home, OWNER, now);
         assert!(throttle.attempt(thief, OWNER, now).is_err());
     }
 
@@ -370,7 +407,7 @@ mod tests {
         let mut guesses = 0;
         for n in 0..1000 {
             if throttle.attempt(from, "own@example.org", now).is_ok() {
-                throttle.forgive(from, "own@example.org");
+                throttle.forgive(from, "own@example.org", now);
             }
             let other = format!("user{n}@example.org");
             guesses += u32::from(throttle.attempt(from, &other, now).is_ok());
@@ -410,6 +447,29 @@ mod tests {
         assert_eq!(throttle.report(user, later), Some(59));
         assert_eq!(throttle.report(user, later), None);
         assert_eq!(throttle.report(user, later + REPORT_EVERY), Some(1));
+    }
+
+    #[test]
+    fn a_neighbour_who_guesses_does_not_lock_out_who_is_known_there() {
+        let throttle = Throttle::new();
+        let (office, now) = (IpAddr::from([192, 0, 2, 1]), Instant::now());
+        throttle.attempt(office, OWNER, now).unwrap();
+        throttle.forgive(office, OWNER, now);
+        for n in 0..FREE_OF_NETWORK {
+            let _ = throttle.attempt(office, &format!("{n}@example.org"), now);
+        }
+        let another = "another@example.org";
+        assert!(throttle.attempt(office, another, now).is_err());
+        // It is no leave to guess, and it has an end.
+        for _ in 0..FREE {
+            throttle.attempt(office, OWNER, now).unwrap();
+        }
+        assert!(throttle.attempt(office, OWNER, now).is_err());
+        let later = now + KNOWN;
+        for n in 0..FREE_OF_NETWORK {
+            let _ = throttle.attempt(office, &format!("{n}@example.net"), later);
+        }
+        assert!(throttle.attempt(office, OWNER, later).is_err());
     }
 
     #[test]
