@@ -226,6 +226,32 @@ fn data(layout: &Layout, name: &str, format: Format) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
+/// A row of the table for people, which says below what the other forms say in each row.
+#[derive(Serialize)]
+struct Brief<'a> {
+    call: &'a str,
+    permission: &'a str,
+    answer: &'a str,
+    blinds: String,
+}
+
+impl<'a> Brief<'a> {
+    fn new(tried: &'a Tried) -> Self {
+        let blinds = match (tried.failed(), tried.blinds) {
+            (false, _) => String::new(),
+            (true, 0) => "no check".to_owned(),
+            (true, 1) => "1 check".to_owned(),
+            (true, many) => format!("{many} checks"),
+        };
+        Self {
+            call: &tried.call,
+            permission: &tried.permission,
+            answer: &tried.answer,
+            blinds,
+        }
+    }
+}
+
 /// Checks that a table names for each call at most; the other forms name all.
 const NAMED: usize = 3;
 
@@ -335,7 +361,8 @@ async fn test(
     let failed: Vec<&Tried> = rows.iter().filter(|row| row.failed()).collect();
     if format == Format::Table {
         let columns = ["call", "permission", "answer", "blinds"];
-        printed(show::list(&rows, &columns, format))?;
+        let brief: Vec<Brief<'_>> = rows.iter().map(Brief::new).collect();
+        printed(show::list(&brief, &columns, format))?;
         for row in &failed {
             say(&format!("\n{}", row.explained().trim_end()));
         }

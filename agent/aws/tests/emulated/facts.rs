@@ -1,7 +1,7 @@
 //! A sync, and everything that it sent.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use aws::{Aws, Settings, StaticCredentials};
 use collect::{CollectError, Detector, Fact, Inventory as _, Output, Summary};
@@ -34,8 +34,9 @@ pub(crate) fn settings(endpoint: &str, regions: &[&str]) -> Settings {
 }
 
 pub(crate) async fn connect(endpoint: &str, regions: &[&str]) -> Result<Aws, CollectError> {
-    let detector = Arc::new(Detector::new([7; 32]));
-    Aws::connect(settings(endpoint, regions), detector).await
+    // Its expressions take long to compile.
+    static DETECTOR: LazyLock<Arc<Detector>> = LazyLock::new(|| Arc::new(Detector::new([7; 32])));
+    Aws::connect(settings(endpoint, regions), Arc::clone(&DETECTOR)).await
 }
 
 /// Runs one sync and checks what holds for any: scopes open and close once, documents lie within
