@@ -31,6 +31,15 @@ const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// Longest wait for an answer.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
 
+/// How often a question is asked again that the hub answered with "too many requests".
+const BUSY_TRIES: u32 = 2;
+
+/// Longest wait before such a question is asked again.
+const BUSY_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Wait when the hub names none.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
+
 /// An access token with less than this left is renewed first.
 const MARGIN: SignedDuration = SignedDuration::from_secs(30);
 
@@ -122,9 +131,18 @@ pub(crate) struct Raw {
     pub(crate) status: StatusCode,
     /// Body.
     pub(crate) body: Bytes,
+    /// How long the hub asks to wait before the next attempt.
+    retry_after: Option<Duration>,
 }
 
 impl Raw {
+    /// Returns how long to wait before a question that was one too many is asked again; `None`
+    /// when it was not, or when the hub wants a longer wait than one that nobody notices.
+    fn pause(&self) -> Option<Duration> {
+        let pause = self.retry_after.unwrap_or(BUSY_PAUSE);
+        (self.status == StatusCode::TOO_MANY_REQUESTS && pause <= BUSY_PAUSE_MAX).then_some(pause)
+    }
+
     /// Returns the body as JSON of `T`, or the problem that the hub answered with.
     pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
         if self.status.is_success() {
@@ -359,7 +377,29 @@ impl Client {
     }
 
     /// Sends any request with the session's token, renewing it first when it is about to end.
+    ///
+    /// A question to a hub that is busy is asked again [`BUSY_TRIES`] times, as late as the hub
+    /// wants; a write is not, since only who asked for it knows whether it is still wanted.
     pub(crate) async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<Raw, ClientError> {
+        let tries = if method == Method::GET { BUSY_TRIES } else { 0 };
+        for _ in 0..tries {
+            let answer = self
+                .signed_request(method.clone(), path, body.clone())
+                .await?;
+            match answer.pause() {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Ok(answer),
+            }
+        }
+        self.signed_request(method, path, body).await
+    }
+
+    async fn signed_request(
         &self,
         method: Method,
         path: &str,
@@ -522,13 +562,22 @@ impl Client {
             };
             let response = sender.send_request(request).await.map_err(broken)?;
             let status = response.status();
+            // Seconds, as the hub writes it; RFC 9110, section 10.2.3, allows a date as well.
+            let retry_after = response.headers().get(header::RETRY_AFTER);
+            let retry_after = retry_after
+                .and_then(|value| value.to_str().ok()?.trim().parse().ok())
+                .map(Duration::from_secs);
             let body = Limited::new(response.into_body(), ANSWER_BYTES)
                 .collect()
                 .await;
             let body = body
                 .map_err(|source| ClientError::Broken { source })?
                 .to_bytes();
-            Ok(Raw { status, body })
+            Ok(Raw {
+                status,
+                body,
+                retry_after,
+            })
         };
         let late = ClientError::Time {
             address: self.endpoint.address(),

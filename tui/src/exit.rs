@@ -107,6 +107,10 @@ impl From<ClientError> for Failure {
                 ),
                 (401, _) => (Exit::Forbidden, Some("sign in with `zero-x login`")),
                 (403, _) => (Exit::Forbidden, None),
+                (429, _) => (
+                    Exit::No,
+                    Some("wait as long as the hub says, then try again"),
+                ),
                 (400 | 422, _) => (Exit::Usage, None),
                 (_, _) => (Exit::No, None),
             },

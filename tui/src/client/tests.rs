@@ -97,3 +97,91 @@ async fn a_write_whose_answer_was_lost_is_sent_again_under_the_same_key() {
     assert_eq!(next.1, "/write");
     assert_ne!(next.2, lost.2);
 }
+
+/// Answers each request with the next of `pauses` as a 429, and with 200 when there is none left.
+async fn serve_busy(
+    listener: tokio::net::TcpListener,
+    acceptor: TlsAcceptor,
+    pauses: &'static [&'static str],
+    seen: Sender<Method>,
+) {
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let stream = acceptor.accept(stream).await.unwrap();
+        let service = service_fn(async |request: Request<Incoming>| {
+            seen.try_send(request.method().clone()).unwrap();
+            let index = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let mut answer = http::Response::new(Full::new(Bytes::from_static(b"{}")));
+            if let Some(pause) = pauses.get(index) {
+                *answer.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+                let pause = http::HeaderValue::from_static(pause);
+                answer.headers_mut().insert(header::RETRY_AFTER, pause);
+                let problem = r#"{"type":"about:blank","title":"Too Many Requests","status":429,
+                    "detail":"too many requests","code":"too_many_requests","request_id":"r1"}"#;
+                *answer.body_mut() = Full::new(Bytes::from_static(problem.as_bytes()));
+            }
+            Ok::<_, std::io::Error>(answer)
+        });
+        let server = hyper::server::conn::http1::Builder::new();
+        let _ = server.serve_connection(TokioIo::new(stream), service).await;
+    }
+}
+
+/// Sends one request to a server that is busy for a while: its answer, how often it was sent, and
+/// how long that took.
+async fn ask_busy(
+    method: Method,
+    pauses: &'static [&'static str],
+) -> (Result<Value, ClientError>, usize, Duration) {
+    let (acceptor, pin) = acceptor();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!(
+        "https://localhost:{}",
+        listener.local_addr().unwrap().port()
+    );
+    let (sender, mut seen) = channel(16);
+    let server = tokio::spawn(serve_busy(listener, acceptor, pauses, sender));
+    let client = Client::anonymous(Endpoint::parse(&url, Some(&pin.to_string())).unwrap());
+    *client.session.lock().await = Some(Session {
+        url,
+        ca_pin: None,
+        email: "mira@example.org".to_owned(),
+        access_token: "access".to_owned(),
+        refresh_token: "refresh".to_owned(),
+        expires_at: Timestamp::now() + SignedDuration::from_hours(1),
+    });
+    let began = std::time::Instant::now();
+    let answer = client.request(method, "/any", None).await;
+    let took = began.elapsed();
+    server.abort();
+    let mut count = 0;
+    while seen.try_recv().is_ok() {
+        count += 1;
+    }
+    (answer.and_then(|answer| answer.read()), count, took)
+}
+
+#[tokio::test]
+async fn a_question_to_a_busy_hub_is_asked_again_twice_as_late_as_the_hub_wants() {
+    let (answer, asked, took) = ask_busy(Method::GET, &["1", "0"]).await;
+    assert!(answer.is_ok(), "{answer:?}");
+    assert_eq!(asked, 3);
+    assert!(took >= Duration::from_secs(1), "{took:?}");
+
+    let (answer, asked, _) = ask_busy(Method::GET, &["0", "0", "0"]).await;
+    assert_eq!(asked, 3);
+    let said = answer.unwrap_err().to_string();
+    assert!(said.contains("too many requests"), "{said}");
+}
+
+#[tokio::test]
+async fn neither_a_write_nor_a_long_wait_is_waited_out() {
+    let (answer, asked, _) = ask_busy(Method::POST, &["0"]).await;
+    assert!(answer.is_err());
+    assert_eq!(asked, 1);
+    let (answer, asked, took) = ask_busy(Method::GET, &["6"]).await;
+    assert!(answer.is_err());
+    assert_eq!(asked, 1);
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}

@@ -140,6 +140,8 @@ pub(crate) enum FetchError {
     Forbidden(String),
     /// There is no such object.
     Gone,
+    /// The hub has too much to do for one who asks so often; it answers again soon.
+    Busy(String),
     /// The hub, or this program, could not do it.
     Refused(String),
 }
@@ -152,6 +154,7 @@ impl std::fmt::Display for FetchError {
                 f.write_str("the session has ended: leave with q, then sign in with `zero-x login`")
             }
             Self::Forbidden(why) => write!(f, "not allowed: {why}"),
+            Self::Busy(why) => write!(f, "the hub is busy: {why}"),
             Self::Gone => f.write_str("the hub has no such object, or no longer"),
             Self::Refused(why) => f.write_str(why),
         }

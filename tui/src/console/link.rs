@@ -228,6 +228,7 @@ impl From<ClientError> for FetchError {
                 Ok(StatusCode::UNAUTHORIZED) => Self::SignedOut,
                 Ok(StatusCode::FORBIDDEN) => Self::Forbidden(words),
                 Ok(StatusCode::NOT_FOUND) => Self::Gone,
+                Ok(StatusCode::TOO_MANY_REQUESTS) => Self::Busy(words),
                 Ok(StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE) => {
                     Self::Unreachable(words)
                 }

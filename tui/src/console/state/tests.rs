@@ -682,3 +682,16 @@ fn a_finding_leads_to_its_resource_and_a_list_with_one_order_says_so() {
         Some("this list has one order")
     );
 }
+
+#[test]
+fn a_busy_hub_takes_no_rows_away_and_is_not_called_absent() {
+    let mut driver = Driver::on_findings();
+    let held = driver.state.lists[&Kind::Finding].len();
+    assert!(held > 0);
+    driver.wait(31);
+    driver.answer(|_| Err(FetchError::Busy("too many requests".into())));
+    let list = &driver.state.lists[&Kind::Finding];
+    assert!(matches!(list.loaded.error, Some(FetchError::Busy(_))));
+    assert_eq!(list.len(), held);
+    assert_eq!(driver.state.link, Link::Live);
+}
