@@ -105,6 +105,8 @@ pub(crate) struct State {
     pub(crate) throttle: Throttle,
     /// Hashes passwords, few at a time.
     pub(crate) hasher: Hasher,
+    /// Held while a hub administrator makes the first admin of an organisation.
+    pub(crate) founding: Arc<tokio::sync::Mutex<()>>,
     /// Pin of the root CA, for enrolment tokens.
     pub(crate) pin: Pin,
     /// Where agents reach this hub, `host:port`, for enrolment tokens.

@@ -172,6 +172,7 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
         keys,
         throttle: Throttle::new(),
         hasher: Hasher::default(),
+        founding: Arc::default(),
         pin,
         agent_hubs: agent_hubs(&hosts, agent_listen.port(), || {
             fs::read_to_string("/proc/sys/kernel/hostname").ok()

@@ -25,6 +25,7 @@ use store::rows::access::{EnrolToken, Org, User};
 use store::rows::audit::AuditAct;
 use store::rows::finding::Actor;
 use store::{Administration, OrgStore};
+use tokio::sync::OwnedMutexGuard;
 use tracing::Instrument;
 
 use super::State;
@@ -43,6 +44,10 @@ pub(super) enum Takes {
     Role(&'static [Role]),
     /// A member with one of these roles; or a hub administrator, who sees no data by it.
     RoleOrHubAdmin(&'static [Role]),
+    /// A member with one of these roles; or, as long as the organisation has no admin, a hub
+    /// administrator for its first one: who could name later ones could name a helper of its own,
+    /// and would have the data by it.
+    RoleOrFounder(&'static [Role]),
     /// A hub administrator.
     HubAdmin,
 }
@@ -74,7 +79,7 @@ pub(super) const TABLE: &[(&str, &str, Takes)] = &[
     ("GET", "/api/v1/orgs", Takes::SignedIn),
     ("POST", "/api/v1/orgs", Takes::HubAdmin),
     ("GET", "/api/v1/users", Takes::Role(READERS)),
-    ("POST", "/api/v1/users", Takes::RoleOrHubAdmin(ADMINS)),
+    ("POST", "/api/v1/users", Takes::RoleOrFounder(ADMINS)),
     ("GET", "/api/v1/agents", Takes::Role(READERS)),
     ("GET", "/api/v1/agents/{id}", Takes::Role(READERS)),
     (
@@ -481,6 +486,9 @@ pub(super) struct Administered {
     /// Who.
     pub(super) caller: Caller,
     right: Right,
+    /// Held by a hub administrator from the look whether there is an admin until one is made, so
+    /// that of two at once only one makes the first.
+    founding: Option<OwnedMutexGuard<()>>,
 }
 
 impl Administered {
@@ -489,7 +497,14 @@ impl Administered {
         Self {
             caller,
             right: Right::Hub(administration),
+            founding: None,
         }
+    }
+
+    /// Returns whether this is a hub administrator about to make the organisation's first admin,
+    /// and nothing else.
+    pub(super) const fn is_founding(&self) -> bool {
+        self.founding.is_some()
     }
 
     /// Returns which organisation it is.
@@ -549,22 +564,60 @@ impl FromRequestParts<Arc<State>> for Administered {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, state: &Arc<State>) -> Result<Self, Refusal> {
-        let Takes::RoleOrHubAdmin(takes) = rule_of(parts, state).await? else {
-            return Err(Refusal::internal("the table names no administrator"));
+        let (takes, first_alone) = match rule_of(parts, state).await? {
+            Takes::RoleOrHubAdmin(takes) => (takes, false),
+            Takes::RoleOrFounder(takes) => (takes, true),
+            Takes::Anyone | Takes::SignedIn | Takes::Role(_) | Takes::HubAdmin => {
+                return Err(Refusal::internal("the table names no administrator"));
+            }
         };
         let caller = Caller::from_request_parts(parts, state).await?;
         let user = &caller.user;
         let asked = asked_org(parts.uri.query())?;
         let org = resolve(state, user, asked.as_deref(), user.hub_admin).await?;
-        let right = if user.hub_admin {
+        let has_role = user
+            .roles
+            .get(&org.id)
+            .is_some_and(|role| takes.contains(role));
+        let is_by_hub = user.hub_admin && !(first_alone && has_role);
+        let founding = if is_by_hub && first_alone {
+            Some(begin_founding(state, org.id).await?)
+        } else {
+            None
+        };
+        let right = if is_by_hub {
             Right::Hub(state.appliance.admit_administrator(user.id, org.id).await?)
         } else {
             let admitted = state.appliance.admit_user(user.id, org.id).await?;
             require(admitted.role, takes)?;
             Right::Role(admitted.store)
         };
-        Ok(Self { caller, right })
+        Ok(Self {
+            caller,
+            right,
+            founding,
+        })
     }
+}
+
+/// Lets one hub administrator at a time make the first admin of an organisation.
+///
+/// # Errors
+///
+/// When the organisation has an admin. A disabled one counts: the role is given.
+async fn begin_founding(state: &State, org: OrgId) -> Result<OwnedMutexGuard<()>, Refusal> {
+    let founding = Arc::clone(&state.founding).lock_owned().await;
+    let users = state.appliance.users().await?;
+    if users
+        .iter()
+        .any(|user| user.roles.get(&org) == Some(&Role::Admin))
+    {
+        return Err(Refusal::forbidden(
+            "this organisation has an admin, and only its admins make its users; a hub \
+             administrator makes the first admin of an organisation and nobody else",
+        ));
+    }
+    Ok(founding)
 }
 
 #[cfg(test)]

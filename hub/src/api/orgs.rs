@@ -8,7 +8,7 @@ use axum::extract::State as Shared;
 use axum::{Extension, Json};
 use http::StatusCode;
 use jiff::Timestamp;
-use protocol::api::{Org, OrgCreate, Page, Problem, ROLES, User, UserCreate};
+use protocol::api::{Org, OrgCreate, Page, Problem, ROLES, Role, User, UserCreate};
 use protocol::filter::{FieldKind, FieldSpec, FieldValue, Row};
 use protocol::ids::UserId;
 use secrecy::{ExposeSecret, SecretString};
@@ -246,10 +246,31 @@ async fn users(
     page_of(&query, rows.collect(), USER_FIELDS)
 }
 
+/// Checks what a hub administrator asks for in an organisation without an admin.
+///
+/// # Errors
+///
+/// When it is not an admin, or the hub administrator itself, who would have the data by it.
+fn check_first(caller: &str, email: &str, role: Role) -> Result<(), Refusal> {
+    if role != Role::Admin {
+        return Err(Refusal::forbidden(
+            "a hub administrator makes the first admin of an organisation and nobody else; that \
+             admin makes its other users",
+        ));
+    }
+    if caller == email {
+        return Err(Refusal::forbidden(
+            "a hub administrator gives no role to itself; name another person as the first admin",
+        ));
+    }
+    Ok(())
+}
+
 /// Makes a user with a role in this organisation.
 ///
-/// Takes an admin of the organisation, or a hub administrator. A hub administrator, or an admin
-/// of another organisation of the person, may also name somebody who exists, with the password
+/// Takes an admin of the organisation; or, as long as it has none, a hub administrator, who makes
+/// its first admin and never itself. A hub administrator, or an admin of another organisation
+/// of the person, may also name somebody who exists, with the password
 /// that the person has: the account may have been made by somebody who is nothing here, and whoever
 /// knows its password gets the role. Any other password is refused like a stranger's address.
 #[utoipa::path(
@@ -272,6 +293,9 @@ async fn create_user(
 ) -> Result<(StatusCode, Json<User>), Refusal> {
     let password = SecretString::from(request.password);
     let email = check_email(&request.email)?;
+    if administered.is_founding() {
+        check_first(&administered.caller.user.email, &email, request.role)?;
+    }
     password::check(password.expose_secret(), &email)?;
     let org = administered.org();
     let role = request.role;
@@ -282,7 +306,7 @@ async fn create_user(
                 || known
                     .roles
                     .keys()
-                    .any(|other| caller.roles.get(other) == Some(&protocol::api::Role::Admin));
+                    .any(|other| caller.roles.get(other) == Some(&Role::Admin));
             if !is_acquainted || known.disabled || known.roles.contains_key(&org) {
                 return Err(ApplianceError::EmailTaken.into());
             }

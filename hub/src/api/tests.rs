@@ -68,14 +68,19 @@ fn promised(takes: Takes, role: Option<Role>, is_hub_admin: bool) -> StatusCode 
         (Takes::HubAdmin, _) if is_hub_admin => member,
         (Takes::HubAdmin, _) => StatusCode::FORBIDDEN,
         (Takes::RoleOrHubAdmin(_), _) if is_hub_admin => member,
-        (Takes::Role(roles) | Takes::RoleOrHubAdmin(roles), Some(role)) => {
+        // The organisation that is asked for has an admin.
+        (Takes::RoleOrFounder(_), None) if is_hub_admin => StatusCode::FORBIDDEN,
+        (
+            Takes::Role(roles) | Takes::RoleOrHubAdmin(roles) | Takes::RoleOrFounder(roles),
+            Some(role),
+        ) => {
             if roles.contains(&role) {
                 member
             } else {
                 StatusCode::FORBIDDEN
             }
         }
-        (Takes::Role(_) | Takes::RoleOrHubAdmin(_), None) => stranger,
+        (Takes::Role(_) | Takes::RoleOrHubAdmin(_) | Takes::RoleOrFounder(_), None) => stranger,
     }
 }
 
@@ -626,6 +631,103 @@ async fn a_hub_administrator_makes_organisations_and_sees_no_data_in_them() {
     );
 }
 
+/// Makes an organisation without anybody in it and returns its id.
+async fn third(hub: &TestHub) -> String {
+    let named = json!({"name": "Third"});
+    let made = hub.post_as(&hub.hub_admin, "/api/v1/orgs", &named).await;
+    made.json()["id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_administrator_makes_the_first_admin_of_an_organisation_and_nobody_else() {
+    let hub = TestHub::start().await;
+    let root = &hub.hub_admin;
+    let phrase = "drums under wet gravel";
+    let user = |email: &str, role: &str, password: &str| json!({"email": email, "role": role, "password": password});
+
+    // Neither itself nor a helper of its own where there is an admin, by whatever role.
+    for org in [hub.own, hub.foreign] {
+        let path = format!("/api/v1/users?org={org}");
+        for role in ["viewer", "admin"] {
+            for named in [
+                user("root@example.org", role, hub::PASSWORD),
+                user("puppet@example.org", role, phrase),
+                user("stranger@example.org", role, hub::PASSWORD),
+            ] {
+                let refused = hub.post_as(root, &path, &named).await;
+                refused.assert_problem(StatusCode::FORBIDDEN, "forbidden");
+                assert!(refused.text.contains("only its admins"), "{}", refused.text);
+            }
+        }
+    }
+
+    // Where there is none: no other role, and not itself.
+    let org = third(&hub).await;
+    let path = format!("/api/v1/users?org={org}");
+    for named in [
+        user("chief@example.org", "viewer", phrase),
+        user("root@example.org", "admin", hub::PASSWORD),
+        user(" ROOT@example.org ", "admin", hub::PASSWORD),
+    ] {
+        hub.post_as(root, &path, &named)
+            .await
+            .assert_problem(StatusCode::FORBIDDEN, "forbidden");
+    }
+    // Of two at once one is the first.
+    let (one, two) = (
+        user("chief@example.org", "admin", phrase),
+        user("other@example.org", "admin", phrase),
+    );
+    let (one, two) = tokio::join!(
+        hub.post_as(root, &path, &one),
+        hub.post_as(root, &path, &two)
+    );
+    let mut both = [one.status, two.status];
+    both.sort();
+    assert_eq!(both, [StatusCode::CREATED, StatusCode::FORBIDDEN]);
+    let first = if one.status == StatusCode::CREATED {
+        one.json()
+    } else {
+        two.json()
+    };
+
+    // That one makes the others.
+    let sign_in = json!({"email": first["email"], "password": phrase});
+    let chief = Login::of(&hub.post("/api/v1/login", &sign_in).await.json());
+    let made = hub
+        .post_as(&chief, &path, &user("next@example.org", "viewer", phrase))
+        .await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
+    let users = hub.get(&chief, "/api/v1/users").await.json();
+    assert_eq!(users["total"], 2, "{users}");
+    let who = hub.get(root, "/api/v1/whoami").await.json();
+    assert_eq!(who["orgs"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_administrator_makes_users_where_it_is_an_admin_and_not_where_it_is_less() {
+    let hub = TestHub::start().await;
+    let root = &hub.hub_admin;
+    let (own, foreign) = (hub.own, hub.foreign);
+    let give = move |user: &mut store::rows::access::User| {
+        user.roles.insert(own, Role::Admin);
+        user.roles.insert(foreign, Role::Viewer);
+    };
+    let appliance = hub.store.appliance();
+    appliance
+        .update_user(root.user.unwrap(), give)
+        .await
+        .unwrap();
+    let named = json!({"email": "next@example.org", "role": "viewer", "password": "drums under wet gravel"});
+    hub.post_as(root, &format!("/api/v1/users?org={foreign}"), &named)
+        .await
+        .assert_problem(StatusCode::FORBIDDEN, "forbidden");
+    let made = hub
+        .post_as(root, &format!("/api/v1/users?org={own}"), &named)
+        .await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_admin_cannot_take_a_stranger_into_the_organisation() {
     let hub = TestHub::start().await;
@@ -635,19 +737,17 @@ async fn an_admin_cannot_take_a_stranger_into_the_organisation() {
     hub.post_as(admin, "/api/v1/users", &named)
         .await
         .assert_problem(StatusCode::CONFLICT, "email_taken");
-    // The hub's administrator can with the person's own password, which stays.
-    let path = format!("/api/v1/users?org={}", hub.own);
+    // The hub's administrator can, as the first admin of an organisation, with the person's own
+    // password, which stays.
+    let path = format!("/api/v1/users?org={}", third(&hub).await);
     let named =
-        json!({"email": "stranger@example.org", "role": "viewer", "password": hub::PASSWORD});
+        json!({"email": "stranger@example.org", "role": "admin", "password": hub::PASSWORD});
     let granted = hub.post_as(&hub.hub_admin, &path, &named).await;
     assert_eq!(granted.status, StatusCode::CREATED, "{}", granted.text);
     let sign_in = json!({"email": "stranger@example.org", "password": hub::PASSWORD});
     let login = Login::of(&hub.post("/api/v1/login", &sign_in).await.json());
     let own = hub.get(&login, "/api/v1/whoami").await.json();
     assert_eq!(own["orgs"].as_array().unwrap().len(), 2, "{own}");
-    hub.post_as(&hub.hub_admin, &path, &named)
-        .await
-        .assert_problem(StatusCode::CONFLICT, "email_taken");
     for (email, password, code) in [
         ("new@example.org", "short", "bad_password"),
         ("new@example.org", "password1234", "bad_password"),
@@ -683,7 +783,8 @@ async fn an_account_that_a_tenant_made_in_advance_gets_no_role_elsewhere() {
     let made = awaited("a phrase that the tenant knows");
     let made = hub.post_as(&hub.stranger, "/api/v1/users", &made).await;
     assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
-    let path = format!("/api/v1/users?org={}", hub.own);
+    let org = third(&hub).await;
+    let path = format!("/api/v1/users?org={org}");
     let wanted = awaited("a phrase for the chief alone");
     hub.post_as(&hub.hub_admin, &path, &wanted)
         .await
@@ -691,7 +792,7 @@ async fn an_account_that_a_tenant_made_in_advance_gets_no_role_elsewhere() {
     let sign_in =
         json!({"email": "chief@example.net", "password": "a phrase that the tenant knows"});
     let login = Login::of(&hub.post("/api/v1/login", &sign_in).await.json());
-    hub.get(&login, &format!("/api/v1/findings?org={}", hub.own))
+    hub.get(&login, &format!("/api/v1/findings?org={org}"))
         .await
         .assert_problem(StatusCode::NOT_FOUND, "not_found");
     // Nor can the password of an account be guessed this way.

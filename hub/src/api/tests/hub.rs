@@ -226,6 +226,7 @@ impl TestHub {
             keys: AccessKeys::from_pkcs8(&pkcs8(1)).unwrap(),
             throttle: Throttle::new(),
             hasher,
+            founding: Arc::default(),
             pin,
             agent_hubs: vec!["hub.example:7443".to_owned()],
             stop: stop.clone(),
