@@ -82,6 +82,7 @@ fn add(
     let mut sources = Sources::load(layout)?;
     let source = sources.add(kind, name, settings, Timestamp::now())?;
     let (id, kind) = (source.id, source.kind);
+    let narrowed = narrowed(source);
     if let Some(input) = secret {
         let secret = read_secret(kind, &input.read()?).map_err(|source| SourcesError::Secret {
             name: name.to_owned(),
@@ -98,7 +99,28 @@ fn add(
     if let Some(drop_in) = missing_drop_in(kind) {
         hint(&drop_in);
     }
+    if let Some(narrowed) = narrowed {
+        hint(narrowed);
+    }
     Ok(Exit::Ok)
+}
+
+/// Returns what a source's settings keep from being known, where they do.
+fn narrowed(source: &Source) -> Option<&'static str> {
+    // Settings that cannot be used are told of by whatever uses them.
+    match source.parsed().ok()?.reads {
+        Reads::Azure {
+            resource_groups, ..
+        } if !resource_groups.is_empty() => Some(
+            "resource_groups= is set: only these groups are read, so that each subscription as a \
+             whole stays UNKNOWN and nothing in it is told as gone",
+        ),
+        Reads::Azure { .. }
+        | Reads::Aws { .. }
+        | Reads::Gcp { .. }
+        | Reads::Host
+        | Reads::Wazuh { .. } => None,
+    }
 }
 
 /// Returns what to do when the installed unit keeps a source of `kind` from reading, if it does.
@@ -219,10 +241,13 @@ fn policy(layout: &Layout, name: &str, format: PolicyFormat) -> Result<Exit, Fai
 
 fn data(layout: &Layout, name: &str, format: Format) -> Result<Exit, Failure> {
     let sources = Sources::load(layout)?;
-    let kind = sources.find(name)?.kind;
-    let rows = rights::data(kind);
+    let source = sources.find(name)?;
+    let rows = rights::data(source.kind);
     let columns = ["type", "field", "class", "call", "meaning"];
     printed(show::list(&rows, &columns, format))?;
+    if let Some(narrowed) = narrowed(source) {
+        hint(narrowed);
+    }
     Ok(Exit::Ok)
 }
 
@@ -371,6 +396,9 @@ async fn test(
         printed(show::list(&rows, &columns, format))?;
     }
     hint(&summary(source.kind, &rows));
+    if let Some(narrowed) = narrowed(source) {
+        hint(narrowed);
+    }
     if failed.is_empty() {
         return Ok(Exit::Ok);
     }
@@ -458,6 +486,21 @@ mod tests {
             refused: refused.map(str::to_owned),
         };
         Tried::new(probe, &rights::blinded(Kind::Aws))
+    }
+
+    #[test]
+    fn a_source_of_some_resource_groups_is_said_to_leave_the_rest_unknown() {
+        let mut sources = Sources::default();
+        let mut said = |name: &str, settings: &[String]| {
+            let wanted = Kind::Azure.into();
+            let source = sources.add(wanted, name, settings, Timestamp::UNIX_EPOCH);
+            narrowed(source.unwrap())
+        };
+        let text = said("some", &["resource_groups=a,b".to_owned()]).unwrap();
+        assert!(text.contains("stays UNKNOWN"), "{text}");
+        for settings in [vec![], vec!["resource_groups=all".to_owned()]] {
+            assert_eq!(said(&format!("all{}", settings.len()), &settings), None);
+        }
     }
 
     #[test]

@@ -58,7 +58,9 @@ pub struct Settings {
     pub client_id: Option<String>,
     /// Subscription ids; empty for all that the identity can see.
     pub subscriptions: Vec<String>,
-    /// Resource groups to read in each subscription; empty for all.
+    /// Resource groups to read in each subscription; empty for all. With some, a sweep tells what
+    /// it read and ends as failed: the subscription as a whole stays unknown, and nothing in it is
+    /// told as gone, whether it was in these groups or not.
     pub resource_groups: Vec<String>,
     /// Base URL under which the API hosts stand, `<base>/<host>/<path>`; without it Microsoft's
     /// own. A base on this host without TLS is asked for tokens too, at

@@ -12,6 +12,13 @@ use crate::graph::{CALL, Graph, Pages, Query, fatal};
 use crate::row::{Identity, draft};
 use crate::{Settings, TYPES, declared};
 
+/// Call and error of a sweep of some resource groups. What is outside them is not known, so that
+/// the sweep of a subscription's scope never ends as a whole one.
+const NARROWED: (&str, &str) = (
+    "resource_groups",
+    "only these groups are read; nothing outside them is known and nothing is told as gone",
+);
+
 /// Subscriptions in one query. A failure spoils the scopes of its query and no others, and a
 /// tenant with a thousand subscriptions stays within its quota.
 const TOGETHER: usize = 100;
@@ -141,6 +148,7 @@ impl<'a> Sweep<'a> {
                 break Err(fault);
             }
         };
+        let whole = whole.and_then(|()| self.unless_narrowed());
         for scope in scopes.into_values() {
             match &whole {
                 Ok(()) => self.end(scope).await?,
@@ -148,6 +156,18 @@ impl<'a> Sweep<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Returns why a sweep to the last row is not one of the whole scope, if it is not.
+    fn unless_narrowed(&self) -> Result<(), Fault> {
+        if self.settings.resource_groups.is_empty() {
+            return Ok(());
+        }
+        let (call, error) = NARROWED;
+        Err(Fault {
+            call: call.to_owned(),
+            code: error.to_owned(),
+        })
     }
 
     /// Sends the documents of one page. The inner error is a row that belongs nowhere: the answer

@@ -370,7 +370,7 @@ async fn a_row_that_is_not_whole_has_gaps_and_no_nulls() {
 }
 
 #[tokio::test]
-async fn only_the_resource_groups_that_were_allowed_are_told() {
+async fn only_the_resource_groups_that_were_allowed_are_told_and_no_scope_is_whole() {
     let (base, asked) = azure(|asked| {
         // A server that does not filter.
         is_query(asked, ACCOUNTS).then(|| {
@@ -384,8 +384,14 @@ async fn only_the_resource_groups_that_were_allowed_are_told() {
     let mut settings = settings(&base, &[ONE]);
     settings.resource_groups = vec!["Rg".to_owned()];
     let told = told_of(&source(settings, 3).await).await;
-    closes(&told, ended(ONE));
+    let why =
+        "only these groups are read; nothing outside them is known and nothing is told as gone";
+    closes(&told, failed(ONE, "resource_groups", why));
+    assert_eq!(told.summary.scopes_ended, 0);
     assert_eq!(told.documents.len(), 2);
+    for document in &told.documents {
+        assert_eq!(document.gaps, BTreeMap::new(), "{}", document.urn);
+    }
     let asked = asked.lock().unwrap();
     let text = asked.iter().find_map(|asked| match asked {
         Asked::Query(query) => Some(query.text.clone()),
