@@ -1,12 +1,14 @@
 //! Reads the sources: each in a task of its own, when it is due, into the spool.
 //!
 //! [`sweep`] decides what of an inventory is told to the hub, [`timetable`] when the next sync
-//! begins, [`cron`] reads fixed times, [`intake`] carries facts into the spool, [`board`] keeps
-//! what `status` shows. This module owns the tasks.
+//! begins, [`cron`] reads fixed times, [`intake`] carries facts into the spool, [`scopes`]
+//! keeps two sources from sweeping the same at the same time, [`board`] keeps what `status` shows.
+//! This module owns the tasks.
 
 pub(crate) mod board;
 pub(crate) mod cron;
 mod intake;
+mod scopes;
 pub(crate) mod sweep;
 mod timetable;
 
@@ -31,6 +33,7 @@ use crate::connect::{Connected, Connector};
 use crate::sources::{Source, Sources, SourcesError};
 use crate::spool::{Commit, Spool, SpoolError};
 use board::{Board, Phase};
+use scopes::Scopes;
 
 /// Syncs that run at the same time. Each holds pages of answers in memory.
 const SYNCS: usize = 2;
@@ -84,6 +87,7 @@ pub(crate) struct Syncer {
     pub(crate) config: Config,
     pub(crate) board: Arc<Board>,
     turns: Semaphore,
+    scopes: Arc<Scopes>,
 }
 
 impl Syncer {
@@ -99,6 +103,7 @@ impl Syncer {
             config,
             board,
             turns: Semaphore::new(SYNCS),
+            scopes: Arc::default(),
         }
     }
 
@@ -258,7 +263,8 @@ impl Syncer {
                 self.board.phase(source.id, Phase::Syncing);
                 let (out, facts) = Output::channel(FACTS);
                 let sweeping = async move { inventory.sync(&out, stop).await };
-                let taking = intake::sweeps(&self.spool, source.id, facts);
+                let hold = self.scopes.hold(&source.name);
+                let taking = intake::sweeps(&self.spool, source.id, hold, facts);
                 let (swept, taken) = tokio::join!(sweeping, taking);
                 // The spool's failure is the cause where both failed.
                 taken

@@ -39,11 +39,11 @@ fn open_with(folder: &Path, config: Config, key: [u8; 32]) -> Opened {
     Spool::open(folder, config, SealKey::new(&key), signer).unwrap()
 }
 
-fn open(folder: &Path) -> Opened {
+pub(crate) fn open(folder: &Path) -> Opened {
     open_with(folder, CONFIG, [7; 32])
 }
 
-fn close(opened: Opened) {
+pub(crate) fn close(opened: Opened) {
     drop(opened.spool);
     opened.thread.join().unwrap();
 }

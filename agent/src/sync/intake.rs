@@ -10,10 +10,12 @@ use tokio::sync::mpsc::Receiver;
 
 use super::FACTS;
 use super::board::Board;
+use super::scopes::Hold;
 use super::sweep::Sweeps;
 use crate::spool::{Commit, Effect, Spool, SpoolError};
 
-/// Takes the facts of one sync. Returns when the collector has dropped its end.
+/// Takes the facts of one sync, of the scopes that are its own. Returns when the collector has
+/// dropped its end, and gives the scopes back when all is stored.
 ///
 /// # Errors
 ///
@@ -21,6 +23,7 @@ use crate::spool::{Commit, Effect, Spool, SpoolError};
 pub(super) async fn sweeps(
     spool: &Spool,
     source: SourceId,
+    mut hold: Hold,
     mut facts: Receiver<Fact>,
 ) -> Result<(), SpoolError> {
     let mut sweeps = Sweeps::default();
@@ -29,6 +32,7 @@ pub(super) async fn sweeps(
         if facts.recv_many(&mut page, FACTS).await == 0 {
             break;
         }
+        page.retain(|fact| hold.admits(fact));
         // Looked up and decided on the spool's thread: one trip for a page, not one for each.
         let decided = spool.call(move |engine| {
             let known = engine.known()?;
@@ -164,9 +168,22 @@ impl Filling {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
     use collect::Quarantined;
+    use jiff::Timestamp;
+    use protocol::document::Document;
     use protocol::event::EventRecord;
+    use protocol::urn::Scope;
+    use serde_json::json;
+    use tokio::sync::mpsc::{Sender, channel};
+    use tokio::task::JoinHandle;
+
+    use super::super::scopes::Scopes;
+    use super::super::sweep::Known;
+    use super::*;
+    use crate::spool;
 
     fn fact(raws: &[String], cursor: u8) -> Fact {
         let record = |raw: &String| EventRecord {
@@ -229,5 +246,115 @@ mod tests {
         let lanes: Vec<Lane> = commit.batches.iter().map(|(lane, _)| *lane).collect();
         let events = Lane::Events;
         assert_eq!(lanes, [events, events, events, Lane::Results]);
+    }
+
+    fn scope() -> Scope {
+        Scope::of_type("aws.ec2.vpc", "123456789012", "us-east-1")
+    }
+
+    fn found(id: &str) -> Fact {
+        let urn = scope().urn(id);
+        Fact::Document(Box::new(Document {
+            type_name: "aws.ec2.vpc".into(),
+            provider: "aws".into(),
+            account: "123456789012".into(),
+            region: "us-east-1".into(),
+            id: id.into(),
+            native_id: id.into(),
+            name: id.into(),
+            tags: Some(BTreeMap::new()),
+            config: json!({}),
+            gaps: BTreeMap::new(),
+            links: vec![],
+            collected_at: Timestamp::now(),
+            urn,
+        }))
+    }
+
+    fn began() -> Fact {
+        Fact::Began { scope: scope() }
+    }
+
+    fn ended() -> Fact {
+        Fact::Ended { scope: scope() }
+    }
+
+    /// One sync of a source under way: its collector's end, and its task.
+    struct Sync(Sender<Fact>, JoinHandle<()>);
+
+    impl Sync {
+        fn start(spool: &Spool, scopes: &Arc<Scopes>, name: &str) -> Self {
+            let (sender, facts) = channel(FACTS);
+            let (spool, hold) = (spool.clone(), scopes.hold(name));
+            let id = SourceId::derived(&[name.as_bytes()]);
+            let taking = async move { sweeps(&spool, id, hold, facts).await.unwrap() };
+            Self(sender, tokio::spawn(taking))
+        }
+
+        /// Sends facts and waits until they are taken.
+        async fn send(&self, facts: Vec<Fact>) {
+            for fact in facts {
+                self.0.send(fact).await.unwrap();
+            }
+            while self.0.capacity() < self.0.max_capacity() {
+                tokio::task::yield_now().await;
+            }
+        }
+
+        async fn end(self) {
+            drop(self.0);
+            self.1.await.unwrap();
+        }
+    }
+
+    async fn known(spool: &Spool) -> (Vec<String>, u64) {
+        let known = spool.call(|engine| {
+            let known = engine.known()?;
+            let scope = scope().to_string();
+            Ok::<_, SpoolError>((known.ids(&scope)?, known.generation(&scope)?))
+        });
+        known.await.unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_older_list_of_another_source_retires_nothing_that_the_first_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let opened = spool::tests::open(folder.path());
+        let (spool, scopes) = (&opened.spool, Arc::default());
+        let before = Sync::start(spool, &scopes, "prod");
+        before.send(vec![began(), found("a"), ended()]).await;
+        before.end().await;
+        let prod = Sync::start(spool, &scopes, "prod");
+        let twice = Sync::start(spool, &scopes, "twice");
+        prod.send(vec![began(), found("a")]).await;
+        twice.send(vec![began(), found("a")]).await;
+        prod.send(vec![found("b"), ended()]).await;
+        prod.end().await;
+        assert_eq!(known(spool).await, (vec!["a".into(), "b".into()], 2));
+        // What it began while the other read stays left out when the other is done.
+        twice.send(vec![ended()]).await;
+        twice.end().await;
+        assert_eq!(known(spool).await, (vec!["a".into(), "b".into()], 2));
+        let next = Sync::start(spool, &scopes, "twice");
+        next.send(vec![began(), found("b"), ended()]).await;
+        next.end().await;
+        assert_eq!(known(spool).await, (vec!["b".into()], 3));
+        spool::tests::close(opened);
+    }
+
+    #[tokio::test]
+    async fn a_sync_that_is_cut_off_gives_its_scopes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let opened = spool::tests::open(folder.path());
+        let (spool, scopes) = (&opened.spool, Arc::default());
+        let cut = Sync::start(spool, &scopes, "prod");
+        cut.send(vec![began()]).await;
+        cut.1.abort();
+        assert!(cut.1.await.unwrap_err().is_cancelled());
+        let next = Sync::start(spool, &scopes, "twice");
+        next.send(vec![began(), found("a"), ended()]).await;
+        next.end().await;
+        assert_eq!(known(spool).await, (vec!["a".into()], 1));
+        spool::tests::close(opened);
     }
 }
