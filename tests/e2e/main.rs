@@ -1,11 +1,6 @@
 //! The promises of the first slice, held by the real programs on loopback.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "tests"
-)]
+#![expect(clippy::indexing_slicing, clippy::print_stdout, reason = "tests")]
 
 mod bad_input;
 mod canaries;

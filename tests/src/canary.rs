@@ -96,7 +96,6 @@ fn contains(bytes: &[u8], needle: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 mod tests {
     use data_encoding::{BASE64, HEXLOWER};
 

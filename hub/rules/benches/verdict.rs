@@ -64,7 +64,8 @@ fn builtin() -> RuleSet {
     RuleSet::builtin(Declarations::builtin()).unwrap_or_default()
 }
 
-#[divan::bench]
+// Many judgements a sample, as a sweep makes them: the clock itself takes some 50 ns.
+#[divan::bench(sample_size = 200)]
 fn tree(bencher: divan::Bencher<'_, '_>) {
     let set = builtin();
     let document = group();
@@ -72,7 +73,7 @@ fn tree(bencher: divan::Bencher<'_, '_>) {
     bencher.bench_local(|| check.map(|c| c.verdict(divan::black_box(&subject(&document)))));
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 200)]
 fn tree_explained(bencher: divan::Bencher<'_, '_>) {
     let set = builtin();
     let document = group();
@@ -80,8 +81,23 @@ fn tree_explained(bencher: divan::Bencher<'_, '_>) {
     bencher.bench_local(|| check.map(|c| c.evaluate(divan::black_box(&subject(&document)))));
 }
 
+/// Every check of security groups on the group; the figure is for all of them together.
+#[divan::bench(sample_size = 20)]
+fn tree_of_every_check_of_the_type(bencher: divan::Bencher<'_, '_>) {
+    let set = builtin();
+    let document = group();
+    let checks = set.for_type("aws.ec2.security-group");
+    bencher
+        .counter(divan::counter::ItemsCount::new(checks.len()))
+        .bench_local(|| {
+            for check in checks {
+                divan::black_box(check.verdict(divan::black_box(&subject(&document))));
+            }
+        });
+}
+
 /// The simplest check: one field.
-#[divan::bench]
+#[divan::bench(sample_size = 200)]
 fn tree_of_one_field(bencher: divan::Bencher<'_, '_>) {
     let set = builtin();
     let mut document = group();
@@ -109,7 +125,7 @@ fn to_cel(value: &Value) -> cel::Value {
 }
 
 /// The same question in plain CEL, with the facts converted beforehand.
-#[divan::bench]
+#[divan::bench(sample_size = 200)]
 fn interpreter(bencher: divan::Bencher<'_, '_>) {
     let program = Program::compile(
         "!r.IpPermissions.exists(p, (p.IpProtocol == '-1' || p.IpProtocol in ['tcp', '6'] \
