@@ -13,7 +13,7 @@ use protocol::enroll::{
 };
 use protocol::ids::{AgentId, OrgId};
 use protocol::session::CloseCode;
-use quinn::{Connection, VarInt};
+use quinn::Connection;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
 use rustls_pki_types::CertificateDer;
 use secrecy::{ExposeSecret, SecretSlice};
@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 use crate::exit::{Exit, Failure};
 use crate::identity::{Identity, IdentityError, Issued, names_of};
 use crate::layout::{Layout, LayoutError};
-use crate::link::{self, LinkError, tls};
+use crate::link::{self, Line, LinkError, tls};
 
 /// Time for the exchange, once the connection stands.
 const EXCHANGE_TIME: Duration = Duration::from_secs(30);
@@ -143,8 +143,13 @@ pub(crate) async fn enroll(
     let request = CertificateParams::default()
         .serialize_request(&key)
         .map_err(EnrollError::Key)?;
-    let connection = connect(&hubs, &token.0.pins, config).await?;
-    let exchange = exchange(&connection, &token.0, request.der().to_vec(), wish.name);
+    let line = connect(&hubs, &token.0.pins, config).await?;
+    let exchange = exchange(
+        &line.connection,
+        &token.0,
+        request.der().to_vec(),
+        wish.name,
+    );
     let reply = match tokio::time::timeout(EXCHANGE_TIME, exchange).await {
         Ok(reply) => reply?,
         Err(_) => {
@@ -152,7 +157,7 @@ pub(crate) async fn enroll(
             return Err(EnrollError::Broken { reason });
         }
     };
-    connection.close(VarInt::from_u32(CloseCode::Done.number()), b"");
+    line.leave(CloseCode::Done, "").await;
     let (chain, root) = check(reply, &token.0.pins, &key)?;
     if Identity::exists(layout) {
         set_spool_aside(layout).map_err(EnrollError::Spool)?;
@@ -186,16 +191,12 @@ fn read_token(text: &SecretSlice<u8>) -> Result<Held, EnrollError> {
     Ok(Held(Token::parse(text)?))
 }
 
-async fn connect(
-    hubs: &[String],
-    pins: &[Pin],
-    config: link::Config,
-) -> Result<Connection, EnrollError> {
+async fn connect(hubs: &[String], pins: &[Pin], config: link::Config) -> Result<Line, EnrollError> {
     let mut last = EnrollError::NoHub;
     for address in hubs {
         let (tls, pinned) = tls::for_enrolment(pins.to_vec()).map_err(EnrollError::Tls)?;
         match link::dial(address, tls, config).await {
-            Ok(connection) => return Ok(connection),
+            Ok(line) => return Ok(line),
             // A wrong pin is somebody else, or in between: no other address makes that good.
             Err(_) if pinned.has_missed() => {
                 return Err(EnrollError::Pin {

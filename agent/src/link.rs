@@ -117,6 +117,27 @@ impl From<LinkError> for Failure {
     }
 }
 
+/// How long a farewell may take: it is sent at once, and sent again when the hub still speaks.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// A connection with the socket it goes through.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) connection: Connection,
+    endpoint: Endpoint,
+}
+
+impl Line {
+    /// Closes the connection and waits until that is told, so that it is told even when the
+    /// program ends right after: a close is only queued, and what is queued dies with the runtime.
+    pub(crate) async fn leave(&self, code: CloseCode, reason: &str) {
+        let number = VarInt::from_u32(code.number());
+        self.connection.close(number, reason.as_bytes());
+        // A hub that does not hear it notices the silence.
+        let _ = tokio::time::timeout(FAREWELL, self.endpoint.wait_idle()).await;
+    }
+}
+
 /// Dials one address of a hub.
 ///
 /// # Errors
@@ -130,7 +151,7 @@ pub(crate) async fn dial(
     address: &str,
     tls: Arc<rustls::ClientConfig>,
     config: Config,
-) -> Result<Connection, LinkError> {
+) -> Result<Line, LinkError> {
     let resolve = |reason: String| LinkError::Resolve {
         address: address.to_owned(),
         reason,
@@ -144,7 +165,7 @@ pub(crate) async fn dial(
         let mut last = resolve("the name has none".to_owned());
         for socket in addresses {
             match dial_socket(address, socket, tls.clone(), config).await {
-                Ok(connection) => return Ok(connection),
+                Ok(line) => return Ok(line),
                 Err(error @ LinkError::Unreachable { .. }) => last = error,
                 Err(error) => return Err(error),
             }
@@ -165,7 +186,7 @@ async fn dial_socket(
     socket: SocketAddr,
     tls: Arc<rustls::ClientConfig>,
     config: Config,
-) -> Result<Connection, LinkError> {
+) -> Result<Line, LinkError> {
     let local = |reason: String| LinkError::Local { reason };
     let any: SocketAddr = match socket {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -178,7 +199,11 @@ async fn dial_socket(
     let connecting = endpoint
         .connect_with(client, socket, HUB_NAME)
         .map_err(|error| local(error.to_string()))?;
-    connecting.await.map_err(|error| explain(address, error))
+    let connection = connecting.await.map_err(|error| explain(address, error))?;
+    Ok(Line {
+        connection,
+        endpoint,
+    })
 }
 
 fn transport(config: Config) -> TransportConfig {
@@ -264,13 +289,90 @@ pub(crate) async fn probe(
     /// One round trip and the hub's look into its list.
     const VERDICT: Duration = Duration::from_millis(500);
     let began = std::time::Instant::now();
-    let connection = dial(address, tls, config).await?;
+    let line = dial(address, tls, config).await?;
     let took = began.elapsed();
-    match tokio::time::timeout(VERDICT, connection.closed()).await {
+    match tokio::time::timeout(VERDICT, line.connection.closed()).await {
         Ok(error) => Err(explain(address, error)),
         Err(_) => {
-            connection.close(VarInt::from_u32(CloseCode::Done.number()), b"");
+            line.leave(CloseCode::Done, "").await;
             Ok(took)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quinn::crypto::rustls::QuicServerConfig;
+    use rustls::crypto::ring::default_provider;
+
+    const ALPN: &[u8] = b"test";
+
+    fn one_thread() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    }
+
+    /// Returns both sides' TLS settings.
+    fn tls() -> (rustls::ServerConfig, rustls::ClientConfig) {
+        let made = rcgen::generate_simple_self_signed([HUB_NAME.to_owned()]).unwrap();
+        let certificate = made.cert.der().clone();
+        let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der());
+        let mut server = rustls::ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], key.unwrap())
+            .unwrap();
+        server.alpn_protocols = vec![ALPN.to_vec()];
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate).unwrap();
+        let mut client = rustls::ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        client.alpn_protocols = vec![ALPN.to_vec()];
+        (server, client)
+    }
+
+    #[test]
+    fn the_hub_hears_of_a_leave_though_the_program_ends_right_after() {
+        let (server, client) = tls();
+        let hub = one_thread();
+        let endpoint = hub.block_on(async {
+            let crypto = QuicServerConfig::try_from(server).unwrap();
+            let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+            Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap()
+        });
+        let address = endpoint.local_addr().unwrap().to_string();
+        let heard = std::thread::spawn(move || {
+            hub.block_on(async {
+                let connection = endpoint.accept().await.unwrap().await.unwrap();
+                tokio::time::timeout(Duration::from_secs(10), connection.closed()).await
+            })
+        });
+        let agent = one_thread();
+        let config = Config {
+            gso: false,
+            connect_timeout: Duration::from_secs(10),
+        };
+        agent.block_on(async {
+            let line = dial(&address, Arc::new(client), config).await.unwrap();
+            line.leave(CloseCode::Done, "the agent is stopping").await;
+        });
+        // Nothing of the agent runs from here on.
+        let error = heard.join().unwrap().expect("the hub hears it at once");
+        let ConnectionError::ApplicationClosed(close) = error else {
+            panic!("{error}");
+        };
+        assert_eq!(
+            close.error_code.into_inner(),
+            u64::from(CloseCode::Done.number())
+        );
+        assert_eq!(close.reason.as_ref(), b"the agent is stopping");
+        drop(agent);
     }
 }

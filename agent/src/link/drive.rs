@@ -10,13 +10,13 @@ use protocol::frame::Lane;
 use protocol::session::agent::{self, Ended, Output, Session};
 use protocol::session::{CloseCode, Now};
 use protocol::wire::v1::Epoch;
-use quinn::{Connection, RecvStream, SendStream, VarInt};
+use quinn::{RecvStream, SendStream, VarInt};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{Config, LinkError, dial, explain};
+use super::{Config, Line, LinkError, dial, explain};
 use crate::spool::{Fetched, Released, Spool};
 
 /// What may wait between the connection's readers and the session; when full, QUIC's windows
@@ -73,7 +73,7 @@ pub(crate) struct Drive {
 }
 
 enum Happening {
-    Dialled(Result<Connection, LinkError>),
+    Dialled(Result<Line, LinkError>),
     Bytes(u64, Lane, Vec<u8>),
     Ended(u64, LinkError),
 }
@@ -82,7 +82,7 @@ enum Happening {
 struct Wire {
     /// Counts connections: what an earlier one still had to say is not for this one.
     serial: u64,
-    connection: Connection,
+    line: Line,
     address: String,
     outboxes: BTreeMap<Lane, Arc<Outbox>>,
     /// What to tell the session when the connection has ended, where this side ended it.
@@ -215,7 +215,7 @@ impl Drive {
                     Output::Close { code, reason } => {
                         if let Some(wire) = &mut wire {
                             let number = VarInt::from_u32(code.number());
-                            wire.connection.close(number, reason.as_bytes());
+                            wire.line.connection.close(number, reason.as_bytes());
                             wire.ending = Some(ending(code, reason));
                         }
                     }
@@ -248,16 +248,15 @@ impl Drive {
             tokio::select! {
                 () = stop.cancelled() => {
                     if let Some(wire) = &wire {
-                        let number = VarInt::from_u32(CloseCode::Done.number());
-                        wire.connection.close(number, b"the agent is stopping");
+                        wire.line.leave(CloseCode::Done, "the agent is stopping").await;
                     }
                     return Ok(());
                 }
                 happening = happenings.recv() => match happening {
-                    Some(Happening::Dialled(Ok(connection))) => {
+                    Some(Happening::Dialled(Ok(line))) => {
                         let address = self.address(attempt.wrapping_sub(1)).to_owned();
                         serial += 1;
-                        wire = Some(Wire::new(serial, connection, address, happened.clone()));
+                        wire = Some(Wire::new(serial, line, address, happened.clone()));
                         session.handle_connected(now());
                     }
                     Some(Happening::Dialled(Err(error))) => self.lost(&mut session, error, None),
@@ -268,7 +267,7 @@ impl Drive {
                             warn!(error = &error as &dyn Error, "the hub broke the protocol");
                             let (code, reason) = (error.close_code(), error.to_string());
                             let number = VarInt::from_u32(code.number());
-                            wire.connection.close(number, reason.as_bytes());
+                            wire.line.connection.close(number, reason.as_bytes());
                             wire.ending = Some(Ended::Lost { reason });
                         }
                     }
@@ -322,7 +321,8 @@ impl Drive {
             Ok(epoch) => {
                 if let Some(wire) = wire.take() {
                     let number = VarInt::from_u32(CloseCode::Done.number());
-                    wire.connection
+                    wire.line
+                        .connection
                         .close(number, b"the agent begins a new epoch");
                 }
                 self.tell(State::Connecting, None, None);
@@ -397,21 +397,16 @@ fn ending(code: CloseCode, reason: String) -> Ended {
 
 impl Wire {
     /// Starts the task that watches the connection. Streams are opened when they are needed.
-    fn new(
-        serial: u64,
-        connection: Connection,
-        address: String,
-        happened: mpsc::Sender<Happening>,
-    ) -> Self {
+    fn new(serial: u64, line: Line, address: String, happened: mpsc::Sender<Happening>) -> Self {
         let mut tasks = JoinSet::new();
-        let (watched, tell, at) = (connection.clone(), happened.clone(), address.clone());
+        let (watched, tell, at) = (line.connection.clone(), happened.clone(), address.clone());
         tasks.spawn(async move {
             let error = explain(&at, watched.closed().await);
             let _ = tell.send(Happening::Ended(serial, error)).await;
         });
         Self {
             serial,
-            connection,
+            line,
             address,
             outboxes: BTreeMap::new(),
             ending: None,
@@ -429,7 +424,7 @@ impl Wire {
         let outbox = Arc::new(Outbox::default());
         outbox.push(bytes);
         self.outboxes.insert(lane, outbox.clone());
-        let (connection, happened) = (self.connection.clone(), self.happened.clone());
+        let (connection, happened) = (self.line.connection.clone(), self.happened.clone());
         let serial = self.serial;
         self.tasks.spawn(async move {
             // Both fail with the connection only, which has a task of its own that tells.
