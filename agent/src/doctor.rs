@@ -9,19 +9,22 @@ use serde::Serialize;
 use crate::collect::wazuh::Wazuh;
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
-use crate::identity::Identity;
+use crate::identity::{Identity, IdentityError};
 use crate::layout::{self, Layout};
 use crate::link::{self, tls};
 use crate::manage::{missing_drop_in, unreadable_alerts};
 use crate::show::{self, Format};
-use crate::sources::{Reads, Sources};
+use crate::sources::{Reads, Sources, SourcesError};
 use crate::status;
 use crate::sync::chain;
-use crate::vault::Vault;
+use crate::vault::{Vault, VaultError};
 
 /// From how little time left a certificate is worth a warning. It lives 30 days and is renewed
 /// from half life on.
 const EXPIRY_NEAR: SignedDuration = SignedDuration::from_hours(10 * 24);
+
+/// What to do about a file of a newer format.
+const NEWER: &str = "install the version that wrote it, or a newer one";
 
 /// How well one thing stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -129,7 +132,14 @@ fn identity(layout: &Layout, findings: &mut Findings) -> Option<Identity> {
     let identity = match Identity::load(layout) {
         Ok(identity) => identity,
         Err(error) => {
-            let fix = "`zero-x-agent enroll --token-file F`; with --replace if it is damaged";
+            let fix = match &error {
+                IdentityError::File(file) => file.fix(),
+                IdentityError::None | IdentityError::Damaged { .. } => {
+                    "`zero-x-agent enroll --token-file F`; with --replace if it is damaged"
+                        .to_owned()
+                }
+                IdentityError::Newer { .. } => NEWER.to_owned(),
+            };
             findings.add("identity", Verdict::Fail, chain(&error), fix);
             return None;
         }
@@ -165,7 +175,21 @@ fn sources(layout: &Layout, config: &Config, findings: &mut Findings) {
     let sources = match Sources::load(layout) {
         Ok(sources) => sources,
         Err(error) => {
-            let fix = "correct or remove the file";
+            let fix = match &error {
+                SourcesError::File(file) => file.fix(),
+                SourcesError::Newer { .. } => NEWER.to_owned(),
+                // Reading a list meets no other than a damaged one.
+                SourcesError::Damaged { .. }
+                | SourcesError::Taken { .. }
+                | SourcesError::Name { .. }
+                | SourcesError::Unknown { .. }
+                | SourcesError::TooMany
+                | SourcesError::NotBuilt { .. }
+                | SourcesError::Setting { .. }
+                | SourcesError::Secret { .. } => {
+                    "correct or remove the file; secrets stay in the vault".to_owned()
+                }
+            };
             return findings.add("sources", Verdict::Fail, chain(&error), fix);
         }
     };
@@ -173,6 +197,13 @@ fn sources(layout: &Layout, config: &Config, findings: &mut Findings) {
         let fix = "`zero-x-agent source add aws --name prod`";
         return findings.add("sources", Verdict::Warn, "there are none", fix);
     }
+    // A secret that only may not be read is still there.
+    let told = |error: &VaultError| match error {
+        VaultError::File(file) => (chain(error), Some(file.fix())),
+        VaultError::Key { .. } | VaultError::Sealed { .. } | VaultError::Missing { .. } => {
+            (chain(error), None)
+        }
+    };
     let vault = Vault::open(layout, &config.vault);
     for source in sources.iter() {
         if let Err(error) = source.parsed() {
@@ -182,14 +213,16 @@ fn sources(layout: &Layout, config: &Config, findings: &mut Findings) {
         }
         if source.sealed_secret {
             let secret = match &vault {
-                Ok(vault) => vault.get(source.id).map_err(|error| chain(&error)),
-                Err(error) => Err(chain(error)),
+                Ok(vault) => vault.get(source.id).map_err(|error| told(&error)),
+                Err(error) => Err(told(error)),
             };
-            if let Err(reason) = secret {
-                let fix = format!(
-                    "`zero-x-agent source rotate {} --secret-file F`",
-                    source.name
-                );
+            if let Err((reason, fix)) = secret {
+                let fix = fix.unwrap_or_else(|| {
+                    format!(
+                        "`zero-x-agent source rotate {} --secret-file F`",
+                        source.name
+                    )
+                });
                 let detail = format!("{}: {reason}", source.name);
                 findings.add("source", Verdict::Fail, detail, fix);
                 continue;

@@ -63,8 +63,10 @@ impl From<IdentityError> for Failure {
                      --token-file F`",
                 )
             }
-            IdentityError::File(_) => Failure::of(Exit::No, "cannot read the identity", error)
-                .fix("run as the user that owns the state directory"),
+            IdentityError::File(file) => {
+                let fix = file.fix();
+                Failure::of(Exit::No, "cannot read the identity", error).fix(fix)
+            }
         }
     }
 }

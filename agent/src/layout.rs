@@ -49,20 +49,36 @@ pub(crate) enum LayoutError {
     Busy { path: PathBuf },
 }
 
-impl From<LayoutError> for Failure {
-    fn from(error: LayoutError) -> Self {
-        let fix = match &error {
-            LayoutError::Open { path, .. } => format!("chmod 0600 {}", path.display()),
-            LayoutError::Busy { .. } => {
+impl LayoutError {
+    /// Returns what to do about it.
+    pub(crate) fn fix(&self) -> String {
+        match self {
+            Self::Open { path, .. } => format!("chmod 0600 {}", path.display()),
+            Self::Busy { .. } => {
                 "stop it first (`systemctl stop zero-x-agent`), or wait until it has ended"
                     .to_owned()
             }
-            LayoutError::Make { .. } | LayoutError::Read { .. } | LayoutError::Write { .. } => {
+            Self::Read { path, source } | Self::Write { path, source }
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                format!(
+                    "as root, give it to USER whom the agent runs as (the service's is \
+                     zero-x-agent): `chown USER {}`",
+                    path.display()
+                )
+            }
+            Self::Make { .. } | Self::Read { .. } | Self::Write { .. } => {
                 "the state directory should belong to the user that runs this (the service user \
                  is zero-x-agent); --state-dir names another"
                     .to_owned()
             }
-        };
+        }
+    }
+}
+
+impl From<LayoutError> for Failure {
+    fn from(error: LayoutError) -> Self {
+        let fix = error.fix();
         Failure::of(Exit::No, "cannot use the state directory", error).fix(fix)
     }
 }
@@ -241,7 +257,13 @@ pub(crate) fn read_private(path: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>, L
 
 /// Returns the user that a file or folder belongs to, or `None` when it is not there.
 pub(crate) fn owner(path: &Path) -> Option<u32> {
-    fs::metadata(path).ok().map(|found| found.uid())
+    owner_and_group(path).map(|(user, _)| user)
+}
+
+/// Returns the user and the group that a file or folder belongs to, or `None` when it is not there.
+pub(crate) fn owner_and_group(path: &Path) -> Option<(u32, u32)> {
+    let found = fs::metadata(path).ok()?;
+    Some((found.uid(), found.gid()))
 }
 
 #[cfg(test)]
@@ -274,6 +296,17 @@ mod tests {
         let refused = read_private(&file).unwrap_err().to_string();
         let want = "may be read by others than its owner (mode 0644)";
         assert!(refused.ends_with(want), "{refused}");
+    }
+
+    #[test]
+    fn a_file_that_may_not_be_read_is_to_be_given_to_the_user_that_reads_it() {
+        let read = |kind: io::ErrorKind| LayoutError::Read {
+            path: "/state/sources.toml".into(),
+            source: kind.into(),
+        };
+        let fix = read(io::ErrorKind::PermissionDenied).fix();
+        assert!(fix.ends_with("`chown USER /state/sources.toml`"), "{fix}");
+        assert!(!read(io::ErrorKind::NotFound).fix().contains("chown"));
     }
 
     #[test]

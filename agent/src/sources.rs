@@ -189,7 +189,10 @@ pub(crate) enum SourcesError {
 impl From<SourcesError> for Failure {
     fn from(error: SourcesError) -> Self {
         let (exit, fix) = match &error {
-            SourcesError::File(_) => (Exit::No, "run as the user that owns the state directory"),
+            SourcesError::File(file) => {
+                let fix = file.fix();
+                return Failure::of(Exit::No, "cannot change or read the sources", error).fix(fix);
+            }
             SourcesError::Damaged { .. } => (
                 Exit::Data,
                 "correct or remove the file; secrets stay in the vault",

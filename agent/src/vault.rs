@@ -51,10 +51,7 @@ pub(crate) enum VaultError {
 impl From<VaultError> for Failure {
     fn from(error: VaultError) -> Self {
         let fix = match &error {
-            VaultError::File(LayoutError::Open { path, .. }) => {
-                format!("chmod 0600 {}", path.display())
-            }
-            VaultError::File(_) => "run as the user that owns the state directory".to_owned(),
+            VaultError::File(file) => file.fix(),
             VaultError::Key { .. }
             | VaultError::Sealed {
                 source: SealError::OtherKey,
