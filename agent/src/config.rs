@@ -141,6 +141,10 @@ pub(crate) enum ConfigError {
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
         let fix = match &error {
+            ConfigError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                "there is no such file: name one that is there with --config or ZERO_X_CONFIG, or \
+                 leave both out for /etc/zero-x-agent/agent.toml"
+            }
             ConfigError::Read { .. } => {
                 "run as root or as zero-x-agent, who may read it, or name another with --config"
             }
@@ -208,5 +212,7 @@ mod tests {
             Err(ConfigError::Read { .. })
         ));
         assert!(layers::read_default(&absent).unwrap().is_empty());
+        let told = Failure::from(layers::read_named(&absent).unwrap_err()).lines();
+        assert!(told.contains("to fix: there is no such file"), "{told}");
     }
 }
