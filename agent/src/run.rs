@@ -17,7 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::{Instrument, error, info, warn};
 
 use crate::config::Config;
 use crate::connect::Connector;
@@ -29,7 +29,7 @@ use crate::sources::Sources;
 use crate::spool::Spool;
 use crate::status::{self, Teller};
 use crate::sync::board::Board;
-use crate::sync::{Syncer, chain};
+use crate::sync::{Syncer, chain, span};
 
 /// How long a stop waits for the hub to acknowledge what is under way. What is not acknowledged
 /// then stays in the spool.
@@ -335,7 +335,8 @@ async fn once_within(
     }
     let syncing = futures::future::join_all(sources.iter().map(|source| async {
         node.syncer.board.add(source);
-        let synced = node.syncer.sync(source, Until::CaughtUp, stop).await;
+        let syncing = node.syncer.sync(source, Until::CaughtUp, stop);
+        let synced = syncing.instrument(span(source)).await;
         synced.map_err(|error| format!("{}: {}", source.name, chain(&error)))
     }));
     // The link may turn out to be refused long before a large account is read.

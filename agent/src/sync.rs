@@ -17,7 +17,7 @@ use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
-use collect::{CollectError, Output, Summary, Until};
+use collect::{CollectError, Fault, Output, Summary, Until};
 use jiff::Timestamp;
 use protocol::batch::BatchBuilder;
 use protocol::frame::Lane;
@@ -27,9 +27,10 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, Span, info, info_span, warn};
 
 use crate::connect::{Connected, Connector};
+use crate::show::neutral;
 use crate::sources::{Source, Sources, SourcesError};
 use crate::spool::{Commit, Spool, SpoolError};
 use board::{Board, Phase};
@@ -43,6 +44,9 @@ const FACTS: usize = 64;
 
 /// Most failed calls that one report lists.
 const FAULTS: usize = 200;
+
+/// Most different failed calls that the log names after one sync.
+const FAULTS_LOGGED: usize = 10;
 
 /// How often the list of sources is looked at for changes.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -194,9 +198,8 @@ impl Syncer {
             let token = stop.child_token();
             place.insert((source.clone(), token.clone()));
             self.board.add(source);
-            let span = info_span!("source", name = %source.name, kind = source.kind.name());
             let keeping = self.clone().keep(source.clone(), again.subscribe(), token);
-            tasks.spawn(keeping.instrument(span));
+            tasks.spawn(keeping.instrument(span(source)));
         }
     }
 
@@ -290,13 +293,27 @@ impl Syncer {
             return Ok(Summary::default());
         }
         match &result {
-            Ok(summary) => info!(
-                documents = summary.documents,
-                calls = summary.calls,
-                failed_calls = summary.faults.len(),
-                took_ms = u64::try_from(summary.took.as_millis()).unwrap_or(u64::MAX),
-                "synced"
-            ),
+            Ok(summary) => {
+                info!(
+                    documents = summary.documents,
+                    calls = summary.calls,
+                    failed_calls = summary.faults.len(),
+                    took_ms = u64::try_from(summary.took.as_millis()).unwrap_or(u64::MAX),
+                    "synced"
+                );
+                let (told, more) = failed_calls(&summary.faults);
+                for (fault, times) in told {
+                    warn!(
+                        call = %neutral(&fault.call),
+                        error = %neutral(&fault.code),
+                        times,
+                        "a call failed; what it reads is unknown"
+                    );
+                }
+                if more > 0 {
+                    warn!("… and {more} more");
+                }
+            }
             Err(error) => warn!(
                 error = error as &dyn std::error::Error,
                 "the source could not be synced"
@@ -340,6 +357,30 @@ impl Syncer {
     }
 }
 
+/// Returns the span that says in the log which source a line is about.
+pub(crate) fn span(source: &Source) -> Span {
+    info_span!("source", name = %source.name, kind = source.kind.name())
+}
+
+/// Returns each different failed call once, in the order in which they failed and with how often
+/// it did, as far as the log names them, and how many more there are.
+fn failed_calls(faults: &[Fault]) -> (Vec<(&Fault, usize)>, usize) {
+    let mut place: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    let mut different: Vec<(&Fault, usize)> = Vec::new();
+    for fault in faults {
+        let at = *place
+            .entry((&fault.call, &fault.code))
+            .or_insert(different.len());
+        match different.get_mut(at) {
+            Some((_, times)) => *times += 1,
+            None => different.push((fault, 1)),
+        }
+    }
+    let more = different.len().saturating_sub(FAULTS_LOGGED);
+    different.truncate(FAULTS_LOGGED);
+    (different, more)
+}
+
 /// Returns an error with its causes in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -350,4 +391,29 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         below = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_failed_call_and_error_is_told_once_and_ten_at_most() {
+        let fault = |call: String, code: &str| Fault {
+            call,
+            code: code.to_owned(),
+        };
+        let read = || "s3:GetBucketPolicy".to_owned();
+        let mut faults = vec![
+            fault(read(), "AccessDenied"),
+            fault(read(), "Throttling"),
+            fault(read(), "AccessDenied"),
+        ];
+        let (told, more) = failed_calls(&faults);
+        assert_eq!(told, [(&faults[0], 2), (&faults[1], 1)]);
+        assert_eq!(more, 0);
+        faults.extend((0..12).map(|at| fault(format!("ec2:Call{at}"), "AccessDenied")));
+        let (told, more) = failed_calls(&faults);
+        assert_eq!((told.len(), more), (FAULTS_LOGGED, 4));
+    }
 }
