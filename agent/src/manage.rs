@@ -83,6 +83,10 @@ fn add(
     let source = sources.add(kind, name, settings, Timestamp::now())?;
     let (id, kind) = (source.id, source.kind);
     let narrowed = narrowed(source);
+    let names_regions = matches!(
+        source.parsed().map(|settings| settings.reads),
+        Ok(Reads::Aws { regions, .. }) if !regions.is_empty()
+    );
     if let Some(input) = secret {
         let secret = read_secret(kind, &input.read()?).map_err(|source| SourcesError::Secret {
             name: name.to_owned(),
@@ -101,6 +105,12 @@ fn add(
     }
     if let Some(narrowed) = narrowed {
         hint(narrowed);
+    }
+    if names_regions {
+        hint(&format!(
+            "whether AWS has the regions is not known yet: `zero-x-agent source test {name}` tries \
+             the first, a sync all of them"
+        ));
     }
     Ok(Exit::Ok)
 }

@@ -215,13 +215,32 @@ fn any(_: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// Refuses what has not the form of a region's name, `us-gov-west-1` or `eusc-de-east-1`: which
+/// ones there are changes, so an unknown one passes and AWS is asked.
 fn region(text: &str) -> Result<(), &'static str> {
-    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    if text.bytes().all(allowed) && text.contains('-') {
-        Ok(())
-    } else {
-        Err("not a region such as eu-central-1")
+    let is_word = |part: &str| part.bytes().all(|b| b.is_ascii_lowercase()) && !part.is_empty();
+    let parts: Vec<&str> = text.split('-').collect();
+    let is_region = match parts.as_slice() {
+        [area, words @ .., number] => {
+            is_word(area)
+                && (2..=4).contains(&area.len())
+                && (1..=2).contains(&words.len())
+                && words.iter().all(|word| is_word(word))
+                && (1..=2).contains(&number.len())
+                && number.bytes().all(|b| b.is_ascii_digit())
+        }
+        _ => false,
+    };
+    if is_region {
+        return Ok(());
     }
+    Err(
+        if text.starts_with("us-gov") || text.starts_with("us-iso") {
+            "not a region, which is written like us-gov-west-1"
+        } else {
+            "not a region, which is written like eu-central-1: area, word, number"
+        },
+    )
 }
 
 fn location(text: &str) -> Result<(), &'static str> {
@@ -410,6 +429,36 @@ fn pace(take: &Taker<'_>) -> Result<Pace, SettingError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_unknown_region_passes_and_what_is_none_does_not() {
+        for good in [
+            "eu-central-1",
+            "us-gov-west-1",
+            "us-isob-east-1",
+            "eusc-de-east-1",
+            "ap-southeast-12",
+            "zz-nowhere-9",
+        ] {
+            assert_eq!(region(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "mars-1",
+            "eu-central",
+            "eu-central-1a",
+            "eu--1",
+            "-central-1",
+            "EU-central-1",
+            "eu_central_1",
+            "europe-west3",
+            "eu-central-1-",
+            "a-b-c-d-1",
+            "eu-central-123",
+        ] {
+            assert!(region(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn credentials_travel_in_the_clear_to_this_host_only() {
