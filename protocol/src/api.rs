@@ -688,7 +688,10 @@ pub const FINDING_FIELDS: &[FieldSpec] = &[
     text("provider"),
     text("account"),
     text("region"),
-    text("type"),
+    FieldSpec {
+        name: "type",
+        kind: FieldKind::Type,
+    },
     text("resource"),
     text("name"),
     text("owner"),
@@ -724,6 +727,20 @@ impl Row for Finding {
         })
     }
 
+    fn any_value(&self, name: &str, meets: &mut dyn FnMut(&FieldValue<'_>) -> bool) -> bool {
+        if name != "resource" {
+            return self.field(name).as_ref().is_some_and(meets);
+        }
+        let resource = &self.resource;
+        meets(&FieldValue::Text(&resource.urn))
+            || meets(&FieldValue::Text(&resource.name))
+            || (self.cause.urn == resource.urn && meets(&FieldValue::Text(&self.cause.id)))
+            || resource
+                .urn
+                .parse::<crate::Urn>()
+                .is_ok_and(|urn| meets(&FieldValue::Owned(urn.id)))
+    }
+
     fn any_text(&self, look: &mut dyn FnMut(&str) -> bool) -> bool {
         look(&self.title)
             || look(&self.check_id)
@@ -746,12 +763,16 @@ pub const RESULT_FIELDS: &[FieldSpec] = &[
 
 /// Fields of a resource that filters know.
 pub const RESOURCE_FIELDS: &[FieldSpec] = &[
-    text("type"),
+    FieldSpec {
+        name: "type",
+        kind: FieldKind::Type,
+    },
     text("provider"),
     text("account"),
     text("region"),
     text("name"),
     text("id"),
+    text("resource_id"),
     text("urn"),
     time("first_seen"),
     time("last_seen"),
@@ -820,11 +841,21 @@ impl Row for Resource {
             "region" => FieldValue::Text(&document.region),
             "name" => FieldValue::Text(&document.name),
             "id" => FieldValue::Text(&document.id),
+            "resource_id" => FieldValue::Owned(self.resource_id.to_string()),
             "urn" => FieldValue::Owned(document.urn.to_string()),
             "first_seen" => FieldValue::Time(self.first_seen),
             "last_seen" => FieldValue::Time(self.last_seen),
             _ => return None,
         })
+    }
+
+    fn any_value(&self, name: &str, meets: &mut dyn FnMut(&FieldValue<'_>) -> bool) -> bool {
+        if !matches!(name, "id" | "resource_id") {
+            return self.field(name).as_ref().is_some_and(meets);
+        }
+        meets(&FieldValue::Text(&self.document.id))
+            || meets(&FieldValue::Text(&self.document.native_id))
+            || meets(&FieldValue::Owned(self.resource_id.to_string()))
     }
 
     fn tag(&self, name: &str) -> Option<&str> {

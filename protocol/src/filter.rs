@@ -15,6 +15,7 @@
 
 use jiff::Timestamp;
 
+use crate::declare::Declarations;
 use crate::limits;
 
 /// What a field holds, and thus which operators and values it takes.
@@ -22,6 +23,8 @@ use crate::limits;
 pub enum FieldKind {
     /// Text; `<` and `>` are refused.
     Text,
+    /// Text that names a declared resource type in full; a part of it is found with `~`.
+    Type,
     /// One of a list, lowest first.
     Enum(&'static [&'static str]),
     /// A number.
@@ -61,6 +64,11 @@ pub trait Row {
     /// Returns the value of a field that the row's kind declares; `None` when it has none, which
     /// matches no comparison but `!=`.
     fn field(&self, name: &str) -> Option<FieldValue<'_>>;
+    /// Returns whether a value of a field meets a test. A field has more than one where the same
+    /// thing goes by several names, such as a resource by its URN, its id and its display name.
+    fn any_value(&self, name: &str, meets: &mut dyn FnMut(&FieldValue<'_>) -> bool) -> bool {
+        self.field(name).as_ref().is_some_and(meets)
+    }
     /// Returns the value of a tag.
     fn tag(&self, _name: &str) -> Option<&str> {
         None
@@ -229,10 +237,26 @@ fn read_want(spec: &FieldSpec, op: Op, value: &str, now: Timestamp) -> Result<Wa
     let name = spec.name;
     let ordered = matches!(op, Op::More | Op::AtLeast | Op::Less | Op::AtMost);
     match spec.kind {
-        FieldKind::Text if ordered => {
+        FieldKind::Text | FieldKind::Type if ordered => {
             Err(format!("{name} is text: it takes =, != and ~ (part of it)"))
         }
         FieldKind::Text => Ok(Want::Text(value.to_owned())),
+        FieldKind::Type if op == Op::Contains => Ok(Want::Text(value.to_owned())),
+        FieldKind::Type => {
+            let types = || {
+                Declarations::builtin()
+                    .iter()
+                    .map(|known| known.name.as_str())
+            };
+            if types().any(|known| known.eq_ignore_ascii_case(value)) {
+                return Ok(Want::Text(value.to_owned()));
+            }
+            let hint = nearest(value, types());
+            let hint = hint.map_or(String::new(), |n| format!("; did you mean {n}?"));
+            Err(format!(
+                "there is no resource type {value:?}, and {name}~ finds a part of one{hint}"
+            ))
+        }
         _ if op == Op::Contains => Err(format!("{name} takes no ~: use = or a comparison")),
         FieldKind::Enum(values) => {
             match values.iter().position(|v| v.eq_ignore_ascii_case(value)) {
@@ -489,11 +513,10 @@ impl Test {
             Test::Anywhere(text) => row.holds_text(text),
             Test::Fuzzy(text) => row.any_text(&mut |own| is_subsequence(text, own)),
             Test::Field { name, op, wants } => {
-                let value = row.field(name);
                 let any = |op: Op| {
-                    value
-                        .as_ref()
-                        .is_some_and(|v| wants.iter().any(|want| want.meets(op, v)))
+                    row.any_value(name, &mut |value| {
+                        wants.iter().any(|want| want.meets(op, value))
+                    })
                 };
                 if *op == Op::NotEqual {
                     !any(Op::Equal)

@@ -50,7 +50,7 @@ const CHECK_FIELDS: &[FieldSpec] = &[
     },
     FieldSpec {
         name: "type",
-        kind: FieldKind::Text,
+        kind: FieldKind::Type,
     },
 ];
 

@@ -212,6 +212,7 @@ fn compare(spec: &FieldSpec, a: Option<FieldValue<'_>>, b: Option<FieldValue<'_>
                 rank(a).cmp(&rank(b))
             }
             protocol::filter::FieldKind::Text
+            | protocol::filter::FieldKind::Type
             | protocol::filter::FieldKind::Number
             | protocol::filter::FieldKind::Time
             | protocol::filter::FieldKind::Bool => a.cmp(b),

@@ -159,12 +159,49 @@ async fn list(
     Ok(Json(page))
 }
 
-/// Shows one resource, by id or by URN (percent-encoded in the path).
+/// What a name stands for.
+enum Named {
+    None,
+    One(Box<store::rows::resource::Resource>),
+    /// The URNs of two of them.
+    Many(Box<(Urn, Urn)>),
+}
+
+/// Finds a resource by its id, its URN, or an id of the provider's that only one has.
+fn named(reader: &OrgReader, name: &str) -> Result<Named, ReadError> {
+    let row = match (name.parse::<ResourceId>(), name.parse::<Urn>()) {
+        (Ok(id), _) => reader.resource_by_id(id)?,
+        (Err(_), Ok(urn)) => reader.resource(&urn)?,
+        (Err(_), Err(_)) => None,
+    };
+    if let Some(row) = row {
+        return Ok(Named::One(Box::new(row)));
+    }
+    let wanted = name.to_owned();
+    let page = reader.resources(&ResourceList {
+        filter: Some(Arc::new(move |row: &ResourceSummary| {
+            row.urn.id == wanted || *row.native_id == *wanted
+        })),
+        limit: 2,
+        ..ResourceList::default()
+    })?;
+    Ok(match page.items.as_slice() {
+        [] => Named::None,
+        [only] => reader
+            .resource(&only.urn)?
+            .map_or(Named::None, |row| Named::One(Box::new(row))),
+        [first, second, ..] => Named::Many(Box::new((first.urn.clone(), second.urn.clone()))),
+    })
+}
+
+/// Shows one resource, by id, by URN (percent-encoded in the path), or by an id of the provider's
+/// that no other resource of the organisation has.
 #[utoipa::path(
     get, path = "/api/v1/resources/{id}", operation_id = "show_resource", tag = "resources",
-    params(("id" = String, Path, description = "Its id or its URN"), OrgQuery),
+    params(("id" = String, Path, description = "Its id, its URN, or its provider's id where only one has it"), OrgQuery),
     responses(
         (status = 200, body = Resource),
+        (status = 400, body = Problem, content_type = "application/problem+json"),
         (status = 404, body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -176,20 +213,27 @@ async fn show(
     let resource = member
         .store
         .read(move |reader| {
-            let row = match (id.parse::<ResourceId>(), id.parse::<Urn>()) {
-                (Ok(id), _) => reader.resource_by_id(id)?,
-                (Err(_), Ok(urn)) => reader.resource(&urn)?,
-                (Err(_), Err(_)) => None,
+            let row = match named(reader, &id)? {
+                Named::One(row) => *row,
+                Named::None => return Ok(Ok(None)),
+                Named::Many(urns) => return Ok(Err(urns)),
             };
             // What is gone is no longer shown: its findings and history still are.
-            let Some(row) = row.filter(|row| row.retired_at.is_none()) else {
-                return Ok(None);
-            };
+            if row.retired_at.is_some() {
+                return Ok(Ok(None));
+            }
             let urn = row.document.urn.clone();
             let id = store::rows::resource::Resource::id_of(reader.org(), &urn);
             let open = open_findings(reader, &urn)?;
-            Ok(Some(resource_of(id, row, open)))
+            Ok(Ok(Some(resource_of(id, row, open))))
         })
         .await?;
+    let resource = resource.map_err(|urns| {
+        let (first, second) = *urns;
+        let detail = format!(
+            "several resources have this id, such as {first} and {second}; name one by its URN"
+        );
+        Refusal::bad_request("ambiguous_id", detail)
+    })?;
     resource.map(Json).ok_or_else(Refusal::not_found)
 }

@@ -875,6 +875,49 @@ async fn a_finding_is_shown_with_its_facts_its_life_and_the_way_out() {
     assert_eq!(overview["attention"][0]["target"], shown["id"]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resource_is_found_by_every_name_that_an_answer_gives_it() {
+    let hub = TestHub::start().await;
+    let viewer = &hub.members[&Role::Viewer];
+    let get = async |path: String| hub.get(viewer, &path).await;
+    let encode = |text: &str| {
+        percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+    };
+    let id = hub.seeded.resource.to_string();
+    let resource = get(format!("/api/v1/resources/{id}")).await.json();
+    let text = |name: &str| resource[name].as_str().unwrap().to_owned();
+    for name in [text("id"), text("native_id"), text("urn")] {
+        let shown = get(format!("/api/v1/resources/{}", encode(&name))).await;
+        assert_eq!(shown.json(), resource, "{name}");
+    }
+    for name in [text("id"), text("native_id"), id.clone()] {
+        for field in ["id", "resource_id"] {
+            let filter = encode(&format!("{field}={name}"));
+            let list = get(format!("/api/v1/resources?filter={filter}"))
+                .await
+                .json();
+            assert_eq!(list["items"], json!([resource]), "{field}={name}");
+        }
+    }
+    for name in [text("id"), text("name"), text("urn"), id.clone()] {
+        let filter = encode(&format!("resource=\"{name}\""));
+        let list = get(format!("/api/v1/findings?filter={filter}"))
+            .await
+            .json();
+        assert_eq!(list["total"], 1, "{name}");
+        let filter = encode(&format!("resource!=\"{name}\""));
+        let list = get(format!("/api/v1/findings?filter={filter}"))
+            .await
+            .json();
+        assert_eq!(list["total"], 0, "{name}");
+    }
+    let filter = encode("type=aws.ec2.vcp");
+    for list in ["findings", "resources", "checks"] {
+        let answer = get(format!("/api/v1/{list}?filter={filter}")).await.text;
+        assert!(answer.contains("did you mean aws.ec2.vpc?"), "{answer}");
+    }
+}
+
 /// Follows a list to its end in pages of seven; every row is told by the given field.
 async fn follow(hub: &TestHub, list: &str, filter: &str, field: &[&str]) -> Vec<String> {
     let viewer = &hub.members[&Role::Viewer];

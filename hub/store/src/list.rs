@@ -257,6 +257,15 @@ impl Row for FindingSummary {
         })
     }
 
+    fn any_value(&self, name: &str, meets: &mut dyn FnMut(&FieldValue<'_>) -> bool) -> bool {
+        if name != "resource" {
+            return self.field(name).as_ref().is_some_and(meets);
+        }
+        meets(&FieldValue::Text(&self.name))
+            || meets(&FieldValue::Text(&self.urn.id))
+            || meets(&FieldValue::Owned(self.urn.to_string()))
+    }
+
     fn any_text(&self, look: &mut dyn FnMut(&str) -> bool) -> bool {
         look(&self.title)
             || look(&self.check_id)
@@ -276,11 +285,21 @@ impl Row for ResourceSummary {
             "region" => FieldValue::Text(&self.urn.scope.region),
             "name" => FieldValue::Text(&self.name),
             "id" => FieldValue::Text(&self.urn.id),
+            "resource_id" => FieldValue::Owned(self.id.to_string()),
             "urn" => FieldValue::Owned(self.urn.to_string()),
             "first_seen" => FieldValue::Time(self.first_seen),
             "last_seen" => FieldValue::Time(self.last_seen),
             _ => return None,
         })
+    }
+
+    fn any_value(&self, name: &str, meets: &mut dyn FnMut(&FieldValue<'_>) -> bool) -> bool {
+        if !matches!(name, "id" | "resource_id") {
+            return self.field(name).as_ref().is_some_and(meets);
+        }
+        meets(&FieldValue::Text(&self.urn.id))
+            || meets(&FieldValue::Text(&self.native_id))
+            || meets(&FieldValue::Owned(self.id.to_string()))
     }
 
     fn tag(&self, name: &str) -> Option<&str> {

@@ -155,6 +155,10 @@ impl Row for Item {
         self.row().field(name)
     }
 
+    fn any_value(&self, name: &str, meets: &mut dyn FnMut(&FieldValue<'_>) -> bool) -> bool {
+        self.row().any_value(name, meets)
+    }
+
     fn tag(&self, name: &str) -> Option<&str> {
         self.row().tag(name)
     }
