@@ -31,6 +31,9 @@ mod screens;
 mod state;
 mod theme;
 
+#[cfg(test)]
+pub(crate) use screens::tests_support;
+
 use event::{Effect, Event};
 use link::Link;
 use state::State;

@@ -1,4 +1,4 @@
-//! What a table shows of each kind of object. JSON and CSV carry every field.
+//! What a table shows of each kind of object, and the columns of its CSV. JSON carries every field.
 
 /// One column of a table.
 #[derive(Debug, Clone, Copy)]
@@ -18,6 +18,8 @@ pub(super) struct Kind {
     pub(super) path: &'static str,
     /// Columns of the table.
     pub(super) columns: &'static [Column],
+    /// Columns of CSV: every field, `a.b` for `b` in `a`; what has names of its own is one cell.
+    pub(super) fields: &'static [&'static str],
 }
 
 impl Kind {
@@ -32,11 +34,12 @@ impl Kind {
 }
 
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $name:ident $path:literal { $($title:literal $pointer:literal $width:literal)* })*) => {$(
+    ($($(#[$doc:meta])* $name:ident $path:literal { $($title:literal $pointer:literal $width:literal)* } [ $($field:literal)* ])*) => {$(
         $(#[$doc])*
         pub(super) const $name: Kind = Kind {
             path: $path,
             columns: &[$(Column { title: $title, pointer: $pointer, width: $width }),*],
+            fields: &[$($field),*],
         };
     )*};
 }
@@ -54,7 +57,14 @@ kinds! {
         "RESOURCE"       "/resource/name"        32
         "BROKEN RULE"    "/title"                60
         "ID"             "/id"                   30
-    }
+    } [
+        "id" "severity" "status" "verdict" "check_id" "title" "resource.urn"
+        "resource.type" "resource.name" "resource.account" "resource.region"
+        "resource.provider" "risk.score" "risk.factors" "first_seen" "last_seen"
+        "resolved_at" "unknown_since" "cause.urn" "cause.id" "evidence" "gaps"
+        "controls" "why" "fix.console" "fix.cli" "fix.terraform" "mute.reason" "mute.by"
+        "mute.until" "owner" "history"
+    ]
     /// Resources.
     RESOURCE "/api/v1/resources" {
         "TYPE"           "/type"                 36
@@ -63,7 +73,11 @@ kinds! {
         "REGION"         "/region"               14
         "LAST SEEN"      "/last_seen"            20
         "URN"            "/urn"                  90
-    }
+    } [
+        "resource_id" "urn" "type" "name" "provider" "account" "region" "id" "native_id"
+        "tags" "config" "gaps" "links" "open_findings" "agent_id" "first_seen"
+        "last_seen" "collected_at"
+    ]
     /// Agents.
     AGENT "/api/v1/agents" {
         "NAME"           "/name"                 24
@@ -73,7 +87,10 @@ kinds! {
         "SPOOL"          "/spool/bytes"          10
         "CERTIFICATE TO" "/certificate/not_after" 20
         "ID"             "/id"                   30
-    }
+    } [
+        "id" "name" "state" "version" "transport" "last_seen" "spool.bytes"
+        "spool.oldest" "sources" "certificate.not_after" "clock_skew_ms" "refused"
+    ]
     /// Sources.
     SOURCE "/api/v1/sources" {
         "NAME"           "/name"                 24
@@ -82,20 +99,28 @@ kinds! {
         "LAST SYNC"      "/last_sync"            20
         "ERRORS"         "/errors"               60
         "ID"             "/id"                   30
-    }
+    } [
+        "id" "name" "kind" "agent_id" "state" "last_sync" "errors"
+    ]
     /// Checks.
     CHECK "/api/v1/checks" {
         "SEVERITY"       "/severity"              8
         "TYPE"           "/type"                 32
         "ID"             "/id"                   56
         "TITLE"          "/title"                80
-    }
+    } [
+        "id" "severity" "type" "title" "why" "pass" "source" "controls" "fix.console"
+        "fix.cli" "fix.terraform"
+    ]
     /// Verdicts.
     RESULT "/api/v1/check-results" {
         "VERDICT"        "/verdict"              14
         "CHECK"          "/check_id"             56
         "RESOURCE"       "/resource_urn"         90
-    }
+    } [
+        "verdict" "check_id" "resource_urn" "evaluated_at" "evidence" "gaps"
+        "facts_hash"
+    ]
     /// Events.
     EVENT "/api/v1/events" {
         "TIME"           "/time"                 20
@@ -105,20 +130,27 @@ kinds! {
         "ADDRESS"        "/src_ip"               16
         "RESOURCE"       "/resource"             24
         "ACTION"         "/action"               70
-    }
+    } [
+        "id" "time" "received_at" "severity" "source" "class_uid" "activity" "actor"
+        "src_ip" "resource" "action" "native_id" "raw"
+    ]
     /// Organisations.
     ORG "/api/v1/orgs" {
         "NAME"           "/name"                 40
         "ROLE"           "/role"                  8
         "CREATED"        "/created_at"           20
         "ID"             "/id"                   30
-    }
+    } [
+        "id" "name" "role" "created_at"
+    ]
     /// Users.
     USER "/api/v1/users" {
         "EMAIL"          "/email"                40
         "ROLE"           "/role"                  8
         "ID"             "/id"                   30
-    }
+    } [
+        "id" "email" "role"
+    ]
     /// The audit log.
     AUDIT "/api/v1/audit" {
         "SEQ"            "/seq"                   8
@@ -127,12 +159,16 @@ kinds! {
         "ACTION"         "/action"               24
         "OBJECT"         "/object"               36
         "DETAIL"         "/detail"               60
-    }
+    } [
+        "seq" "at" "actor" "action" "object" "detail" "hash"
+    ]
     /// Records that could not be read.
     QUARANTINE "/api/v1/quarantine" {
         "AT"             "/at"                   20
         "AGENT"          "/agent_id"             30
         "REASON"         "/reason"               60
         "WHAT"           "/what"                 60
-    }
+    } [
+        "at" "agent_id" "source_id" "reason" "what"
+    ]
 }

@@ -11,7 +11,7 @@ use super::Form;
 use super::kinds::Column;
 use crate::text::{csv_cell, fit, plain, plain_lines};
 
-/// Writes the rows of a list.
+/// Writes the rows of a list; `fields` are the columns of CSV, in its order.
 ///
 /// # Errors
 ///
@@ -21,6 +21,7 @@ pub(super) fn rows(
     form: Form,
     rows: &[Value],
     columns: &[Column],
+    fields: &[&str],
 ) -> io::Result<()> {
     match form {
         Form::Json => {
@@ -34,7 +35,7 @@ pub(super) fn rows(
             }
             Ok(())
         }
-        Form::Csv => csv_rows(out, rows),
+        Form::Csv => csv_fields(out, rows, fields),
         Form::Table => table(out, rows, columns),
     }
 }
@@ -203,6 +204,7 @@ fn flatten(value: &Value, name: &str, cells: &mut Vec<(String, String)>) {
     }
 }
 
+/// Writes rows with columns of their own: those of an object that is no row of a list.
 fn csv_rows(out: &mut impl Write, rows: &[Value]) -> io::Result<()> {
     let flat: Vec<Vec<(String, String)>> = rows
         .iter()
@@ -219,14 +221,49 @@ fn csv_rows(out: &mut impl Write, rows: &[Value]) -> io::Result<()> {
             names.push(name);
         }
     }
-    let mut writer = csv::Writer::from_writer(out);
-    writer.write_record(names.iter().map(|name| csv_cell(name)))?;
-    for row in &flat {
+    let cells = flat.iter().map(|row| {
         let cell = |name: &&str| {
             let found = row.iter().find(|(key, _)| key == name);
             csv_cell(found.map_or("", |(_, value)| value.as_str()))
         };
-        writer.write_record(names.iter().map(cell))?;
+        names.iter().map(cell).collect()
+    });
+    csv_records(out, &names, cells)
+}
+
+/// Writes the given fields of rows, `a.b` for `b` in `a`, so that the columns of a list do not
+/// follow what its rows happen to hold.
+fn csv_fields(out: &mut impl Write, rows: &[Value], fields: &[&str]) -> io::Result<()> {
+    let cells = rows.iter().map(|row| {
+        let cell = |field: &&str| {
+            let pointer = format!("/{}", field.replace('.', "/"));
+            csv_cell(&line(row.pointer(&pointer).unwrap_or(&Value::Null)))
+        };
+        fields.iter().map(cell).collect()
+    });
+    csv_records(out, fields, cells)
+}
+
+fn csv_records(
+    out: &mut impl Write,
+    names: &[&str],
+    rows: impl Iterator<Item = Vec<String>>,
+) -> io::Result<()> {
+    // The conversion of the crate hides the kind, by which a closed pipe is told.
+    let plain = |error: csv::Error| {
+        let words = error.to_string();
+        if let csv::ErrorKind::Io(error) = error.into_kind() {
+            error
+        } else {
+            io::Error::other(words)
+        }
+    };
+    let mut writer = csv::Writer::from_writer(out);
+    writer
+        .write_record(names.iter().map(|name| csv_cell(name)))
+        .map_err(plain)?;
+    for row in rows {
+        writer.write_record(row).map_err(plain)?;
     }
     writer.flush()
 }
@@ -250,7 +287,14 @@ mod tests {
             },
         ];
         let mut out = Vec::new();
-        rows(&mut out, form, items, &columns).unwrap();
+        rows(
+            &mut out,
+            form,
+            items,
+            &columns,
+            &["name", "life.at", "more"],
+        )
+        .unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -291,11 +335,50 @@ mod tests {
         =cmd()
         ");
         insta::assert_snapshot!(text(Form::Csv, &items[1..]), @r#"
-        life.at,more,name
-        ,"[1,2]",'=cmd()
+        name,life.at,more
+        '=cmd(),,"[1,2]"
         "#);
         assert_eq!(text(Form::Jsonl, &items).lines().count(), 2);
         assert!(!text(Form::Jsonl, &items).contains('\u{1b}'));
         assert_eq!(text(Form::Json, &[]), "[]\n");
+        assert_eq!(text(Form::Csv, &[]), "name,life.at,more\n");
+    }
+
+    #[test]
+    fn csv_of_a_list_has_every_field_of_its_objects() {
+        use crate::cli::kinds::{AGENT, FINDING};
+        use crate::console::tests_support::{agent, finding};
+        let objects = [
+            (FINDING, serde_json::to_value(finding(1)).unwrap()),
+            (AGENT, serde_json::to_value(agent()).unwrap()),
+        ];
+        for (kind, object) in objects {
+            let top: BTreeSet<&str> = kind
+                .fields
+                .iter()
+                .filter_map(|field| field.split('.').next())
+                .collect();
+            for name in object.as_object().unwrap().keys() {
+                assert!(top.contains(name.as_str()), "{name} of {}", kind.path);
+            }
+        }
+    }
+
+    #[test]
+    fn a_reader_of_csv_that_goes_away_is_known_as_such() {
+        struct Closed;
+        impl Write for Closed {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let items = vec![json!({"name": "x".repeat(4000)}); 10];
+        for form in [Form::Csv, Form::Json, Form::Jsonl, Form::Table] {
+            let error = rows(&mut Closed, form, &items, &[], &["name"]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::BrokenPipe, "{form:?}");
+        }
     }
 }

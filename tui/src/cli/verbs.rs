@@ -186,7 +186,9 @@ async fn list(
         rows = client.rows(kind.path, &query, most).await?;
     }
     let mut columns = kind.columns.to_vec();
+    let mut fields = kind.fields.to_vec();
     if global.all_orgs {
+        fields.insert(0, "org");
         columns.insert(
             0,
             kinds::Column {
@@ -197,7 +199,7 @@ async fn list(
         );
     }
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    output::rows(&mut out, global.form(), &rows, &columns)?;
+    output::rows(&mut out, global.form(), &rows, &columns, &fields)?;
     out.flush()?;
     Ok(if listing.exit_code && !rows.is_empty() {
         Exit::No
