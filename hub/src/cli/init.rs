@@ -60,9 +60,16 @@ pub(super) async fn run(config: &Config, args: &Init, format: Format) -> Result<
     .map_err(|error| Failure::new(Exit::Failed, "cannot make the store").caused_by(&error))??;
     let made = establish(&store, org_name, &email, password, &hosts).await;
     store.close().await;
-    let (founded, pin, is_new) = made?;
-    if !is_new {
+    let (founded, pin, known) = made?;
+    if let Some(known) = known {
         output::note("already initialised; nothing was changed");
+        let is_new = |host: &&String| !known.contains(host) && !config.public_hosts.contains(host);
+        if let Some(host) = hosts.iter().find(is_new) {
+            output::note(&format!(
+                "--public-host {host} was not taken: to give an initialised hub another name or \
+                 address, add it to `public_hosts` in hub.toml and start the hub again"
+            ));
+        }
     }
     let object = json!({
         "org_id": founded.org,
@@ -83,23 +90,46 @@ pub(super) async fn run(config: &Config, args: &Init, format: Format) -> Result<
 fn create(key_file: &Path, data_dir: &Path) -> Result<Store, Failure> {
     let master = match key_file.symlink_metadata() {
         Ok(_) => MasterKey::load(key_file, data_dir)?,
-        Err(_) => MasterKey::create(key_file, data_dir)?,
+        Err(_) => {
+            check_folder(key_file)?;
+            MasterKey::create(key_file, data_dir)?
+        }
     };
     Ok(Store::create(opening::store_config(data_dir), master)?)
 }
 
-/// Makes what is missing; says whether anything was.
+/// Refuses a key file whose folder is not there. It is not made here: who may read it is for the
+/// operator to say.
+fn check_folder(key_file: &Path) -> Result<(), Failure> {
+    let folder = key_file
+        .parent()
+        .filter(|path| !path.as_os_str().is_empty());
+    match folder {
+        Some(folder) if matches!(folder.try_exists(), Ok(false)) => {
+            let folder = folder.display();
+            let what = format!("the folder {folder} for the master key does not exist");
+            Err(Failure::new(Exit::Config, what).with_fix(format!(
+                "make it for the hub's user alone, `install -d -m 0700 {folder}`, or name another \
+                 file with --master-key-file"
+            )))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Makes what is missing; returns the public hosts of the hub that was there, if one was.
 async fn establish(
     store: &Store,
     org_name: &str,
     email: &str,
     password: Option<SecretString>,
     hosts: &[String],
-) -> Result<(Founded, String, bool), Failure> {
+) -> Result<(Founded, String, Option<Vec<String>>), Failure> {
     let appliance = store.appliance();
     if let Some(founded) = identity::founded(&appliance).await? {
-        let pin = Identity::load(&appliance).await?.authority.pin();
-        return Ok((founded, pin.to_string(), false));
+        let identity = Identity::load(&appliance).await?;
+        let pin = identity.authority.pin().to_string();
+        return Ok((founded, pin, Some(identity.public_hosts)));
     }
     let password = password.ok_or_else(no_password)?;
     let now = Timestamp::now();
@@ -110,7 +140,7 @@ async fn establish(
     audit(store, founded, now).await?;
     identity::found(&appliance, founded).await?;
     let pin = Identity::load(&appliance).await?.authority.pin();
-    Ok((founded, pin.to_string(), true))
+    Ok((founded, pin.to_string(), None))
 }
 
 /// Records the founding as the first entries of the organisation's audit log.
@@ -266,6 +296,25 @@ fn check_email(email: &str) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_missing_folder_of_the_key_is_named_and_no_copy_is_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("keys");
+        let refused = create(&missing.join("master.key"), &folder.path().join("data"));
+        let failure = refused.err().unwrap();
+        assert_eq!(failure.exit(), Exit::Config);
+        let lines = failure.lines();
+        let wanted = format!("the folder {} for the master key", missing.display());
+        assert!(
+            lines.contains(&wanted) && lines.contains("install -d"),
+            "{lines}"
+        );
+        assert!(!lines.contains("copy"), "{lines}");
+        assert!(!folder.path().join("data").exists());
+        assert!(check_folder(&folder.path().join("master.key")).is_ok());
+        assert!(check_folder(Path::new("master.key")).is_ok());
+    }
 
     #[test]
     fn names_and_addresses_that_cannot_be_told_apart_are_refused() {
