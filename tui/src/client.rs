@@ -22,6 +22,8 @@ use crate::session::{self, Locked, Session, SessionError};
 
 mod tls;
 
+pub(crate) use tls::is_wrong_pin;
+
 /// Largest answer, in bytes: a page of 1,000 resources of the largest kind stays below.
 const ANSWER_BYTES: usize = 64 << 20;
 

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
 
-use crate::client::ClientError;
+use crate::client::{ClientError, is_wrong_pin};
 
 /// Exit codes of CONTRACT, "Programs".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +93,14 @@ impl From<ClientError> for Failure {
             ClientError::Pin { .. } => (
                 Exit::Usage,
                 Some("compare the pin with `ca_pin` as `zero-x-hub init` prints it"),
+            ),
+            ClientError::Tls { source, .. } if is_wrong_pin(source) => (
+                Exit::Forbidden,
+                Some(
+                    "this hub's CA has another pin than the one given: check the address, and \
+                     take the pin that `zero-x-hub status` prints on the hub's own \
+                     machine, never from the network",
+                ),
             ),
             ClientError::Tls { .. } => (
                 Exit::Forbidden,

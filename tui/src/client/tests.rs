@@ -98,6 +98,32 @@ async fn a_write_whose_answer_was_lost_is_sent_again_under_the_same_key() {
     assert_ne!(next.2, lost.2);
 }
 
+#[tokio::test]
+async fn a_wrong_pin_is_told_from_a_certificate_that_fails_for_another_reason() {
+    let (acceptor, _) = acceptor();
+    let (_, other) = self::acceptor();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!(
+        "https://localhost:{}",
+        listener.local_addr().unwrap().port()
+    );
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let _ = acceptor.accept(stream).await;
+        }
+    });
+    let ask = async |pin: Option<&str>| {
+        let client = Client::anonymous(Endpoint::parse(&url, pin).unwrap());
+        match client.send(Method::GET, "/read", None, None).await {
+            Err(ClientError::Tls { source, .. }) => is_wrong_pin(&source),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(ask(Some(&other.to_string())).await);
+    assert!(!ask(None).await);
+}
+
 /// Answers each request with the next of `pauses` as a 429, and with 200 when there is none left.
 async fn serve_busy(
     listener: tokio::net::TcpListener,

@@ -13,6 +13,14 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
+const WRONG_PIN: &str = "no certificate of the hub's chain has the pinned key";
+
+/// Returns whether a handshake failed because the hub's CA is not the pinned one.
+pub(crate) fn is_wrong_pin(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    matches!(cause, Some(Error::General(words)) if words == WRONG_PIN)
+}
+
 /// Returns the TLS settings: 1.3 only, ring, and one of the two ways to trust.
 pub(super) fn config(pin: Option<Pin>) -> io::Result<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
@@ -60,8 +68,7 @@ impl ServerCertVerifier for Pinned {
             .iter()
             .find(|certificate| Pin::of_certificate(certificate).is_ok_and(|pin| pin == self.pin));
         let Some(root) = pinned else {
-            let wrong = "no certificate of the hub's chain has the pinned key".to_owned();
-            return Err(Error::General(wrong));
+            return Err(Error::General(WRONG_PIN.to_owned()));
         };
         let mut roots = RootCertStore::empty();
         roots.add(root.clone().into_owned())?;
