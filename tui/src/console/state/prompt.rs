@@ -123,9 +123,11 @@ impl Prompt {
         let is = |code: KeyCode| key.code == code;
         if is(KeyCode::Enter) {
             Edited::Done
-        } else if is(KeyCode::Esc) || (is(KeyCode::Backspace) && self.text.is_empty()) {
+        } else if is(KeyCode::Esc) {
             Edited::Left
         } else if is(KeyCode::Backspace) {
+            // In an empty line it does nothing: a key held a moment too long would close the line,
+            // leave the screen, and turn what is typed next into commands.
             self.remove(self.cursor.saturating_sub(1), self.cursor)
         } else if is(KeyCode::Delete) {
             let at = self.cursor;
@@ -274,7 +276,10 @@ mod tests {
         assert_eq!(prompt.text, "ß日");
         assert_eq!(control(&mut prompt, 'u'), Edited::Changed);
         assert_eq!(prompt.text, "");
-        assert_eq!(press(&mut prompt, KeyCode::Backspace), Edited::Left);
+        for _ in 0..3 {
+            assert_eq!(press(&mut prompt, KeyCode::Backspace), Edited::Nothing);
+        }
+        assert_eq!(press(&mut prompt, KeyCode::Esc), Edited::Left);
     }
 
     #[test]
