@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use protocol::api;
 
 use crate::console::{self, Theme};
 use crate::exit::{Exit, Failure};
@@ -288,9 +289,36 @@ enum EventVerb {
     },
 }
 
+/// Returns the command line, with the fields that a filter knows in the help of lists.
+fn command() -> clap::Command {
+    let lists = [
+        ("finding", "list", api::FINDING_FIELDS),
+        ("resource", "list", api::RESOURCE_FIELDS),
+        ("agent", "list", api::AGENT_FIELDS),
+        ("source", "list", api::SOURCE_FIELDS),
+        ("event", "list", api::EVENT_FIELDS),
+        ("event", "search", api::EVENT_FIELDS),
+        ("check", "results", api::RESULT_FIELDS),
+    ];
+    lists
+        .into_iter()
+        .fold(Cli::command(), |command, (noun, verb, fields)| {
+            let names: Vec<&str> = fields.iter().map(|field| field.name).collect();
+            let help = format!("Fields of a filter: {}", names.join(", "));
+            command.mut_subcommand(noun, |noun| {
+                noun.mut_subcommand(verb, |list| list.after_help(help))
+            })
+        })
+}
+
 /// Runs a command line and returns the exit code.
 pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let mut command = command();
+    let parsed = command
+        .try_get_matches_from_mut(arguments)
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .map_err(|error| error.format(&mut command));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are answers; everything else is a usage error.
@@ -396,5 +424,21 @@ fn finish(printed: Result<(), Printed>, exit: Exit) -> ExitCode {
         Err(Printed(error)) => Failure::because(Exit::No, "cannot write", &error)
             .report()
             .into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_of_a_list_names_the_fields_of_its_filter() {
+        command().debug_assert();
+        let asked = ["zero-x", "resource", "list", "--help"];
+        let help = command().try_get_matches_from(asked).unwrap_err();
+        let help = help.to_string();
+        for field in api::RESOURCE_FIELDS {
+            assert!(help.contains(field.name), "{help}");
+        }
     }
 }
