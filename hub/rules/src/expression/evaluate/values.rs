@@ -363,14 +363,16 @@ impl<'a> Frame<'a> {
         };
         for (depth, step) in path.steps.iter().enumerate() {
             match (step, at) {
-                (Step::Field { name, required }, Json::Object(fields)) => match member(fields, name) {
-                    None => return Err(self.unread(path, depth + 1)),
-                    Some(Json::Null) if *required => {
-                        return Err(self.misfit(path, depth + 1, does_not_fit()));
+                (Step::Field { name, required }, Json::Object(fields)) => {
+                    match member(fields, name) {
+                        None => return Err(self.unread(path, depth + 1)),
+                        Some(Json::Null) if *required => {
+                            return Err(self.misfit(path, depth + 1, does_not_fit()));
+                        }
+                        Some(Json::Null) => return Ok(Found::Null),
+                        Some(found) => at = found,
                     }
-                    Some(Json::Null) => return Ok(Found::Null),
-                    Some(found) => at = found,
-                },
+                }
                 (Step::Index(index), Json::Array(items)) => match items.get(*index) {
                     None => return Ok(Found::Null),
                     // A list holds no null.
