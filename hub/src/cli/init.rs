@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use protocol::ids::{OrgId, UserId};
 use secrecy::SecretString;
 use serde_json::json;
-use store::error::ApplianceError;
+use store::error::{ApplianceError, MasterKeyError};
 use store::rows::Role;
 use store::rows::access::User;
 use store::rows::audit::AuditAct;
@@ -90,10 +90,15 @@ pub(super) async fn run(config: &Config, args: &Init, format: Format) -> Result<
 fn create(key_file: &Path, data_dir: &Path) -> Result<Store, Failure> {
     let master = match key_file.symlink_metadata() {
         Ok(_) => MasterKey::load(key_file, data_dir)?,
-        Err(_) => {
-            check_folder(key_file)?;
-            MasterKey::create(key_file, data_dir)?
-        }
+        Err(_) => match MasterKey::create(key_file, data_dir) {
+            Ok(master) => master,
+            // The data directory may be missing too; where the key must not lie comes first.
+            Err(error @ MasterKeyError::InsideData { .. }) => return Err(error.into()),
+            Err(error) => {
+                check_folder(key_file)?;
+                return Err(error.into());
+            }
+        },
     };
     Ok(Store::create(opening::store_config(data_dir), master)?)
 }
