@@ -171,6 +171,7 @@ impl<'a> Frame<'a> {
             } => self.policy(*question, policy, arguments),
             Condition::HasKey(map, key) => self.has_key(map, key),
             Condition::In(item, list) => self.within(item, list),
+            Condition::OneOf(path, texts) => self.one_of(path, texts),
             Condition::Exists {
                 list,
                 slot,
@@ -372,14 +373,7 @@ impl<'a> Frame<'a> {
 
     #[inline(never)]
     fn port_in(&mut self, from: &'a Term, to: &'a Term, port: &'a Term) -> Result<bool, Stop> {
-        let (from, to, port) = (self.value(from), self.value(to), self.value(port));
-        let mut end = |value: Result<Option<Value<'a>>, Stop>| match value {
-            Ok(None) => Ok(None),
-            Ok(Some(Value::Int(value))) => Ok(Some(value)),
-            Ok(Some(_)) => Err(self.broken("a port was expected")),
-            Err(stop) => Err(stop),
-        };
-        let (from, to, port) = (end(from), end(to), end(port));
+        let (from, to, port) = (self.int(from), self.int(to), self.int(port));
         let stops = [&from, &to, &port].map(|end| end.as_ref().err().copied());
         if stops.contains(&Some(Stop::Unread)) {
             return Err(Stop::Unread);

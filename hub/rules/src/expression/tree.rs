@@ -53,6 +53,8 @@ pub(crate) enum Condition {
     },
     HasKey(Path, Term),
     In(Term, List),
+    /// Whether a text is one of constants: what `==` and `in` mostly ask.
+    OneOf(Path, Vec<String>),
     /// Whether `condition` is `wanted` for at least one element: `exists`, and with false the
     /// opposite of `all`.
     Exists {

@@ -705,6 +705,10 @@ fn a_verdict_falls_due_when_a_comparison_with_now_turns() {
             (Pass, due("2027-01-01T00:00:00Z")),
         ),
         (
+            "(now < timestamp('2027-01-01T00:00:00Z') ? 'early' : 'late') in [r.Kind, 'early']",
+            (Pass, due("2027-01-01T00:00:00Z")),
+        ),
+        (
             "r.UsedAt == null || now - r.UsedAt < duration('1h') || now < r.MadeAt",
             (Pass, None),
         ),

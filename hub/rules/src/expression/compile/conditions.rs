@@ -249,7 +249,12 @@ impl<'d> Compiler<'d> {
                 "both sides can be null, and null equals null; test one of them with `!= null &&`";
             return self.refuse(expr, reason);
         }
-        Ok(Condition::Same(a.term, b.term))
+        Ok(match (a.term, b.term) {
+            (Term::Path(path), Term::Text(text)) | (Term::Text(text), Term::Path(path)) => {
+                Condition::OneOf(path, vec![text])
+            }
+            (a, b) => Condition::Same(a, b),
+        })
     }
 
     fn null_test(&mut self, of: &IdedExpr) -> Result<Condition, Refusal> {
@@ -342,8 +347,23 @@ impl<'d> Compiler<'d> {
             );
             return self.refuse(of, reason);
         }
-        Ok(Condition::In(typed.term, constants_first(list.list)))
+        Ok(match (typed.term, constant_texts(&list.list)) {
+            (Term::Path(path), Some(texts)) => Condition::OneOf(path, texts),
+            (item, _) => Condition::In(item, constants_first(list.list)),
+        })
     }
+}
+
+/// Returns the elements of a literal of texts.
+fn constant_texts(list: &List) -> Option<Vec<String>> {
+    let (Source::Literal(terms), []) = (&list.source, list.stages.as_slice()) else {
+        return None;
+    };
+    let text = |term: &Term| match term {
+        Term::Text(text) => Some(text.clone()),
+        _ => None,
+    };
+    terms.iter().map(text).collect()
 }
 
 /// Puts the constants of a literal before what must be looked up: they may decide without it.

@@ -24,9 +24,6 @@ struct Element<'a> {
     before: Mark,
 }
 
-/// Looks at one element.
-type Visit<'v, 'a> = dyn FnMut(&mut Frame<'a>, Element<'a>) -> ControlFlow<()> + 'v;
-
 /// Whether all elements there are were visited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Coverage {
@@ -47,15 +44,20 @@ impl<'a> Frame<'a> {
         condition: &'a Condition,
         wanted: bool,
     ) -> Truth {
+        self.any(list, |frame, value| {
+            frame.bind(slot, value);
+            let truth = frame.condition(condition);
+            if wanted { truth } else { truth.not() }
+        })
+    }
+
+    /// Answers whether an element passes a test.
+    fn any(&mut self, list: &'a List, mut test: impl FnMut(&mut Self, Slot<'a>) -> Truth) -> Truth {
         let start = self.recorder.mark();
         let mut whole = Truth::False;
-        let covered = self.each(list, &mut |frame, element| {
+        let covered = self.each(list, &mut |frame: &mut Self, element| {
             let holds = match element.value {
-                Ok(value) => {
-                    frame.bind(slot, value);
-                    let truth = frame.condition(condition);
-                    if wanted { truth } else { truth.not() }
-                }
+                Ok(value) => test(frame, value),
                 Err(stop) => stop.into(),
             };
             match element.belongs.and(holds) {
@@ -95,7 +97,7 @@ impl<'a> Frame<'a> {
         let start = self.recorder.mark();
         let mut certain = 0;
         let mut whole = Truth::True;
-        let covered = self.each(list, &mut |frame, element| {
+        let covered = self.each(list, &mut |frame: &mut Self, element| {
             let holds = match element.value {
                 Ok(value) => {
                     frame.bind(slot, value);
@@ -140,41 +142,18 @@ impl<'a> Frame<'a> {
             Ok(None) => return Truth::False,
             Err(stop) => return stop.into(),
         };
+        // It has a value, whatever was missing on the way to it.
+        self.recorder.forget_gaps(&start);
         // The common case, a list of constants, needs no visitor.
         if let (Source::Literal(terms), []) = (&list.source, list.stages.as_slice())
             && let Some(found) = among(&item, terms)
         {
             return found.into();
         }
-        let mut whole = Truth::False;
-        let covered = self.each(list, &mut |frame, element| {
-            let holds = match element.value.and_then(|slot| frame.equals(slot, &item)) {
-                Ok(same) => same.into(),
-                Err(stop) => stop.into(),
-            };
-            match element.belongs.and(holds) {
-                Truth::True => {
-                    frame.recorder.decided_by(&start, &element.before);
-                    if let Some((relation, document)) = element.origin {
-                        frame.recorder.add_witness(relation, document);
-                    }
-                    whole = Truth::True;
-                    return ControlFlow::Break(());
-                }
-                Truth::False => frame.recorder.forget_gaps(&element.before),
-                undecided => whole = whole.undecided(undecided),
-            }
-            ControlFlow::Continue(())
-        });
-        match covered {
-            Ok(Coverage::Stopped | Coverage::Whole) => {}
-            Ok(Coverage::Partial) => whole = whole.undecided(Truth::Unknown),
-            Err(stop) => whole = whole.undecided(stop.into()),
-        }
-        if whole == Truth::False {
-            self.recorder.forget_gaps(&start);
-        }
-        whole
+        self.any(list, |frame, slot| match frame.equals(slot, &item) {
+            Ok(same) => same.into(),
+            Err(stop) => stop.into(),
+        })
     }
 
     /// Counts the elements.
@@ -188,7 +167,7 @@ impl<'a> Frame<'a> {
         }
         let mut count = 0;
         let mut whole = Truth::True;
-        let covered = self.each(list, &mut |_, element| {
+        let covered = self.each(list, &mut |_: &mut Self, element| {
             match element.belongs {
                 Truth::True => count += 1,
                 Truth::False => {}
@@ -206,7 +185,11 @@ impl<'a> Frame<'a> {
     /// Visits the elements that belong to a list or may belong to it.
     ///
     /// A null list has none.
-    fn each(&mut self, list: &'a List, visit: &mut Visit<'_, 'a>) -> Result<Coverage, Stop> {
+    fn each(
+        &mut self,
+        list: &'a List,
+        visit: &mut impl FnMut(&mut Self, Element<'a>) -> ControlFlow<()>,
+    ) -> Result<Coverage, Stop> {
         match &list.source {
             Source::Field(path) => {
                 let Some(Json::Array(items)) = self.json(path)? else {
@@ -269,7 +252,7 @@ impl<'a> Frame<'a> {
         &mut self,
         number: usize,
         list: &'a List,
-        visit: &mut Visit<'_, 'a>,
+        visit: &mut impl FnMut(&mut Self, Element<'a>) -> ControlFlow<()>,
     ) -> Result<Coverage, Stop> {
         let relation = self.relation(number)?;
         for document in &relation.documents {
@@ -327,7 +310,7 @@ impl<'a> Frame<'a> {
         list: &'a List,
         value: Result<Slot<'a>, Stop>,
         origin: Option<(usize, &'a Document)>,
-        visit: &mut Visit<'_, 'a>,
+        visit: &mut impl FnMut(&mut Self, Element<'a>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Stop> {
         self.step()?;
         let before = self.recorder.begin();

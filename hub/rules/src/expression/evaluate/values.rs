@@ -337,6 +337,44 @@ impl<'a> Frame<'a> {
         }
     }
 
+    /// Says whether the text at the end of a path is one of `texts`; null is none.
+    #[inline(never)]
+    pub(super) fn one_of(&mut self, path: &'a Path, texts: &[String]) -> Truth {
+        let found = match self.find(path) {
+            Ok(Found::Json(Json::String(text))) => text.as_str(),
+            Ok(Found::Value(Value::Text(text))) => {
+                return texts.iter().any(|of| *of == text).into();
+            }
+            Ok(Found::Null) => return Truth::False,
+            Ok(Found::Json(_)) => {
+                return self.misfit(path, path.steps.len(), does_not_fit()).into();
+            }
+            Ok(Found::Value(_) | Found::Document) => {
+                return self.broken("values of other types were expected").into();
+            }
+            Err(stop) => return stop.into(),
+        };
+        texts.iter().any(|of| of == found).into()
+    }
+
+    /// Returns the integer that a term stands for; `None` is null.
+    pub(super) fn int(&mut self, term: &'a Term) -> Result<Option<i64>, Stop> {
+        if let Term::Int(value) = term {
+            return Ok(Some(*value));
+        }
+        if let Term::Path(path) = term
+            && let Found::Json(Json::Number(number)) = self.find(path)?
+            && let Some(number) = number.as_i64()
+        {
+            return Ok(Some(number));
+        }
+        match self.value(term)? {
+            None => Ok(None),
+            Some(Value::Int(value)) => Ok(Some(value)),
+            Some(_) => Err(self.broken("a whole number was expected")),
+        }
+    }
+
     /// Walks a path.
     fn find(&mut self, path: &'a Path) -> Result<Found<'a>, Stop> {
         let mut at: &'a Json = match path.root {
