@@ -9,7 +9,7 @@ use cel::objects::{Key, Map};
 use cel::{Context, Program};
 use protocol::declare::Declarations;
 use protocol::{Document, Scope};
-use rules::{Alone, Check, RuleSet, Subject};
+use rules::{Alone, Check, Neighbours, Relation, RuleSet, Subject};
 use serde_json::{Value, json};
 
 fn main() {
@@ -104,6 +104,78 @@ fn tree_of_one_field(bencher: divan::Bencher<'_, '_>) {
     document.config = json!({"Encrypted": true, "KmsKeyId": null});
     let check: Option<&Arc<Check>> = set.get("aws.ec2.ebs-volume-encryption");
     bencher.bench_local(|| check.map(|c| c.verdict(divan::black_box(&subject(&document)))));
+}
+
+/// Documents of a small account, as an agent read them from the demo's emulator.
+const ACCOUNT: &str = include_str!("account.jsonl");
+
+/// The relations among the documents of [`ACCOUNT`], all of them known.
+struct Linked<'a> {
+    document: &'a Document,
+    all: &'a [Document],
+}
+
+impl Neighbours for Linked<'_> {
+    fn linked(&self, rel: &str) -> Relation<'_> {
+        let links = self.document.links.iter().filter(|link| link.rel == rel);
+        let found = links.filter_map(|link| self.all.iter().find(|d| d.urn == link.urn));
+        Relation {
+            documents: found.collect(),
+            complete: Ok(()),
+        }
+    }
+
+    fn linked_from(&self, rel: &str) -> Relation<'_> {
+        let to_us = |d: &&Document| {
+            let mut links = d.links.iter();
+            links.any(|link| link.rel == rel && link.urn == self.document.urn)
+        };
+        Relation {
+            documents: self.all.iter().filter(to_us).collect(),
+            complete: Ok(()),
+        }
+    }
+}
+
+/// Every check on every resource of an account, or on those of one type: the figure that counts.
+#[divan::bench(
+    sample_size = 5,
+    args = ["", "aws.ec2.instance", "aws.ec2.security-group", "aws.s3.bucket", "aws.iam."],
+)]
+fn account(bencher: divan::Bencher<'_, '_>, types: &str) {
+    let set = builtin();
+    let lines = ACCOUNT.lines().map(serde_json::from_str::<Document>);
+    let documents: Vec<Document> = lines.collect::<Result<_, _>>().unwrap_or_default();
+    let around: Vec<_> = documents
+        .iter()
+        .filter(|document| document.type_name.starts_with(types))
+        .map(|document| Linked {
+            document,
+            all: &documents,
+        })
+        .collect();
+    let pairs: Vec<_> = around
+        .iter()
+        .flat_map(|at| {
+            set.for_type(&at.document.type_name)
+                .iter()
+                .map(move |c| (at, c))
+        })
+        .collect();
+    let account = documents.iter().find(|d| d.type_name == "aws.account");
+    bencher
+        .counter(divan::counter::ItemsCount::new(pairs.len()))
+        .bench_local(|| {
+            for (at, check) in &pairs {
+                let subject = Subject {
+                    document: at.document,
+                    account,
+                    neighbours: *at,
+                    now: jiff::Timestamp::UNIX_EPOCH,
+                };
+                divan::black_box(check.verdict(divan::black_box(&subject)));
+            }
+        });
 }
 
 fn to_cel(value: &Value) -> cel::Value {
