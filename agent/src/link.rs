@@ -215,7 +215,7 @@ fn transport(config: Config) -> TransportConfig {
         .max_concurrent_uni_streams(VarInt::from(0u8))
         .stream_receive_window(VarInt::from(RECEIVE_WINDOW))
         .receive_window(VarInt::from(RECEIVE_WINDOW))
-        .send_window(limits::LANE_CREDIT_BYTES)
+        .send_window(limits::CREDIT_BYTES)
         .max_idle_timeout(Some(idle))
         .initial_mtu(INITIAL_MTU)
         .enable_segmentation_offload(config.gso)

@@ -96,7 +96,8 @@ impl Node {
             config: config.transport,
             hubs,
             epoch: opened.epoch,
-            hub_epoch: opened.hub_epoch,
+            witness: opened.witness,
+            process: u64::from_le_bytes(crate::seal::random()),
             status,
             resync: resync.clone(),
         };

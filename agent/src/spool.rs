@@ -25,7 +25,7 @@ use protocol::document::ContentHash;
 use protocol::frame::Lane;
 use protocol::ids::SourceId;
 use protocol::session::agent::{StoredBatch, Waiting};
-use protocol::wire::v1::Epoch;
+use protocol::wire::v1::{Epoch, Witness};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 pub(crate) use engine::Engine;
@@ -174,8 +174,8 @@ pub(crate) struct Opened {
     pub(crate) moved_aside: Option<PathBuf>,
     /// Its epoch.
     pub(crate) epoch: Epoch,
-    /// The hub's epoch as it was last seen.
-    pub(crate) hub_epoch: Option<Epoch>,
+    /// How far the hub's store has come, as far as is known.
+    pub(crate) witness: Option<Witness>,
 }
 
 impl Spool {
@@ -194,7 +194,7 @@ impl Spool {
     ) -> Result<Opened, SpoolError> {
         let gauges = Arc::new(Gauges::default());
         let (mut engine, moved_aside) = Engine::open(folder, config, key, signer, gauges.clone())?;
-        let (epoch, hub_epoch) = (engine.epoch(), engine.hub_epoch());
+        let (epoch, witness) = (engine.epoch(), engine.witness());
         let (jobs, mut waiting) = mpsc::channel::<Job>(JOBS);
         let thread = std::thread::Builder::new()
             .name("spool".to_owned())
@@ -213,7 +213,7 @@ impl Spool {
             thread,
             moved_aside,
             epoch,
-            hub_epoch,
+            witness,
         })
     }
 

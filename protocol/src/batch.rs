@@ -6,7 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::frame::{Frame, Lane};
 use crate::ids::SourceId;
 use crate::limits;
-use crate::wire::v1::{BatchHeader, CODEC_BATCH, Epoch, SCHEMA, kind};
+use crate::wire::v1::{BatchHeader, CODEC_BATCH, Content, Epoch, Lost, SCHEMA, kind};
 
 const SIGNED: &[u8] = b"zero-x batch 1";
 const SIGNATURE_BYTES: usize = 64;
@@ -207,6 +207,17 @@ impl BatchBuilder {
         if self.is_empty() {
             return Err(BatchError::Malformed("no items"));
         }
+        let count = u32::try_from(self.leaves.len()).expect("bounded by BATCH_ITEMS");
+        self.seal_as(place, count, Content::Items, signer)
+    }
+
+    fn seal_as(
+        self,
+        place: &Place,
+        count: u32,
+        content: Content,
+        signer: &dyn Signer,
+    ) -> Result<(BatchHeader, Vec<u8>), BatchError> {
         let too_large = BatchError::TooLarge {
             items: self.leaves.len(),
             bytes: self.bytes.len(),
@@ -215,7 +226,8 @@ impl BatchBuilder {
             lane: place.lane.number(),
             epoch: place.epoch,
             first_seq: place.first_seq,
-            count: u32::try_from(self.leaves.len()).expect("bounded by BATCH_ITEMS"),
+            count,
+            content,
             root: merkle_root(&self.leaves),
             payload_bytes: u32::try_from(self.bytes.len()).expect("bounded by PAYLOAD_BYTES"),
             source: place.source,
@@ -243,6 +255,25 @@ impl BatchBuilder {
         };
         Ok((header, frame.encode()))
     }
+}
+
+/// Makes a batch in place of `count` items that can no longer be sent; returns it as a frame.
+///
+/// # Errors
+///
+/// When `count` is 0 or the key cannot sign.
+pub fn seal_lost(
+    place: &Place,
+    count: u32,
+    lost: &Lost,
+    signer: &dyn Signer,
+) -> Result<(BatchHeader, Vec<u8>), BatchError> {
+    if count == 0 {
+        return Err(BatchError::Malformed("no items"));
+    }
+    let mut builder = BatchBuilder::default();
+    builder.push(lost)?;
+    builder.seal_as(place, count, Content::Lost, signer)
 }
 
 /// Appends a skippable frame (RFC 8878 section 3.1.2) when honest items compress so well that
@@ -389,7 +420,10 @@ impl SealedBatch {
             .map_err(|_| BatchError::Signature)?;
         let items = open_payload(&self.payload, self.header.payload_bytes)?;
         let leaves: Vec<[u8; 32]> = items.iter().map(leaf).collect();
-        let count = usize::try_from(self.header.count).unwrap_or(usize::MAX);
+        let count = match self.header.content {
+            Content::Items => usize::try_from(self.header.count).unwrap_or(usize::MAX),
+            Content::Lost => 1,
+        };
         if leaves.len() != count || merkle_root(&leaves) != self.header.root {
             return Err(BatchError::Root);
         }
@@ -507,6 +541,37 @@ pub(crate) mod tests {
         assert!(matches!(
             batch.verify(&stranger),
             Err(BatchError::Signature)
+        ));
+    }
+
+    #[test]
+    fn what_is_lost_takes_its_sequences_and_says_why() {
+        let key = TestKey::new();
+        let lost = Lost {
+            reason: crate::wire::v1::LostReason::SpoolFull,
+            from_ms: 1,
+            to_ms: 2,
+            unsequenced: 3,
+        };
+        let at = place(Lane::Events, 7);
+        let (header, bytes) = seal_lost(&at, 100_000, &lost, &key).unwrap();
+        assert_eq!((header.first_seq, header.last_seq()), (7, 100_006));
+        let sealed = SealedBatch::parse(&frame_of(Lane::Events, &bytes)).unwrap();
+        let verified = sealed.clone().verify(&key.public()).unwrap();
+        let told: Vec<Lost> = verified.decode().map(Result::unwrap).collect();
+        assert_eq!(told, [lost.clone()]);
+        let other = sealed.verify(&TestKey::new().public());
+        assert!(matches!(other, Err(BatchError::Signature)));
+        assert!(seal_lost(&at, 0, &lost, &key).is_err());
+
+        // A header of items cannot stand over fewer of them.
+        let mut builder = BatchBuilder::default();
+        builder.push(&lost).unwrap();
+        let (_, bytes) = builder.seal_as(&at, 2, Content::Items, &key).unwrap();
+        let sealed = SealedBatch::parse(&frame_of(Lane::Events, &bytes)).unwrap();
+        assert!(matches!(
+            sealed.verify(&key.public()),
+            Err(BatchError::Root)
         ));
     }
 

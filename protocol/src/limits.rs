@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use crate::frame::Lane;
+
 /// Largest frame on the wire, compressed, in bytes.
 ///
 /// Large enough for a full batch, small enough that a hostile peer cannot make the hub hold more
@@ -42,8 +44,29 @@ pub const URN_BYTES: usize = 4096;
 /// Deepest nesting in a document's configuration.
 pub const DOCUMENT_DEPTH: usize = 64;
 
-/// Credit that the hub grants per lane, in bytes of frames not yet acknowledged.
-pub const LANE_CREDIT_BYTES: u64 = 4 << 20;
+/// Returns the credit that the hub grants a lane, in bytes of frames not yet acknowledged.
+///
+/// Together what a hub may have to hold of one agent on a transport without windows of its own.
+/// Events get the most: on a way of 100 ms they must not wait for acknowledgements at 40 MB/s.
+pub const fn lane_credit_bytes(lane: Lane) -> u64 {
+    match lane {
+        Lane::Control => 0,
+        Lane::Events => 4 << 20,
+        Lane::Inventory => 2 << 20,
+        Lane::Cost | Lane::Results => 512 << 10,
+    }
+}
+
+/// The credits of all lanes, in bytes.
+pub const CREDIT_BYTES: u64 = {
+    let mut sum = 0;
+    let mut at = 0;
+    while at < Lane::ALL.len() {
+        sum += lane_credit_bytes(Lane::ALL[at]);
+        at += 1;
+    }
+    sum
+};
 
 /// Time between two heartbeats on an idle session.
 pub const HEARTBEAT: Duration = Duration::from_secs(20);

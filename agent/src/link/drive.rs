@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use protocol::frame::Lane;
 use protocol::session::agent::{self, Ended, Output, Session};
 use protocol::session::{CloseCode, Now};
-use protocol::wire::v1::Epoch;
+use protocol::wire::v1::{Epoch, Witness};
 use quinn::{RecvStream, SendStream, VarInt};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
@@ -66,7 +66,9 @@ pub(crate) struct Drive {
     /// Addresses of the hub, in the order to try.
     pub(crate) hubs: Vec<String>,
     pub(crate) epoch: Epoch,
-    pub(crate) hub_epoch: Option<Epoch>,
+    pub(crate) witness: Option<Witness>,
+    /// Random number of this process.
+    pub(crate) process: u64,
     pub(crate) status: watch::Sender<LinkStatus>,
     /// Rung when the hub lacks what the sources could send again.
     pub(crate) resync: Arc<Notify>,
@@ -130,7 +132,7 @@ impl Drive {
     /// [`Stopped`] with the hub's words.
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), Stopped> {
         let (happened, mut happenings) = mpsc::channel(HAPPENINGS);
-        let mut session = self.session(self.epoch, self.hub_epoch);
+        let mut session = self.session(self.epoch, self.witness);
         let mut wire: Option<Wire> = None;
         let mut attempt = 0usize;
         let mut serial = 0u64;
@@ -188,14 +190,18 @@ impl Drive {
                             ),
                         }
                     }
-                    Output::RememberHub(epoch) => {
-                        let job =
-                            move |engine: &mut crate::spool::Engine| engine.remember_hub(epoch);
+                    Output::SetBack { seen, commit } => error!(
+                        seen = seen.commit,
+                        found = commit,
+                        "the hub's store was set back: it has lost what it had acknowledged"
+                    ),
+                    Output::Remember(witness) => {
+                        let job = move |engine: &mut crate::spool::Engine| engine.remember(witness);
                         let remembered = self.spool.call(job).await;
                         if let Err(error) = remembered.and_then(|inner| inner) {
                             error!(
                                 error = &error as &dyn Error,
-                                "the hub's epoch could not be stored"
+                                "how far the hub has come could not be stored"
                             );
                         }
                     }
@@ -291,11 +297,12 @@ impl Drive {
         }
     }
 
-    fn session(&self, epoch: Epoch, hub_epoch: Option<Epoch>) -> Session {
+    fn session(&self, epoch: Epoch, witness: Option<Witness>) -> Session {
         let config = agent::Config {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             epoch,
-            hub_epoch,
+            witness,
+            process: self.process,
             seed: u64::from_le_bytes(crate::seal::random()),
         };
         Session::new(config, now())
@@ -327,8 +334,8 @@ impl Drive {
                 }
                 self.tell(State::Connecting, None, None);
                 self.resync.notify_one();
-                let hub_epoch = self.spool.call(|engine| engine.hub_epoch()).await;
-                self.session(epoch, hub_epoch.ok().flatten())
+                let witness = self.spool.call(|engine| engine.witness()).await;
+                self.session(epoch, witness.ok().flatten())
             }
             Err(error) => {
                 error!(

@@ -11,7 +11,7 @@ use protocol::document::ContentHash;
 use protocol::frame::{Decoder, Lane};
 use protocol::ids::SourceId;
 use protocol::session::agent::StoredBatch;
-use protocol::wire::v1::Epoch;
+use protocol::wire::v1::{Epoch, Witness};
 use redb::{
     Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction,
 };
@@ -41,7 +41,7 @@ pub(crate) struct Engine {
     signer: Box<dyn Signer + Send>,
     gauges: Arc<Gauges>,
     epoch: Epoch,
-    hub_epoch: Option<Epoch>,
+    witness: Option<Witness>,
 }
 
 /// A commit that has to wait, given back whole, or `Ok` once it is stored.
@@ -75,7 +75,7 @@ impl Engine {
             signer,
             gauges,
             epoch: Epoch::default(),
-            hub_epoch: None,
+            witness: None,
         };
         let why = match engine.open_file() {
             Ok(()) => return Ok((engine, None)),
@@ -178,7 +178,8 @@ impl Engine {
                 .map_err(|_| OpenError::Foreign)?;
             let epoch = get("epoch")?.and_then(|bytes| Epoch::try_from(bytes).ok());
             self.epoch = epoch.ok_or(OpenError::Torn)?;
-            self.hub_epoch = get("hub_epoch")?.and_then(|bytes| Epoch::try_from(bytes).ok());
+            // One that cannot be read is no worse than none: the hub is met as for the first time.
+            self.witness = get("witness")?.and_then(|bytes| postcard::from_bytes(&bytes).ok());
             // Opened once here, so that every reader finds them.
             write.open_table(BATCHES).map_err(OpenError::of_any)?;
             write.open_table(LANES).map_err(OpenError::of_any)?;
@@ -232,9 +233,9 @@ impl Engine {
         self.epoch
     }
 
-    /// Returns the hub's epoch as it was last seen.
-    pub(crate) fn hub_epoch(&self) -> Option<Epoch> {
-        self.hub_epoch
+    /// Returns how far the hub's store has come, as far as is known.
+    pub(crate) fn witness(&self) -> Option<Witness> {
+        self.witness
     }
 
     /// Stores batches and effects in one transaction, or gives the commit back when it must wait.
@@ -434,21 +435,31 @@ impl Engine {
         })
     }
 
-    /// Remembers the epoch of the hub's store.
+    /// Remembers how far the hub's store has come; durably at the latest with the next batch, and
+    /// at once for another life of the store.
     ///
     /// # Errors
     ///
     /// When it cannot be written.
-    pub(crate) fn remember_hub(&mut self, hub_epoch: Epoch) -> Result<(), SpoolError> {
+    pub(crate) fn remember(&mut self, witness: Witness) -> Result<(), SpoolError> {
         self.guarded(|engine| {
             let write = begin(engine.database()?)?;
             {
                 let mut meta = write.open_table(META).map_err(storage("open the spool"))?;
-                meta.insert("hub_epoch", hub_epoch.as_slice())
-                    .map_err(storage("write the hub's epoch"))?;
+                let bytes = postcard::to_stdvec(&witness).expect("a plain struct serialises");
+                meta.insert("witness", bytes.as_slice())
+                    .map_err(storage("write how far the hub has come"))?;
             }
-            commit(write, Durability::Immediate)?;
-            engine.hub_epoch = Some(hub_epoch);
+            let known = engine.witness.map(|known| known.hub_epoch);
+            commit(
+                write,
+                if known == Some(witness.hub_epoch) {
+                    Durability::None
+                } else {
+                    Durability::Immediate
+                },
+            )?;
+            engine.witness = Some(witness);
             Ok(())
         })
     }

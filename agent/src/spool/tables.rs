@@ -5,8 +5,9 @@ use redb::TableDefinition;
 /// Version of the file. A newer one is refused; an older one would be migrated here.
 pub(super) const FORMAT: u32 = 1;
 
-/// Small facts about the spool itself: `format` (u32, little-endian), `epoch` and `hub_epoch`
-/// (16 bytes), `check` (a known text, sealed: tells whether the key is the right one).
+/// Small facts about the spool itself: `format` (u32, little-endian), `epoch` (16 bytes),
+/// `witness` (postcard: how far the hub has come), `check` (a known text, sealed: tells whether the
+/// key is the right one).
 pub(super) const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta");
 
 /// Waiting batches. Key: lane number, sequence of the first item. Value: when it was made

@@ -17,7 +17,7 @@ use protocol::document::{Gap, SetHash};
 use protocol::event::{EventRecord, severity};
 use protocol::frame::Lane;
 use protocol::ids::{AgentId, SourceId};
-use protocol::wire::v1::{BatchHeader, ReportItem, SourceReport, SweepItem};
+use protocol::wire::v1::{BatchHeader, Content, Lost, ReportItem, SourceReport, SweepItem};
 use protocol::{Document, Scope, Urn, limits};
 use serde_json::{Map, Value};
 use store::rows::SourceState;
@@ -114,6 +114,8 @@ pub(super) struct Admitted {
     pub(super) events: Option<Events>,
     /// In the batch's order.
     pub(super) refused: Vec<Refusal>,
+    /// Set for a batch in place of items that the agent lost.
+    pub(super) lost: Option<Lost>,
 }
 
 /// Why an item is refused.
@@ -134,6 +136,15 @@ impl From<&str> for No {
 
 /// Decides about every item of a batch.
 pub(super) fn admit(batch: &VerifiedBatch, terms: &Terms) -> Admitted {
+    if batch.header().content == Content::Lost {
+        return match batch.decode::<Lost>().next() {
+            Some(Ok(lost)) => Admitted {
+                lost: Some(lost),
+                ..Admitted::default()
+            },
+            Some(Err(_)) | None => refuse_all(batch.header(), "it cannot be decoded"),
+        };
+    }
     match Lane::from_number(batch.header().lane) {
         Some(Lane::Inventory) => sweep(batch, terms),
         Some(Lane::Events) => events(batch),

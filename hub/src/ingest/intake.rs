@@ -17,11 +17,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::{SignedDuration, Timestamp};
 use protocol::batch::VerifiedBatch;
 use protocol::document::{Gap, SetHash};
+use protocol::frame::Lane;
 use protocol::ids::{AgentId, SourceId};
+use protocol::wire::v1::{BatchHeader, Lost};
 use protocol::{Scope, Urn};
 use store::error::{CommitError, ReadError};
 use store::rows::AgentState;
-use store::rows::event::{EventBlock, Quarantined};
+use store::rows::event::{EventBlock, Loss, Quarantined};
 use store::rows::resource::{
     Coverage, Provenance, ScopeState, SweepEnd, SweepOutcome, SweepResult,
 };
@@ -384,6 +386,9 @@ impl Intake {
                 .map(|(place, record)| (*place, record));
             write.put_events(block, records);
         }
+        if let Some(lost) = &admitted.lost {
+            staging.lost(header, lost);
+        }
         // Before the items: a refused document counts at the end of its sweep wherever in the
         // batch it stood.
         for refusal in admitted.refused {
@@ -458,6 +463,9 @@ fn kinds(admitted: &Admitted) -> Vec<What> {
     if admitted.items.iter().any(is_source) {
         kinds.push(What::Sources);
     }
+    if admitted.lost.is_some() {
+        kinds.push(What::Agents);
+    }
     if admitted.events.is_some() {
         kinds.push(What::Events);
     }
@@ -530,6 +538,32 @@ impl Staging<'_> {
             reason: refusal.reason,
             what: refusal.what,
         });
+    }
+
+    /// Takes note of items that the agent can no longer send.
+    fn lost(&mut self, header: &BatchHeader, lost: &Lost) {
+        if header.lane == Lane::Inventory.number() {
+            // They could have been documents of any sweep under way.
+            self.unknown += 1;
+        }
+        let known = |ms: i64| Some(ms).filter(|ms| *ms != 0);
+        let time = |ms| known(ms).and_then(|ms| Timestamp::from_millisecond(ms).ok());
+        let loss = Loss {
+            at: self.now,
+            agent: self.agent(),
+            source: self.source,
+            lane: header.lane,
+            epoch: header.epoch,
+            first_seq: header.first_seq,
+            last_seq: header.last_seq(),
+            unsequenced: lost.unsequenced,
+            reason: lost.reason,
+            from: time(lost.from_ms),
+            to: time(lost.to_ms),
+        };
+        let (agent, records) = (loss.agent, loss.records());
+        warn!(%agent, lane = loss.lane, records, reason = lost.reason.as_str(), "records are lost");
+        self.write.put_loss(loss);
     }
 
     /// Refuses an item that has no place in the order of things.
@@ -632,7 +666,9 @@ impl Staging<'_> {
         if coverage == Coverage::Changes && refused > 0 {
             let gap = Gap {
                 call: SPOILED_CALL.to_owned(),
-                error: format!("{refused} documents were refused; see the quarantine"),
+                error: format!(
+                    "{refused} documents were refused or lost; see quarantine and losses"
+                ),
             };
             let (agent, source) = (self.agent(), self.source);
             let write = &mut self.write;

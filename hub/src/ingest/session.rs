@@ -193,8 +193,10 @@ async fn admit(
     let view = store.agent(agent).await.map_err(|error| failed(&error))?;
     let high_water = store.high_waters(agent).await;
     let high_water = high_water.map_err(|error| failed(&error))?;
+    let commit = store.read(|reader| reader.commit()).await;
     let config = hub::Config {
         hub_epoch: hub.epoch,
+        commit: commit.map_err(|error| failed(&error))?,
         high_water: high_water
             .into_iter()
             .map(|(stream, seq)| HighWater {
@@ -633,6 +635,12 @@ impl Drive {
         "quic".clone_into(&mut self.status.transport);
         self.status.clock_skew_ms = hello.wall_ms.saturating_sub(at.as_millisecond());
         let (agent, skew_ms) = (self.status.agent, self.status.clock_skew_ms);
+        if let Some(seen) = self.core.set_back(&hello) {
+            error!(
+                %agent, seen = seen.commit, found = self.core.commit_at_start(),
+                "this organisation's store was set back: the agent has seen a later commit"
+            );
+        }
         info!(%agent, version = %self.status.version, skew_ms, "agent greeted");
         self.alive(at);
     }

@@ -14,7 +14,9 @@ use protocol::event::EventRecord;
 use protocol::frame::{Frame, HEADER_BYTES, Lane};
 use protocol::ids::{AgentId, SourceId, TokenId};
 use protocol::session::CloseCode;
-use protocol::wire::v1::{self, HighWater, Message, ReportItem, SourceReport, SweepItem};
+use protocol::wire::v1::{
+    self, HighWater, Lost, LostReason, Message, ReportItem, SourceReport, SweepItem,
+};
 use protocol::{Document, Scope, limits};
 use quinn::ConnectionError;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -370,6 +372,50 @@ async fn a_change_that_came_after_its_sweeps_end_is_asked_for_and_not_forgotten(
 }
 
 #[tokio::test]
+async fn what_an_agent_lost_is_kept_with_its_count_and_proves_nothing() {
+    let hub = hub().await;
+    let agent = hub.agent().await;
+    let mut talk = Talk::open(&hub, &agent).await;
+    let lost = Lost {
+        reason: LostReason::SpoolFull,
+        from_ms: 1_700_000_000_000,
+        to_ms: 0,
+        unsequenced: 5,
+    };
+    talk.send(Lane::Events, &[record("before")]).await;
+    talk.lose(Lane::Events, 70_000, &lost).await;
+    talk.send(Lane::Events, &[record("after")]).await;
+    assert_eq!(events(&hub).await.len(), 2);
+    let org = hub.org_store().await;
+    let losses = org.read(move |reader| reader.losses(10)).await.unwrap();
+    let [loss] = losses.as_slice() else {
+        panic!("{losses:?}")
+    };
+    assert_eq!((loss.first_seq, loss.last_seq), (2, 70_001));
+    assert_eq!((loss.lane, loss.records()), (1, 70_005));
+    assert_eq!((loss.agent, loss.reason), (agent.id, lost.reason));
+    assert!(loss.from.is_some() && loss.to.is_none());
+    assert_eq!(org.read(move |reader| reader.lost()).await.unwrap(), 70_005);
+
+    // What is missing of a sweep may have been any resource of it.
+    let one = document("vpc-1", "10.0.0.0/16");
+    talk.sweep(&[begin(1), changed(&one), ended(1, &[&one])])
+        .await;
+    talk.sweep(&[begin(2)]).await;
+    talk.lose(Lane::Inventory, 3, &lost).await;
+    let two = document("vpc-2", "10.1.0.0/16");
+    talk.sweep(&[ended(2, &[&two])]).await;
+    let found = state(&hub).await;
+    assert!(matches!(found, ScopeState::Failed(_)), "{found:?}");
+    assert_eq!(living(&hub).await, ["vpc-1"]);
+    // The next sweep sends no more than changed since, so the hub sees what it lacks and asks.
+    talk.sweep(&[begin(3), ended(3, &[&two])]).await;
+    assert_eq!(state(&hub).await, ScopeState::Mismatched);
+    assert!(matches!(talk.hear().await, Message::Resync(_)));
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn streams_that_were_opened_and_stay_silent_disturb_nothing() {
     let hub = hub().await;
     let agent = hub.agent().await;
@@ -581,6 +627,8 @@ async fn a_malformed_frame_ends_its_session_is_counted_and_harms_no_other() {
         versions: (1, 1),
         agent_version: String::new(),
         epoch: EPOCH,
+        process: 1,
+        witness: None,
         wall_ms: 0,
     });
     talk.write(Lane::Control, &greeting.encode()).await;

@@ -50,6 +50,8 @@ pub(crate) enum Table {
     AgentStatus = 18,
     /// `sequence` → audit entry.
     Audit = 19,
+    /// `time counter` → items that an agent had and cannot send any more.
+    Losses = 20,
     // -- of the appliance ----------------------------------------------------------------------
     /// `h(org id)` → organisation with its wrapped keyring.
     Orgs = 32,
@@ -97,6 +99,7 @@ impl Table {
         Self::Sources,
         Self::AgentStatus,
         Self::Audit,
+        Self::Losses,
     ];
 
     /// The tables of the appliance's file.
@@ -136,6 +139,7 @@ impl Table {
             Self::Sources => "sources",
             Self::AgentStatus => "agent-status",
             Self::Audit => "audit",
+            Self::Losses => "losses",
             Self::Orgs => "orgs",
             Self::OrgNames => "org-names",
             Self::Users => "users",

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::frame::{Decoder, Lane};
 use crate::limits;
 use crate::session::{CloseCode, Now, SessionError};
-use crate::wire::v1::{self, Epoch, Heartbeat, Hello, Message};
+use crate::wire::v1::{self, Epoch, Heartbeat, Hello, Message, Witness};
 
 /// What an agent's session is made of.
 #[derive(Debug, Clone)]
@@ -16,8 +16,10 @@ pub struct Config {
     pub agent_version: String,
     /// Epoch of the spool.
     pub epoch: Epoch,
-    /// The hub epoch that the spool last saw; `None` before the first contact.
-    pub hub_epoch: Option<Epoch>,
+    /// The furthest that the hub's store is known to have come; `None` before the first contact.
+    pub witness: Option<Witness>,
+    /// Random number of this process.
+    pub process: u64,
     /// Seed of the jitter.
     pub seed: u64,
 }
@@ -70,8 +72,17 @@ pub enum Output {
         /// Sequence of the last stored item.
         through_seq: u64,
     },
-    /// Remember the hub's epoch durably.
-    RememberHub(Epoch),
+    /// Remember durably how far the hub's store has come, in place of what was remembered. What
+    /// is lost of it is not missed before the hub is set back.
+    Remember(Witness),
+    /// The hub's store has not come as far as this agent has seen it: it was set back, or is
+    /// another one under the same name. To be told to operators.
+    SetBack {
+        /// What this agent remembers.
+        seen: Witness,
+        /// The last commit that the hub has now.
+        commit: u64,
+    },
     /// Forget what the hub is known to hold: of one scope, or of all (empty text).
     ForgetScope(String),
     /// Close the connection; a `handle_disconnected` follows.
@@ -122,6 +133,7 @@ struct LaneState {
     sent: u64,
     in_flight: VecDeque<(u64, u64)>,
     in_flight_bytes: u64,
+    credit_bytes: u64,
     /// After which sequence a batch is being loaded.
     fetching: Option<u64>,
     drained: bool,
@@ -140,7 +152,6 @@ pub struct Session {
     jitter: u64,
     lanes: BTreeMap<Lane, LaneState>,
     decoders: BTreeMap<Lane, Decoder>,
-    credit_bytes: u64,
     heard_at: Option<Instant>,
     beat_at: Option<Instant>,
     retry_after: Option<Duration>,
@@ -159,7 +170,6 @@ impl Session {
             jitter,
             lanes: BTreeMap::new(),
             decoders: BTreeMap::new(),
-            credit_bytes: 0,
             heard_at: None,
             beat_at: None,
             retry_after: None,
@@ -200,6 +210,8 @@ impl Session {
             versions: (v1::SCHEMA, v1::SCHEMA),
             agent_version: self.config.agent_version.clone(),
             epoch: self.config.epoch,
+            process: self.config.process,
+            witness: self.config.witness,
             wall_ms: now.wall_ms,
         };
         self.send(&Message::Hello(hello));
@@ -216,7 +228,8 @@ impl Session {
             matches!(
                 output,
                 Output::Release { .. }
-                    | Output::RememberHub(_)
+                    | Output::Remember(_)
+                    | Output::SetBack { .. }
                     | Output::ForgetScope(_)
                     | Output::Stop { .. }
             )
@@ -275,6 +288,7 @@ impl Session {
             }
             (State::Open, Message::Ack(ack)) => {
                 let lane = lane_of(ack.lane)?;
+                self.remember(ack.commit, ack.audit_head);
                 self.acknowledge(lane, ack.seq);
                 self.fill(lane);
                 Ok(())
@@ -307,23 +321,37 @@ impl Session {
     fn open(&mut self, welcome: v1::Welcome) {
         self.state = State::Open;
         self.attempts = 0;
-        self.credit_bytes = welcome.credit_bytes;
-        if self.config.hub_epoch != Some(welcome.hub_epoch) {
-            if self.config.hub_epoch.is_some() {
+        let known = self.config.witness;
+        let is_same_life = known.is_some_and(|seen| seen.hub_epoch == welcome.hub_epoch);
+        if let Some(seen) = known
+            && is_same_life
+            && welcome.commit < seen.commit
+        {
+            let commit = welcome.commit;
+            self.outputs.push_back(Output::SetBack { seen, commit });
+            // What it is known to hold may be among what it lost.
+            self.outputs.push_back(Output::ForgetScope(String::new()));
+        }
+        if !is_same_life {
+            if known.is_some() {
                 self.outputs.push_back(Output::ForgetScope(String::new()));
             }
-            self.config.hub_epoch = Some(welcome.hub_epoch);
-            self.outputs
-                .push_back(Output::RememberHub(welcome.hub_epoch));
+            self.witness(Witness {
+                hub_epoch: welcome.hub_epoch,
+                commit: 0,
+                audit_head: [0; 32],
+            });
         }
         for lane in Lane::DATA {
             let stored = welcome.high_water.iter().find(|high_water| {
                 high_water.lane == lane.number() && high_water.epoch == self.config.epoch
             });
             let seq = stored.map_or(0, |high_water| high_water.seq);
+            let credit = welcome.credits.iter().find(|c| c.lane == lane.number());
             let state = LaneState {
                 acked: seq,
                 sent: seq,
+                credit_bytes: credit.map_or(0, |credit| credit.bytes),
                 ..LaneState::default()
             };
             self.lanes.insert(lane, state);
@@ -335,6 +363,27 @@ impl Session {
             }
             self.fill(lane);
         }
+    }
+
+    /// Takes note of how far the hub's store has come.
+    fn remember(&mut self, commit: u64, audit_head: [u8; 32]) {
+        if let Some(known) = self.config.witness
+            && commit > known.commit
+        {
+            self.witness(Witness {
+                commit,
+                audit_head,
+                ..known
+            });
+        }
+    }
+
+    fn witness(&mut self, witness: Witness) {
+        self.config.witness = Some(witness);
+        // The last one says it all.
+        let is_news = |output: &Output| !matches!(output, Output::Remember(_));
+        self.outputs.retain(is_news);
+        self.outputs.push_back(Output::Remember(witness));
     }
 
     fn acknowledge(&mut self, lane: Lane, seq: u64) {
@@ -394,7 +443,8 @@ impl Session {
         let Some(state) = self.lanes.get_mut(&lane) else {
             return;
         };
-        if state.fetching.is_some() || state.drained || state.in_flight_bytes >= self.credit_bytes {
+        if state.fetching.is_some() || state.drained || state.in_flight_bytes >= state.credit_bytes
+        {
             return;
         }
         state.fetching = Some(state.sent);

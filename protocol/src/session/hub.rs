@@ -9,7 +9,8 @@ use crate::frame::{Decoder, Frame, Lane};
 use crate::limits;
 use crate::session::{Now, SessionError};
 use crate::wire::v1::{
-    self, Ack, Epoch, GoAway, Heartbeat, Hello, HighWater, Message, Refused, Resync, Welcome,
+    self, Ack, Credit, Epoch, GoAway, Heartbeat, Hello, HighWater, Message, Refused, Resync,
+    Welcome, Witness,
 };
 
 /// What a hub knows of an agent when it connects.
@@ -17,6 +18,8 @@ use crate::wire::v1::{
 pub struct Config {
     /// Epoch of the hub's store.
     pub hub_epoch: Epoch,
+    /// Last commit of the agent's organisation.
+    pub commit: u64,
     /// What is durably stored of this agent, all epochs.
     pub high_water: Vec<HighWater>,
     /// Public key of the agent's certificate: uncompressed P-256 point, 65 bytes.
@@ -167,7 +170,14 @@ impl Session {
             version: v1::SCHEMA,
             hub_epoch: self.config.hub_epoch,
             high_water,
-            credit_bytes: limits::LANE_CREDIT_BYTES,
+            commit: self.config.commit,
+            credits: Lane::DATA
+                .into_iter()
+                .map(|lane| Credit {
+                    lane: lane.number(),
+                    bytes: limits::lane_credit_bytes(lane),
+                })
+                .collect(),
             wall_ms: now.wall_ms,
         };
         self.send(&Message::Welcome(welcome));
@@ -210,7 +220,7 @@ impl Session {
             return Ok(());
         }
         let bytes = u64::try_from(frame.payload.len()).unwrap_or(u64::MAX);
-        let credit_bytes = limits::LANE_CREDIT_BYTES;
+        let credit_bytes = limits::lane_credit_bytes(lane);
         if state.pending_bytes > credit_bytes {
             return Err(SessionError::Credit { lane, credit_bytes });
         }
@@ -264,6 +274,20 @@ impl Session {
     /// Asks the agent to leave and come back.
     pub fn ask_to_leave(&mut self, away: GoAway) {
         self.send(&Message::GoAway(away));
+    }
+
+    /// Returns what an agent has seen of this store, where the store has not come as far: it was
+    /// set back since.
+    pub fn set_back(&self, hello: &Hello) -> Option<Witness> {
+        let is_ahead = |seen: &Witness| {
+            seen.hub_epoch == self.config.hub_epoch && seen.commit > self.config.commit
+        };
+        hello.witness.filter(is_ahead)
+    }
+
+    /// Returns the last commit of the agent's organisation when the session began.
+    pub fn commit_at_start(&self) -> u64 {
+        self.config.commit
     }
 
     /// Returns when [`Session::handle_timeout`] should be called.

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::*;
+use crate::batch::seal_lost;
 use crate::batch::tests::{TestKey, place, sealed};
 use crate::session::agent::{Ended, StoredBatch};
-use crate::wire::v1::HighWater;
+use crate::wire::v1::{Content, HighWater, Lost, LostReason, Witness};
 
 const EPOCH: [u8; 16] = [9; 16];
 
@@ -24,6 +25,10 @@ struct World {
     uncommitted: Vec<crate::batch::VerifiedBatch>,
     now: Now,
     log: Vec<String>,
+    /// Last commit of the hub's store.
+    commit: u64,
+    /// What the hub was told that it has lost.
+    hub_saw: Option<Witness>,
 }
 
 impl World {
@@ -39,7 +44,8 @@ impl World {
         let config = agent::Config {
             agent_version: "0.0.0".into(),
             epoch: EPOCH,
-            hub_epoch: None,
+            witness: None,
+            process: 1,
             seed: 7,
         };
         Self {
@@ -48,6 +54,8 @@ impl World {
             hub: None,
             spool: BTreeMap::new(),
             released: BTreeMap::new(),
+            commit: 0,
+            hub_saw: None,
             stored: BTreeMap::new(),
             next_seq: BTreeMap::new(),
             uncommitted: Vec::new(),
@@ -123,7 +131,10 @@ impl World {
                         self.agent.handle_bytes(lane, &bytes, self.now).unwrap();
                     }
                     hub::Output::Admit(batch) => self.uncommitted.push(*batch),
-                    hub::Output::Greeted(_) | hub::Output::Beat(_) => {}
+                    hub::Output::Greeted(hello) => {
+                        self.hub_saw = self.hub.as_ref().and_then(|hub| hub.set_back(&hello));
+                    }
+                    hub::Output::Beat(_) => {}
                 }
             }
             if !self.uncommitted.is_empty() {
@@ -144,10 +155,17 @@ impl World {
                 batch.header().first_seq,
                 u64::try_from(items.len()).unwrap() + 1
             );
-            items.extend(batch.decode::<String>().map(Result::unwrap));
+            match batch.header().content {
+                Content::Items => items.extend(batch.decode::<String>().map(Result::unwrap)),
+                Content::Lost => {
+                    let count = usize::try_from(batch.header().count).unwrap();
+                    items.extend(std::iter::repeat_n("lost".to_owned(), count));
+                }
+            }
+            self.commit += 1;
             let seq = u64::try_from(items.len()).unwrap();
             if let Some(hub) = self.hub.as_mut() {
-                hub.handle_committed(lane, seq, seq, [0; 32]);
+                hub.handle_committed(lane, seq, self.commit, [0; 32]);
             }
         }
     }
@@ -157,6 +175,7 @@ impl World {
             agent::Output::Dial => {
                 let config = hub::Config {
                     hub_epoch: [5; 16],
+                    commit: self.commit,
                     high_water: self.high_water(),
                     public_key: self.key.public(),
                 };
@@ -191,7 +210,8 @@ impl World {
                 self.log.push(format!("close {code}: {reason}"));
                 self.cut();
             }
-            agent::Output::RememberHub(_)
+            agent::Output::Remember(_)
+            | agent::Output::SetBack { .. }
             | agent::Output::ForgetScope(_)
             | agent::Output::Stop { .. } => self.log.push(format!("{output:?}")),
         }
@@ -262,6 +282,66 @@ fn a_revoked_agent_stops_and_a_suspended_one_keeps_trying() {
 }
 
 #[test]
+fn what_is_lost_is_acknowledged_in_its_place() {
+    let mut world = World::new();
+    world.spool(Lane::Events, &["a"]);
+    let lost = Lost {
+        reason: LostReason::SpoolFull,
+        from_ms: 0,
+        to_ms: 0,
+        unsequenced: 0,
+    };
+    let (header, frame) = seal_lost(&place(Lane::Events, 2), 3, &lost, &world.key).unwrap();
+    let batch = StoredBatch {
+        first_seq: 2,
+        last_seq: header.last_seq(),
+        frame,
+    };
+    world.spool.insert((Lane::Events, 2), batch);
+    world.next_seq.insert(Lane::Events, 5);
+    world.spool(Lane::Events, &["b"]);
+    world.wait(Duration::ZERO);
+    world.run(None);
+    let stored = &world.stored[&Lane::Events];
+    assert_eq!(stored, &["a", "lost", "lost", "lost", "b"]);
+    assert!(world.spool.is_empty());
+}
+
+#[test]
+fn a_hub_that_was_set_back_is_noticed_on_both_sides() {
+    let mut world = World::new();
+    world.spool(Lane::Events, &["a"]);
+    world.spool(Lane::Events, &["b"]);
+    world.wait(Duration::ZERO);
+    world.run(None);
+    let seen = Witness {
+        hub_epoch: [5; 16],
+        commit: 2,
+        audit_head: [0; 32],
+    };
+    assert!(
+        world
+            .log
+            .contains(&format!("{:?}", agent::Output::Remember(seen)))
+    );
+    // Nothing is said of a hub that has come further.
+    world.commit = 3;
+    world.cut();
+    world.wait(Duration::from_secs(61));
+    world.run(None);
+    assert!(!world.log.iter().any(|line| line.starts_with("SetBack")));
+    world.commit = 1;
+    world.cut();
+    world.wait(Duration::from_secs(61));
+    world.run(None);
+    let set_back = agent::Output::SetBack { seen, commit: 1 };
+    assert!(world.log.contains(&format!("{set_back:?}")));
+    let forget = agent::Output::ForgetScope(String::new());
+    assert!(world.log.contains(&format!("{forget:?}")));
+    assert_eq!(world.hub_saw, Some(seen));
+}
+
+#[test]
 fn a_gap_is_refused_with_the_expected_sequence() {
     let mut world = World::new();
     world.wait(Duration::ZERO);
@@ -312,6 +392,7 @@ fn a_batch_by_another_key_or_before_the_greeting_ends_the_session() {
 
     let config = hub::Config {
         hub_epoch: [5; 16],
+        commit: 0,
         high_water: vec![],
         public_key: world.key.public(),
     };

@@ -10,6 +10,8 @@
 //!    2+h    64  ECDSA P-256 signature (r ‖ s) over "zero-x batch 1" ‖ header bytes
 //!   66+h     n  zstd of the items, each as u32 length, little-endian, and its bytes
 //! ```
+//! A batch whose header says [`Content::Lost`] holds one item, a [`Lost`], in place of all that its
+//! sequences stood for.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -61,8 +63,25 @@ pub struct Hello {
     pub agent_version: String,
     /// Epoch of the agent's spool: sequences of another epoch are another history.
     pub epoch: Epoch,
+    /// Random number of the agent's process: two processes of one identity differ in it.
+    pub process: u64,
+    /// The furthest that the agent knows its organisation's store to have come.
+    pub witness: Option<Witness>,
     /// The agent's clock, milliseconds since 1970 UTC.
     pub wall_ms: i64,
+}
+
+/// How far an organisation's store has come: what acknowledgements said last.
+///
+/// Agents remember it, so that a store that was set back does not go unnoticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Witness {
+    /// The life of the hub's store that the rest belongs to.
+    pub hub_epoch: Epoch,
+    /// Number of the commit.
+    pub commit: u64,
+    /// Head of the organisation's audit chain at that commit.
+    pub audit_head: [u8; 32],
 }
 
 /// The hub's answer.
@@ -72,10 +91,12 @@ pub struct Welcome {
     pub version: u8,
     /// Epoch of the hub's store. A change means that the hub may have lost what it acknowledged.
     pub hub_epoch: Epoch,
+    /// Last commit of the agent's organisation.
+    pub commit: u64,
     /// What is durably stored for the agent's epoch, per lane.
     pub high_water: Vec<HighWater>,
-    /// Bytes of frames that may be under way per lane.
-    pub credit_bytes: u64,
+    /// What may be under way, per lane; a lane that is not named may not send.
+    pub credits: Vec<Credit>,
     /// The hub's clock, milliseconds since 1970 UTC.
     pub wall_ms: i64,
 }
@@ -91,6 +112,25 @@ pub struct HighWater {
     pub seq: u64,
 }
 
+/// Bytes of batch frames of a lane that may be sent and not yet acknowledged. A batch may be sent
+/// as long as this is not exceeded, so one batch may reach beyond it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credit {
+    /// Lane number.
+    pub lane: u8,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// What stands under the sequences of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Content {
+    /// An item each.
+    Items,
+    /// Nothing any more: the payload holds one [`Lost`].
+    Lost,
+}
+
 /// What an agent signs of a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchHeader {
@@ -100,8 +140,10 @@ pub struct BatchHeader {
     pub epoch: Epoch,
     /// Sequence of the first item; sequences count items from 1.
     pub first_seq: u64,
-    /// Number of items, at least 1.
+    /// Sequences that the batch takes, at least 1.
     pub count: u32,
+    /// What they stand for.
+    pub content: Content,
     /// Merkle root of the items ([`crate::batch::merkle_root`]).
     pub root: [u8; 32],
     /// Size of the items before compression, in bytes.
@@ -118,6 +160,48 @@ impl BatchHeader {
         self.first_seq
             .saturating_add(u64::from(self.count))
             .saturating_sub(1)
+    }
+}
+
+/// The item of a batch of [`Content::Lost`]: the agent had items under these sequences and cannot
+/// send them any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// Why.
+    pub reason: LostReason,
+    /// When the first of them was made, milliseconds since 1970 UTC; 0 when that is not known.
+    pub from_ms: i64,
+    /// When the last of them was made; 0 when that is not known.
+    pub to_ms: i64,
+    /// Records that were never given a sequence, because there was no room for them: what this
+    /// record tells of beyond its sequences.
+    pub unsequenced: u64,
+}
+
+/// Why an agent cannot send items any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum LostReason {
+    /// The spool's bound was reached and its policy let the oldest or the newest go.
+    SpoolFull,
+    /// The hub had acknowledged them, and asked again after the agent had let them go.
+    Released,
+    /// The rows could not be read or unsealed.
+    Damaged,
+    /// The source dropped them before they could be read, as a rotated file does.
+    Source,
+}
+
+impl LostReason {
+    /// Returns the reason in words, as a clause.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SpoolFull => "the agent's spool was full",
+            Self::Released => {
+                "the hub had acknowledged them and lost them, and the agent no longer has them"
+            }
+            Self::Damaged => "the agent's spool was damaged",
+            Self::Source => "the source dropped them before they could be read",
+        }
     }
 }
 

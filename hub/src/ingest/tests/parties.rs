@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use jiff::{SignedDuration, Timestamp};
-use protocol::batch::{BatchBuilder, BatchError, Place, Signer};
+use protocol::batch::{BatchBuilder, BatchError, Place, Signer, seal_lost};
 use protocol::enroll;
 use protocol::enroll::{EXPORTER_LABEL, HUB_NAME, Reply, Request, signed_message};
 use protocol::frame::{Decoder, Lane};
 use protocol::ids::{AgentId, OrgId, SourceId, TokenId};
 use protocol::session::CloseCode;
-use protocol::wire::v1::{self, Ack, HighWater, Message, SweepItem, Welcome};
+use protocol::wire::v1::{self, Ack, HighWater, Lost, Message, SweepItem, Welcome};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -296,6 +296,8 @@ impl Talk {
             versions: (v1::SCHEMA, v1::SCHEMA),
             agent_version: "1.2.3".into(),
             epoch: EPOCH,
+            process: 1,
+            witness: None,
             wall_ms: Timestamp::now().as_millisecond() - 90_000,
         };
         send.write_all(&Message::Hello(hello).encode())
@@ -313,7 +315,8 @@ impl Talk {
                 version: 0,
                 hub_epoch: [0; 16],
                 high_water: vec![],
-                credit_bytes: 0,
+                commit: 0,
+                credits: vec![],
                 wall_ms: 0,
             },
             next_seq: BTreeMap::new(),
@@ -369,6 +372,22 @@ impl Talk {
         builder.seal(&place, &self.signer).unwrap().1
     }
 
+    /// Says that the next `count` items of a lane are lost, and waits for the acknowledgement.
+    pub(super) async fn lose(&mut self, lane: Lane, count: u32, lost: &Lost) -> Ack {
+        let first_seq = *self.next_seq.entry(lane).or_insert(1);
+        let place = Place {
+            lane,
+            epoch: EPOCH,
+            first_seq,
+            source: self.source,
+            made_at_ms: 0,
+        };
+        let (header, frame) = seal_lost(&place, count, lost, &self.signer).unwrap();
+        self.next_seq.insert(lane, header.last_seq() + 1);
+        self.write(lane, &frame).await;
+        self.acknowledged(lane, header.last_seq()).await
+    }
+
     /// Sends items and waits for their acknowledgement.
     pub(super) async fn send<T: Serialize>(&mut self, lane: Lane, items: &[T]) -> Ack {
         let first_seq = *self.next_seq.entry(lane).or_insert(1);
@@ -376,6 +395,10 @@ impl Talk {
         let last_seq = first_seq + u64::try_from(items.len()).unwrap() - 1;
         self.next_seq.insert(lane, last_seq + 1);
         self.write(lane, &frame).await;
+        self.acknowledged(lane, last_seq).await
+    }
+
+    async fn acknowledged(&mut self, lane: Lane, last_seq: u64) -> Ack {
         loop {
             let message = self.hear().await;
             assert!(!matches!(message, Message::Refused(_)), "{message:?}");

@@ -18,7 +18,9 @@ use crate::error::{CommitError, EngineError, ReadError};
 use crate::keys::{self, block_time, millis, moment, sequence};
 use crate::rows::access::AgentStatus;
 use crate::rows::audit::{AuditAct, AuditEntry, AuditHead};
-use crate::rows::event::{BlockKey, QUARANTINE_ROWS, QUARANTINE_TEXT_BYTES, Quarantined};
+use crate::rows::event::{
+    BlockKey, LOSS_ROWS, Loss, QUARANTINE_ROWS, QUARANTINE_TEXT_BYTES, Quarantined,
+};
 use crate::rows::finding::{Finding, FindingChange};
 use crate::rows::resource::{Source, Subject, SweepEnd, SweepOutcome};
 use crate::rows::verdict::{StoredJudged, StoredVerdicts, VerdictRow};
@@ -32,6 +34,8 @@ pub(super) mod meta {
     pub(in crate::org) const CHECKS: &str = "checks";
     /// [`super::QuarantineCount`].
     pub(in crate::org) const QUARANTINE: &str = "quarantine";
+    /// [`super::LossCount`].
+    pub(in crate::org) const LOSSES: &str = "losses";
     /// [`super::AuditHead`].
     pub(in crate::org) const AUDIT: &str = "audit";
     /// The commit up to which the evaluator has judged.
@@ -74,6 +78,7 @@ pub(super) enum Op {
     },
     ForgetEvents(Timestamp),
     Quarantine(Quarantined),
+    Loss(Loss),
     Audit(AuditAct),
 }
 
@@ -94,6 +99,17 @@ pub(super) struct QuarantineCount {
     pub(super) kept: u64,
     /// Items that were ever refused.
     pub(super) refused: u64,
+}
+
+/// How much was lost.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(super) struct LossCount {
+    /// Rows that stand in the table.
+    pub(super) kept: u64,
+    /// Rows there ever were.
+    pub(super) told: u64,
+    /// Records that were ever lost.
+    pub(super) records: u64,
 }
 
 /// What a turn came to: the answer, and what it changes in the lists.
@@ -267,6 +283,7 @@ impl<'g> Writing<'g> {
                 }
             }
             Op::Quarantine(item) => self.quarantine(item)?,
+            Op::Loss(loss) => self.loss(loss)?,
             Op::Audit(act) => self.audit(act)?,
         }
         Ok(())
@@ -451,6 +468,20 @@ impl<'g> Writing<'g> {
             count.kept += 1;
         }
         count.refused = count.refused.saturating_add(1);
+        self.draft.put(Table::Meta, count_key, &count);
+        Ok(())
+    }
+
+    fn loss(&mut self, loss: &Loss) -> Result<(), CommitError> {
+        let count_key = self.org.names.meta(meta::LOSSES);
+        let mut count: LossCount = self.draft.get(Table::Meta, &count_key)?.unwrap_or_default();
+        if count.kept < LOSS_ROWS {
+            self.draft
+                .put(Table::Losses, moment(loss.at, count.told), loss);
+            count.kept += 1;
+        }
+        count.told = count.told.saturating_add(1);
+        count.records = count.records.saturating_add(loss.records());
         self.draft.put(Table::Meta, count_key, &count);
         Ok(())
     }

@@ -11,7 +11,7 @@ use protocol::ids::{AgentId, EventId, FindingId, OrgId, ResourceId};
 use protocol::limits::PAGE_ITEMS;
 use protocol::{Scope, Urn};
 
-use super::apply::{QuarantineCount, audit_hash, meta};
+use super::apply::{LossCount, QuarantineCount, audit_hash, meta};
 use super::sweep::document_of;
 use super::{OrgInner, StoredHeader, StoredStream, Stream, search};
 use crate::engine::{Direction, Key, Range, Read, each};
@@ -22,7 +22,7 @@ use crate::list::{FindingList, FindingSummary, Page, ResourceList, ResourceSumma
 use crate::rows::Verdict;
 use crate::rows::access::AgentStatus;
 use crate::rows::audit::{AuditEntry, AuditFault, AuditHead};
-use crate::rows::event::{Event, EventPage, EventQuery, Quarantined};
+use crate::rows::event::{Event, EventPage, EventQuery, Loss, Quarantined};
 use crate::rows::finding::{Finding, Transition};
 use crate::rows::resource::{
     Change, PastResource, Resource, ScopeStatus, Source, StoredLink, StoredPast, StoredResource,
@@ -497,6 +497,19 @@ impl OrgReader {
     /// See [`OrgStore::event`](super::OrgStore::event).
     pub fn event(&self, id: EventId) -> Result<Option<Event>, ReadError> {
         search::event(&self.view(), id)
+    }
+
+    /// Returns at most `limit` losses, newest first.
+    pub fn losses(&self, limit: usize) -> Result<Vec<Loss>, ReadError> {
+        self.view()
+            .first(Table::Losses, &Range::all(), Direction::Backward, limit)
+    }
+
+    /// Returns how many records were ever lost.
+    pub fn lost(&self) -> Result<u64, ReadError> {
+        let key = self.org.names.meta(meta::LOSSES);
+        let count: Option<LossCount> = self.view().row(Table::Meta, &key)?;
+        Ok(count.map_or(0, |count| count.records))
     }
 
     /// See [`OrgStore::quarantine`](super::OrgStore::quarantine).

@@ -16,7 +16,7 @@ use crate::codec;
 use crate::error::CommitError;
 use crate::rows::access::AgentStatus;
 use crate::rows::audit::AuditAct;
-use crate::rows::event::{BlockHead, BlockKey, EventBlock, Quarantined};
+use crate::rows::event::{BlockHead, BlockKey, EventBlock, Loss, Quarantined};
 use crate::rows::finding::{Finding, FindingChange};
 use crate::rows::resource::{Provenance, Source, Subject, SweepEnd};
 use crate::rows::verdict::VerdictRow;
@@ -214,6 +214,11 @@ impl OrgWrite {
     /// [`QUARANTINE_TEXT_BYTES`](crate::rows::event::QUARANTINE_TEXT_BYTES).
     pub fn quarantine(&mut self, item: Quarantined) {
         self.push(Op::Quarantine(item));
+    }
+
+    /// Keeps what an agent says it can no longer send.
+    pub fn put_loss(&mut self, loss: Loss) {
+        self.push(Op::Loss(loss));
     }
 
     // -- audit ---------------------------------------------------------------------------------

@@ -1,15 +1,15 @@
-//! Events: blocks as the agent compressed them, what a search asks and what it gets; and what was
-//! refused.
+//! Events: blocks as the agent compressed them, what a search asks and what it gets; what was
+//! refused, and what was lost.
 
 use std::fmt;
 
 use jiff::Timestamp;
 use protocol::event::EventRecord;
 use protocol::ids::{AgentId, EventId, SourceId};
-use protocol::wire::v1::Epoch;
+use protocol::wire::v1::{Epoch, LostReason};
 use serde::{Deserialize, Serialize};
 
-use super::at;
+use super::{at, maybe_at};
 pub use crate::org::search::holds_words;
 
 /// A block of events to be stored.
@@ -149,6 +149,50 @@ pub struct Quarantined {
     /// The beginning of the item, scrubbed; cut to [`QUARANTINE_TEXT_BYTES`] by the store.
     pub what: String,
 }
+
+/// Items that an agent had and cannot send any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    /// The hub's clock at receipt.
+    #[serde(with = "at")]
+    pub at: Timestamp,
+    /// The agent.
+    pub agent: AgentId,
+    /// The source that had read them; nil where several had.
+    pub source: SourceId,
+    /// Lane number.
+    pub lane: u8,
+    /// The spool's epoch, to which the sequences belong.
+    pub epoch: Epoch,
+    /// Sequence of the first.
+    pub first_seq: u64,
+    /// Sequence of the last.
+    pub last_seq: u64,
+    /// Records beyond those: they were never given a sequence.
+    pub unsequenced: u64,
+    /// Why.
+    pub reason: LostReason,
+    /// When the first was made, by the agent's clock, where that is known.
+    #[serde(with = "maybe_at")]
+    pub from: Option<Timestamp>,
+    /// When the last was made.
+    #[serde(with = "maybe_at")]
+    pub to: Option<Timestamp>,
+}
+
+impl Loss {
+    /// Returns how many records are lost.
+    pub fn records(&self) -> u64 {
+        let sequenced = self
+            .last_seq
+            .saturating_sub(self.first_seq)
+            .saturating_add(1);
+        sequenced.saturating_add(self.unsequenced)
+    }
+}
+
+/// Most rows of losses in an organisation; beyond it only the counter grows.
+pub const LOSS_ROWS: u64 = 10_000;
 
 /// How much of a refused item is kept, in bytes: enough to recognise it, too little to store by.
 pub const QUARANTINE_TEXT_BYTES: usize = 512;
