@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod batch;
+pub mod bundle;
 pub mod declare;
 pub mod document;
 pub mod enroll;

@@ -96,3 +96,22 @@ pub const FILTER_BYTES: usize = 4096;
 
 /// Most terms in one filter.
 pub const FILTER_TERMS: usize = 64;
+
+/// Largest chunk of a bundle before it is sealed, in bytes: two of the largest frames. Whoever
+/// reads a bundle holds one chunk at a time.
+pub const BUNDLE_CHUNK_BYTES: usize = 2 << 20;
+
+/// Largest header of a bundle's volume, in bytes: its certificates take some 1,200.
+pub const BUNDLE_HEADER_BYTES: usize = 16 << 10;
+
+/// Most volumes of one bundle.
+pub const BUNDLE_VOLUMES: u32 = 4096;
+
+/// Smallest volume that may be asked for, in bytes: room for the largest chunk.
+pub const BUNDLE_VOLUME_MIN_BYTES: u64 = 4 << 20;
+
+/// Largest volume, in bytes: what the file system of a plain memory stick (FAT32) holds.
+pub const BUNDLE_VOLUME_MAX_BYTES: u64 = (4 << 30) - 1;
+
+/// Largest reply to a bundle and largest enrolment request, in bytes.
+pub const BUNDLE_LETTER_BYTES: usize = 1 << 20;
