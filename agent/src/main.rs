@@ -17,6 +17,7 @@ mod input;
 mod layout;
 mod link;
 mod manage;
+mod memory;
 mod privilege;
 mod rights;
 mod run;
