@@ -13,6 +13,7 @@
 //! current state by a new epoch and whole sweeps ([`Spool::roll_epoch`]), not the history.
 
 mod engine;
+mod repair;
 mod tables;
 
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ use protocol::document::ContentHash;
 use protocol::frame::Lane;
 use protocol::ids::SourceId;
 use protocol::session::agent::{StoredBatch, Waiting};
-use protocol::wire::v1::{Epoch, Witness};
+use protocol::wire::v1::{Epoch, Resent, Witness};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 pub(crate) use engine::Engine;
@@ -133,6 +134,8 @@ pub(crate) enum Effect {
     Forgotten { scope: String, id: String },
     /// A sweep of a scope has begun.
     Generation { scope: String, generation: u64 },
+    /// The hub is told that these parts of a scope were sent whole, as it had asked.
+    Resent { scope: String, resent: Resent },
     /// A tail has been read up to here.
     Cursor { source: SourceId, cursor: Vec<u8> },
 }

@@ -559,7 +559,7 @@ pub(crate) mod tests {
         let sealed = SealedBatch::parse(&frame_of(Lane::Events, &bytes)).unwrap();
         let verified = sealed.clone().verify(&key.public()).unwrap();
         let told: Vec<Lost> = verified.decode().map(Result::unwrap).collect();
-        assert_eq!(told, [lost.clone()]);
+        assert_eq!(told, std::slice::from_ref(&lost));
         let other = sealed.verify(&TestKey::new().public());
         assert!(matches!(other, Err(BatchError::Signature)));
         assert!(seal_lost(&at, 0, &lost, &key).is_err());

@@ -58,15 +58,10 @@ pub const fn lane_credit_bytes(lane: Lane) -> u64 {
 }
 
 /// The credits of all lanes, in bytes.
-pub const CREDIT_BYTES: u64 = {
-    let mut sum = 0;
-    let mut at = 0;
-    while at < Lane::ALL.len() {
-        sum += lane_credit_bytes(Lane::ALL[at]);
-        at += 1;
-    }
-    sum
-};
+pub const CREDIT_BYTES: u64 = lane_credit_bytes(Lane::Events)
+    + lane_credit_bytes(Lane::Inventory)
+    + lane_credit_bytes(Lane::Cost)
+    + lane_credit_bytes(Lane::Results);
 
 /// Time between two heartbeats on an idle session.
 pub const HEARTBEAT: Duration = Duration::from_secs(20);

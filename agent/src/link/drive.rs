@@ -205,6 +205,19 @@ impl Drive {
                             );
                         }
                     }
+                    Output::Repair { scope, sums } => {
+                        info!(%scope, "the hub holds another set of a scope and asks for what differs");
+                        let job =
+                            move |engine: &mut crate::spool::Engine| engine.repair(&scope, &sums);
+                        let compared = self.spool.call(job).await;
+                        if let Err(error) = compared.and_then(|inner| inner) {
+                            error!(
+                                error = &error as &dyn Error,
+                                "a scope could not be compared"
+                            );
+                        }
+                        self.resync.notify_one();
+                    }
                     Output::ForgetScope(scope) => {
                         info!(whole = scope.is_empty(), "the hub asks for a scope anew");
                         let job =

@@ -11,13 +11,13 @@ use protocol::document::ContentHash;
 use protocol::frame::{Decoder, Lane};
 use protocol::ids::SourceId;
 use protocol::session::agent::StoredBatch;
-use protocol::wire::v1::{Epoch, Witness};
+use protocol::wire::v1::{Epoch, Resent, Witness};
 use redb::{
     Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction,
 };
 
-use super::tables::{BATCHES, CONTENTS, CURSORS, FORMAT, GENERATIONS, LANES, META};
-use super::{Commit, Config, Effect, Fetched, Full, Gauges, Released, SpoolError};
+use super::tables::{BATCHES, CONTENTS, CURSORS, FORMAT, GENERATIONS, LANES, META, REPAIRS};
+use super::{Commit, Config, Effect, Fetched, Full, Gauges, Released, SpoolError, repair};
 use crate::layout;
 use crate::seal::{self, SealKey};
 use crate::sync::sweep::Known;
@@ -47,7 +47,7 @@ pub(crate) struct Engine {
 /// A commit that has to wait, given back whole, or `Ok` once it is stored.
 pub(super) type CommitResult = Result<(), (Full, Commit)>;
 
-fn storage<E: Into<redb::Error>>(doing: &'static str) -> impl FnOnce(E) -> SpoolError {
+pub(super) fn storage<E: Into<redb::Error>>(doing: &'static str) -> impl FnOnce(E) -> SpoolError {
     move |error| SpoolError::Storage {
         doing,
         source: Box::new(error.into()),
@@ -186,6 +186,7 @@ impl Engine {
             write.open_table(CURSORS).map_err(OpenError::of_any)?;
             write.open_table(CONTENTS).map_err(OpenError::of_any)?;
             write.open_table(GENERATIONS).map_err(OpenError::of_any)?;
+            write.open_table(REPAIRS).map_err(OpenError::of_any)?;
         }
         commit(write, Durability::Immediate).map_err(|error| {
             if let SpoolError::Storage { source, .. } = error {
@@ -477,6 +478,24 @@ impl Engine {
         })
     }
 
+    /// Compares the hub's sums of a scope with what it was told, and remembers what to send again.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read or written.
+    pub(crate) fn repair(&mut self, scope: &str, theirs: &[u64]) -> Result<(), SpoolError> {
+        self.guarded(|engine| {
+            let key = engine.key.clone();
+            let database = engine.database()?;
+            let read = database.begin_read().map_err(storage("read the spool"))?;
+            let view = View { read, key };
+            let resent = repair::compare(&view, scope, theirs)?;
+            let write = begin(database)?;
+            repair::remember(&write, scope, &resent)?;
+            commit(write, Durability::Immediate)
+        })
+    }
+
     /// Forgets the cursor of a source that was removed.
     ///
     /// # Errors
@@ -648,6 +667,10 @@ impl Known for View {
         Ok(ids)
     }
 
+    fn asked(&self, scope: &str) -> Result<Option<Resent>, SpoolError> {
+        repair::asked(&self.read, scope)
+    }
+
     fn generation(&self, scope: &str) -> Result<u64, SpoolError> {
         let generations = self
             .read
@@ -706,6 +729,7 @@ fn remember(
                     .insert(scope.as_str(), generation)
                     .map_err(storage("write a generation"))?;
             }
+            Effect::Resent { scope, resent } => repair::done(write, &scope, &resent)?,
             Effect::Cursor { source, cursor } => {
                 let sealed = key.seal(&cursor_place(source), &cursor);
                 cursors

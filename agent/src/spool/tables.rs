@@ -27,6 +27,9 @@ pub(super) const CURSORS: TableDefinition<'static, &[u8; 16], &[u8]> =
 pub(super) const CONTENTS: TableDefinition<'static, (&str, &str), &[u8]> =
     TableDefinition::new("contents");
 
+/// Per scope: the parts that the hub asked for and that no sweep has sent since, postcard.
+pub(super) const REPAIRS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("repairs");
+
 /// Per scope: the generation of its last sweep.
 pub(super) const GENERATIONS: TableDefinition<'static, &str, u64> =
     TableDefinition::new("generations");

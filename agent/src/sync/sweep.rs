@@ -7,7 +7,7 @@
 //! ```text
 //! Began              ─▶ Begin{generation + 1}
 //! Document, unknown or other content ─▶ Changed       remember its content
-//! Document, known content            ─▶ nothing
+//! Document, known content            ─▶ nothing, unless it lies in a part that the hub asked for
 //! Ended              ─▶ Gone for each known and not seen … End{set}    forget those
 //! Failed             ─▶ Failed                        nothing is forgotten
 //! ```
@@ -20,7 +20,7 @@ use protocol::document::{ContentHash, Document, SetHash};
 use protocol::frame::Lane;
 use protocol::limits;
 use protocol::urn::Scope;
-use protocol::wire::v1::{ReportItem, SweepItem};
+use protocol::wire::v1::{ReportItem, Resent, SweepItem};
 
 use crate::spool::{Commit, Effect};
 
@@ -35,6 +35,9 @@ pub(crate) trait Known {
     /// Returns the ids of all resources of a scope.
     fn ids(&self, scope: &str) -> Result<Vec<String>, Self::Error>;
 
+    /// Returns the parts of a scope that the hub asked for and that were not sent whole since.
+    fn asked(&self, scope: &str) -> Result<Option<Resent>, Self::Error>;
+
     /// Returns the generation of the last sweep of a scope that was begun; 0 for none.
     fn generation(&self, scope: &str) -> Result<u64, Self::Error>;
 }
@@ -46,6 +49,8 @@ const TOO_LARGE: (&str, &str) = ("agent", "document_too_large");
 struct Open {
     generation: u64,
     seen: BTreeMap<String, ContentHash>,
+    /// The parts that the hub asked for before the sweep began: all of them is sent.
+    resent: Option<Resent>,
     /// A resource that could not be told: the set would not be the one the hub can have.
     spoilt: bool,
 }
@@ -112,8 +117,10 @@ impl Sweeps {
             generation,
         };
         self.push(&item, Some(effect), out);
+        let resent = known.asked(&scope)?;
         let open = Open {
             generation,
+            resent,
             ..Open::default()
         };
         self.open.insert(scope, open);
@@ -132,9 +139,12 @@ impl Sweeps {
         }
         let id = document.urn.id.clone();
         let content = document.content_hash();
-        let seen = self.open.get(&scope).and_then(|open| open.seen.get(&id));
+        let open = self.open.get(&scope);
+        let seen = open.and_then(|open| open.seen.get(&id));
+        let resent = open.and_then(|open| open.resent.as_ref());
         let told = match seen {
             Some(seen) => Some(*seen),
+            None if resent.is_some_and(|resent| resent.covers(&document.urn.to_string())) => None,
             None => known.content(&scope, &id)?,
         };
         if told == Some(content) {
@@ -208,10 +218,17 @@ impl Sweeps {
         for (id, content) in &open.seen {
             set.add(&scope.urn(id).to_string(), content);
         }
+        if let Some(resent) = &open.resent {
+            forgotten.push(Effect::Resent {
+                scope: text.clone(),
+                resent: resent.clone(),
+            });
+        }
         let item = SweepItem::End {
             scope: text,
             generation: open.generation,
             set,
+            resent: open.resent,
         };
         self.push(&item, forgotten, out);
         Ok(())

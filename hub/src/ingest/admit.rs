@@ -17,7 +17,7 @@ use protocol::document::{Gap, SetHash};
 use protocol::event::{EventRecord, severity};
 use protocol::frame::Lane;
 use protocol::ids::{AgentId, SourceId};
-use protocol::wire::v1::{BatchHeader, Content, Lost, ReportItem, SourceReport, SweepItem};
+use protocol::wire::v1::{BatchHeader, Content, Lost, ReportItem, Resent, SourceReport, SweepItem};
 use protocol::{Document, Scope, Urn, limits};
 use serde_json::{Map, Value};
 use store::rows::SourceState;
@@ -60,6 +60,7 @@ pub(super) enum Item {
         scope: Scope,
         generation: u64,
         set: SetHash,
+        resent: Option<Resent>,
     },
     /// A list could not be read.
     Failed {
@@ -254,11 +255,21 @@ fn sweep_item(item: SweepItem, terms: &Terms) -> Result<Item, No> {
             scope,
             generation,
             set,
-        } => Ok(Item::End {
-            scope: read_scope(&scope, terms)?,
-            generation,
-            set,
-        }),
+            resent,
+        } => {
+            if resent
+                .as_ref()
+                .is_some_and(|resent| !resent.is_well_formed())
+            {
+                return Err("it names parts of a scope that cannot be".into());
+            }
+            Ok(Item::End {
+                scope: read_scope(&scope, terms)?,
+                generation,
+                set,
+                resent,
+            })
+        }
         SweepItem::Failed {
             scope,
             generation,

@@ -19,7 +19,7 @@ use protocol::batch::VerifiedBatch;
 use protocol::document::{Gap, SetHash};
 use protocol::frame::Lane;
 use protocol::ids::{AgentId, SourceId};
-use protocol::wire::v1::{BatchHeader, Lost};
+use protocol::wire::v1::{BatchHeader, Lost, Resent};
 use protocol::{Scope, Urn};
 use store::error::{CommitError, ReadError};
 use store::rows::AgentState;
@@ -81,8 +81,9 @@ pub(super) enum Taken {
         commit: u64,
         /// Head of the audit log after it.
         audit_head: [u8; 32],
-        /// Scopes that the agent must send whole.
-        resync: Vec<Scope>,
+        /// Scopes that the agent must repair, with what the hub holds of them; without sums it
+        /// must send them whole.
+        resync: Vec<(Scope, Vec<u64>)>,
     },
     /// It was stored before.
     Repeat {
@@ -211,7 +212,8 @@ impl Intake {
             let (write, staged) = staging.done();
             let error = match write.commit().await {
                 Ok(committed) => {
-                    let resync = self.remember(staged, &committed.sweeps, now);
+                    let asked = self.remember(staged, &committed.sweeps, now);
+                    let resync = self.sums(asked).await?;
                     self.tell(&kinds);
                     return Ok(Taken::Stored {
                         seq: batch.header().last_seq(),
@@ -400,13 +402,24 @@ impl Intake {
         staging
     }
 
+    /// Adds what the hub holds of the scopes to ask for, where only the difference is wanted.
+    async fn sums(&self, asked: Vec<Ask>) -> Result<Vec<(Scope, Vec<u64>)>, ReadError> {
+        let mut resync = Vec::new();
+        for ask in asked {
+            resync.push(match ask {
+                Ask::Whole(scope) => (scope, Vec::new()),
+                Ask::Difference(scope) => {
+                    let of = scope.clone();
+                    let sums = self.store.read(move |reader| reader.sums(&of)).await?;
+                    (scope, sums)
+                }
+            });
+        }
+        Ok(resync)
+    }
+
     /// Takes note of what a commit made true; returns the scopes to ask for.
-    fn remember(
-        &mut self,
-        staged: Staged,
-        outcomes: &[SweepOutcome],
-        now: Timestamp,
-    ) -> Vec<Scope> {
+    fn remember(&mut self, staged: Staged, outcomes: &[SweepOutcome], now: Timestamp) -> Vec<Ask> {
         let agent = self.terms.agent;
         self.sweeps = staged.sweeps;
         for (scope, hashes) in staged.spoiled {
@@ -431,10 +444,16 @@ impl Intake {
                     info!(%scope, generation, "a sweep ended with another set than the hub's");
                     let asked = self.asked.get(scope);
                     let is_due = asked.is_none_or(|at| now.duration_since(*at) >= ASK_AGAIN);
-                    // One that sent everything would send the same again.
-                    if coverage == Coverage::Changes && is_due && self.asked.len() < OPEN_SWEEPS {
+                    let ask = match coverage {
+                        Coverage::Changes if is_due => Ask::Difference(scope.clone()),
+                        // The parts that differed were sent, and it was not that.
+                        Coverage::Parts(_) => Ask::Whole(scope.clone()),
+                        // One that sent everything would send the same again.
+                        Coverage::Changes | Coverage::Everything => continue,
+                    };
+                    if self.asked.len() < OPEN_SWEEPS {
                         self.asked.insert(scope.clone(), now);
-                        resync.push(scope.clone());
+                        resync.push(ask);
                     }
                 }
                 SweepResult::Superseded { current } => {
@@ -451,6 +470,14 @@ impl Intake {
             self.live.tell(Changed { org, what: *what });
         }
     }
+}
+
+/// A scope of which the two sides hold different sets.
+enum Ask {
+    /// What differs is to be sent again.
+    Difference(Scope),
+    /// Everything is.
+    Whole(Scope),
 }
 
 /// Returns what kinds of rows a batch changes.
@@ -606,8 +633,9 @@ impl Staging<'_> {
                 scope,
                 generation,
                 set,
+                resent,
             } => match self.sweeps.get(&scope) {
-                Some(sweep) if sweep.generation == generation => self.end(scope, set),
+                Some(sweep) if sweep.generation == generation => self.end(scope, set, resent),
                 Some(_) | None => {
                     self.refuse_order(scope.to_string(), not_begun, Spoils::Nothing);
                 }
@@ -651,9 +679,9 @@ impl Staging<'_> {
         true
     }
 
-    fn end(&mut self, scope: Scope, claimed: SetHash) {
+    fn end(&mut self, scope: Scope, claimed: SetHash, resent: Option<Resent>) {
         let sweep = self.sweeps.remove(&scope).unwrap_or_default();
-        let coverage = Self::coverage(&sweep, claimed);
+        let coverage = Self::coverage(&sweep, claimed, resent);
         let unknown = sweep.unknown.saturating_add(self.unknown);
         let spoiled = self.spoiled(&scope);
         if coverage == Coverage::Everything {
@@ -663,7 +691,7 @@ impl Staging<'_> {
         let named = u64::try_from(spoiled.len()).unwrap_or(u64::MAX);
         let refused = named.saturating_add(unknown);
         let generation = sweep.generation;
-        if coverage == Coverage::Changes && refused > 0 {
+        if coverage != Coverage::Everything && refused > 0 {
             let gap = Gap {
                 call: SPOILED_CALL.to_owned(),
                 error: format!(
@@ -675,7 +703,7 @@ impl Staging<'_> {
             write.fail_sweep(&scope, agent, source, generation, gap, self.now);
             return;
         }
-        self.ends.push(coverage);
+        self.ends.push(coverage.clone());
         self.write.end_sweep(SweepEnd {
             scope,
             generation,
@@ -686,11 +714,11 @@ impl Staging<'_> {
     }
 
     /// Says whether a sweep sent all that its agent holds: then the hub holds nothing else.
-    fn coverage(sweep: &Sweep, claimed: SetHash) -> Coverage {
+    fn coverage(sweep: &Sweep, claimed: SetHash, resent: Option<Resent>) -> Coverage {
         if sweep.sent == claimed {
             Coverage::Everything
         } else {
-            Coverage::Changes
+            resent.map_or(Coverage::Changes, Coverage::Parts)
         }
     }
 }

@@ -563,8 +563,8 @@ impl Drive {
                 resync,
             }) => {
                 self.core.handle_committed(lane, seq, commit, audit_head);
-                for scope in resync {
-                    self.core.ask_resync(&scope.to_string());
+                for (scope, sums) in resync {
+                    self.core.ask_resync(&scope.to_string(), sums);
                 }
             }
             Ok(Taken::Repeat { high_water }) => {

@@ -13,9 +13,10 @@ use protocol::document::SetHash;
 use protocol::event::EventRecord;
 use protocol::frame::{Frame, HEADER_BYTES, Lane};
 use protocol::ids::{AgentId, SourceId, TokenId};
+use protocol::parts::Sums;
 use protocol::session::CloseCode;
 use protocol::wire::v1::{
-    self, HighWater, Lost, LostReason, Message, ReportItem, SourceReport, SweepItem,
+    self, HighWater, Lost, LostReason, Message, ReportItem, Resync, SourceReport, SweepItem,
 };
 use protocol::{Document, Scope, limits};
 use quinn::ConnectionError;
@@ -89,6 +90,7 @@ fn ended(generation: u64, documents: &[&Document]) -> SweepItem {
         scope: scope_text(),
         generation,
         set,
+        resent: None,
     }
 }
 
@@ -314,6 +316,78 @@ async fn a_sweep_that_ends_with_another_set_is_asked_for_again_and_then_sent_who
     assert_eq!(state(&hub).await, ScopeState::Complete);
     assert_eq!(living(&hub).await, ["vpc-1", "vpc-3"]);
     assert!(talk.unheard.is_empty(), "{:?}", talk.unheard);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn sets_that_differ_are_repaired_by_what_lies_in_the_parts_that_differ() {
+    let hub = hub().await;
+    let agent = hub.agent().await;
+    let mut talk = Talk::open(&hub, &agent).await;
+    let all: Vec<Document> = (0..200)
+        .map(|n| document(&format!("vpc-{n:03}"), "10.0.0.0/16"))
+        .collect();
+    // The hub holds one that the agent knows nothing of, and lacks one that the agent holds.
+    let (stale, first) = (&all[199], &all[..198]);
+    let mut items = vec![begin(1)];
+    items.extend(first.iter().chain([stale]).map(changed));
+    let known: Vec<&Document> = first.iter().chain([stale]).collect();
+    items.push(ended(1, &known));
+    talk.sweep(&items).await;
+    let ours: Vec<&Document> = all[..199].iter().collect();
+    talk.sweep(&[begin(2), ended(2, &ours)]).await;
+    let asked = match talk.unheard.pop() {
+        Some(message) => message,
+        None => talk.hear().await,
+    };
+    let Message::Resync(resync) = asked else {
+        panic!("{asked:?}")
+    };
+    assert_eq!(resync.sums.len(), 32, "some eight of 199 in a part");
+    let mut sums = Sums::new(resync.sums.len()).unwrap();
+    for document in &ours {
+        sums.add(&document.urn.to_string(), &document.content_hash());
+    }
+    let resent = sums.differing(&resync.sums);
+    assert!((1..=2).contains(&resent.which.len()), "{resent:?}");
+    let covered: Vec<&Document> = ours
+        .iter()
+        .copied()
+        .filter(|document| resent.covers(&document.urn.to_string()))
+        .collect();
+    assert!(covered.len() < 60, "{}", covered.len());
+    let end = |generation, resent| {
+        let SweepItem::End { scope, set, .. } = ended(generation, &ours) else {
+            unreachable!("an end")
+        };
+        SweepItem::End {
+            scope,
+            generation,
+            set,
+            resent: Some(resent),
+        }
+    };
+
+    // One of them is left out: nothing is gone, and the scope is asked for whole.
+    let mut items = vec![begin(3)];
+    items.extend(covered[1..].iter().map(|document| changed(document)));
+    items.push(end(3, resent.clone()));
+    talk.sweep(&items).await;
+    assert_eq!(state(&hub).await, ScopeState::Mismatched);
+    let asked = match talk.unheard.pop() {
+        Some(message) => message,
+        None => talk.hear().await,
+    };
+    assert!(matches!(asked, Message::Resync(Resync { ref sums, .. }) if sums.is_empty()));
+
+    let mut items = vec![begin(4)];
+    items.extend(covered.iter().map(|document| changed(document)));
+    items.push(end(4, resent));
+    talk.sweep(&items).await;
+    assert_eq!(state(&hub).await, ScopeState::Complete);
+    let living = living(&hub).await;
+    assert_eq!(living.len(), 199);
+    assert!(living.contains(&"vpc-198".to_owned()) && !living.contains(&"vpc-199".to_owned()));
     hub.stop().await;
 }
 

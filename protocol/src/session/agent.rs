@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::frame::{Decoder, Lane};
 use crate::limits;
+use crate::parts;
 use crate::session::{CloseCode, Now, SessionError};
 use crate::wire::v1::{self, Epoch, Heartbeat, Hello, Message, Witness};
 
@@ -85,6 +86,14 @@ pub enum Output {
     },
     /// Forget what the hub is known to hold: of one scope, or of all (empty text).
     ForgetScope(String),
+    /// Compare the sums of a scope with what the hub is known to hold of it, remember where they
+    /// differ, and send those parts whole at the next sweep.
+    Repair {
+        /// The scope's text.
+        scope: String,
+        /// The hub's sums.
+        sums: Vec<u64>,
+    },
     /// Close the connection; a `handle_disconnected` follows.
     Close {
         /// Code.
@@ -231,6 +240,7 @@ impl Session {
                     | Output::Remember(_)
                     | Output::SetBack { .. }
                     | Output::ForgetScope(_)
+                    | Output::Repair { .. }
                     | Output::Stop { .. }
             )
         });
@@ -299,7 +309,14 @@ impl Session {
             }
             (State::Open, Message::Heartbeat(_)) => Ok(()),
             (State::Open, Message::Resync(resync)) => {
-                self.outputs.push_back(Output::ForgetScope(resync.scope));
+                let v1::Resync { scope, sums } = resync;
+                if sums.is_empty() {
+                    self.outputs.push_back(Output::ForgetScope(scope));
+                } else if parts::is_count(sums.len()) {
+                    self.outputs.push_back(Output::Repair { scope, sums });
+                } else {
+                    return Err(SessionError::Unexpected("sums of parts that cannot be"));
+                }
                 Ok(())
             }
             (State::Open | State::Greeting, Message::GoAway(away)) => {

@@ -264,10 +264,12 @@ impl Session {
         }));
     }
 
-    /// Asks the agent to send a scope whole at its next sweep; all scopes for empty text.
-    pub fn ask_resync(&mut self, scope: &str) {
+    /// Asks the agent to send, at its next sweep, what lies in the parts of a scope whose sums are
+    /// not its own; the whole scope without sums.
+    pub fn ask_resync(&mut self, scope: &str, sums: Vec<u64>) {
         self.send(&Message::Resync(Resync {
             scope: scope.to_owned(),
+            sums,
         }));
     }
 

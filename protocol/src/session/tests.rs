@@ -213,6 +213,7 @@ impl World {
             agent::Output::Remember(_)
             | agent::Output::SetBack { .. }
             | agent::Output::ForgetScope(_)
+            | agent::Output::Repair { .. }
             | agent::Output::Stop { .. } => self.log.push(format!("{output:?}")),
         }
     }

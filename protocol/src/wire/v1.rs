@@ -249,12 +249,23 @@ pub struct GoAway {
     pub retry_after_ms: u64,
 }
 
-/// The hub asks for a scope to be sent whole at its next sweep: the agent forgets what it knows
-/// the hub to have.
+/// The hub asks for a scope at its next sweep: for what lies in the parts that differ, or for all.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resync {
     /// The scope's text; empty for all scopes.
     pub scope: String,
+    /// What the hub holds of the scope ([`crate::parts::Sums`]). Empty where the agent has to forget
+    /// what it knows the hub to have, and to send everything.
+    pub sums: Vec<u64>,
+}
+
+/// The parts of a scope of which a sweep sent every member ([`crate::parts`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resent {
+    /// Into how many parts the scope is dealt.
+    pub parts: u16,
+    /// Numbers of the parts, rising.
+    pub which: Vec<u16>,
 }
 
 /// One step of a sweep, an item of lane [`Lane::Inventory`] (DESIGN 4).
@@ -285,6 +296,9 @@ pub enum SweepItem {
         generation: u64,
         /// All resources of the scope, unchanged ones included.
         set: SetHash,
+        /// The parts that were sent whole, where the hub asked for them: what it holds of them and
+        /// was not sent is gone.
+        resent: Option<Resent>,
     },
     /// The list could not be read whole: nothing may be retired.
     Failed {

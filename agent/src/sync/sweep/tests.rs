@@ -16,6 +16,9 @@ struct World {
     generations: BTreeMap<String, u64>,
     hub: BTreeMap<String, ContentHash>,
     gone: BTreeSet<String>,
+    /// What was sent in this sweep.
+    sent: BTreeSet<String>,
+    asked: Option<Resent>,
 }
 
 impl Known for World {
@@ -28,6 +31,10 @@ impl Known for World {
     fn ids(&self, scope: &str) -> Result<Vec<String>, Infallible> {
         let known = self.known.keys().filter(|(of, _)| of == scope);
         Ok(known.map(|(_, id)| id.clone()).collect())
+    }
+
+    fn asked(&self, _: &str) -> Result<Option<Resent>, Infallible> {
+        Ok(self.asked.clone())
     }
 
     fn generation(&self, scope: &str) -> Result<u64, Infallible> {
@@ -48,6 +55,9 @@ impl World {
                 }
                 Effect::Generation { scope, generation } => {
                     self.generations.insert(scope, generation);
+                }
+                Effect::Resent { resent, .. } => {
+                    assert_eq!(self.asked.take(), Some(resent));
                 }
                 Effect::Cursor { .. } => {}
             }
@@ -71,11 +81,13 @@ impl World {
         match item {
             SweepItem::Begin { generation, .. } => {
                 self.gone.clear();
+                self.sent.clear();
                 format!("begin {generation}")
             }
             SweepItem::Changed { document } => {
                 let document: Document = serde_json::from_str(&document).unwrap();
                 let urn = document.urn.to_string();
+                self.sent.insert(urn.clone());
                 self.hub.insert(urn, document.content_hash());
                 format!("changed {}", document.id)
             }
@@ -85,10 +97,18 @@ impl World {
                 said
             }
             SweepItem::End {
-                generation, set, ..
+                generation,
+                set,
+                resent,
+                ..
             } => {
                 for urn in std::mem::take(&mut self.gone) {
                     self.hub.remove(&urn);
+                }
+                if let Some(resent) = resent {
+                    let sent = &self.sent;
+                    self.hub
+                        .retain(|urn, _| sent.contains(urn) || !resent.covers(urn));
                 }
                 let mut own = SetHash::default();
                 for (urn, content) in &self.hub {
@@ -116,6 +136,42 @@ impl World {
         }
         said
     }
+}
+
+#[test]
+fn parts_that_the_hub_asked_for_are_sent_whole_and_asked_for_once() {
+    let mut world = World::default();
+    let ids: Vec<String> = (0..40).map(|n| format!("vpc-{n}")).collect();
+    let sweep = |ids: &[String]| {
+        let documents = ids.iter().map(|id| document(id, "10.0.0.0/16"));
+        std::iter::once(began())
+            .chain(documents)
+            .chain([ended()])
+            .collect::<Vec<_>>()
+    };
+    world.sync(sweep(&ids));
+    // The hub loses one and keeps another that is gone; the agent knows of neither.
+    let (lost, kept) = (
+        scope().urn("vpc-7").to_string(),
+        scope().urn("old").to_string(),
+    );
+    world.hub.remove(&lost);
+    world.hub.insert(kept.clone(), [1; 32]);
+    let mut ours = protocol::parts::Sums::new(8).unwrap();
+    let mut theirs = ours.clone();
+    for ((_, id), content) in &world.known {
+        ours.add(&scope().urn(id).to_string(), content);
+    }
+    for (urn, content) in &world.hub {
+        theirs.add(urn, content);
+    }
+    world.asked = Some(ours.differing(&theirs.into_vec()));
+    let said = world.sync(sweep(&ids));
+    assert!(said.contains(&"changed vpc-7".to_owned()), "{said:?}");
+    assert!(said.len() < 25, "{said:?}");
+    assert!(world.hub.contains_key(&lost) && !world.hub.contains_key(&kept));
+    let said = world.sync(sweep(&ids));
+    assert_eq!(said, ["begin 3", "end 3 of 40"]);
 }
 
 fn scope() -> Scope {

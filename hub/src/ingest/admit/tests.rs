@@ -309,6 +309,7 @@ fn an_agent_with_approved_accounts_names_no_other_in_any_item() {
             scope: scope.clone(),
             generation: 1,
             set: SetHash::default(),
+            resent: None,
         },
         SweepItem::Failed {
             scope,

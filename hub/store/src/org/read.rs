@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use protocol::document::Link;
 use protocol::ids::{AgentId, EventId, FindingId, OrgId, ResourceId};
 use protocol::limits::PAGE_ITEMS;
+use protocol::parts::{self, Sums};
 use protocol::{Scope, Urn};
 
 use super::apply::{LossCount, QuarantineCount, audit_hash, meta};
@@ -149,6 +150,20 @@ impl OrgReader {
             true
         })?;
         Ok(resources)
+    }
+
+    /// Returns the sums of a scope's parts ([`protocol::parts`]).
+    pub fn sums(&self, scope: &Scope) -> Result<Vec<u64>, ReadError> {
+        let members = self.scope(scope)?.map_or(0, |status| status.members.count);
+        let Some(mut sums) = Sums::new(parts::count_for(members)) else {
+            return Ok(Vec::new());
+        };
+        let range = Range::prefix(&self.org.names.scope(scope));
+        self.living(&range, |_| None, &mut |resource| {
+            sums.add(&resource.document.urn.to_string(), &resource.content_hash);
+            true
+        })?;
+        Ok(sums.into_vec())
     }
 
     /// Calls `visit` with every living resource until it returns false.

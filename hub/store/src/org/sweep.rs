@@ -311,10 +311,10 @@ impl Inventory<'_, '_> {
                 .map_or(0, |status| status.generation);
             return outcome(SweepResult::Superseded { current });
         };
-        let mut retiring = self.retiring(&status, end.coverage, Some(end.generation))?;
+        let mut retiring = self.retiring(&status, &end.coverage, Some(end.generation))?;
         if retiring.ours != end.claimed {
             // What an earlier sweep staged counts if it explains the difference.
-            let wider = self.retiring(&status, end.coverage, None)?;
+            let wider = self.retiring(&status, &end.coverage, None)?;
             if wider.ours == end.claimed {
                 retiring = wider;
             }
@@ -362,7 +362,7 @@ impl Inventory<'_, '_> {
         let status = self.scope(scope)?;
         let held = status.filter(|status| matches!(status.state, ScopeState::Held(_)));
         let Some(status) = held else { return Ok(()) };
-        let retiring = self.retiring(&status, Coverage::Changes, None)?;
+        let retiring = self.retiring(&status, &Coverage::Changes, None)?;
         // Documents that came since may have changed the set: then nothing is sure any more.
         if status.claimed == Some(retiring.ours) {
             self.complete(status, retiring, at)
@@ -417,7 +417,7 @@ impl Inventory<'_, '_> {
     fn retiring(
         &self,
         status: &ScopeStatus,
-        coverage: Coverage,
+        coverage: &Coverage,
         staged_by: Option<u64>,
     ) -> Result<Retiring, ReadError> {
         let staged = self.staged(&status.scope, staged_by)?;
@@ -432,14 +432,20 @@ impl Inventory<'_, '_> {
                     );
                 }
             }
-            Coverage::Everything => {
+            Coverage::Everything | Coverage::Parts(_) => {
+                let is_covered = |urn: &Urn| match coverage {
+                    Coverage::Parts(resent) => resent.covers(&urn.to_string()),
+                    Coverage::Everything | Coverage::Changes => true,
+                };
                 let staged: std::collections::BTreeSet<Key> = staged.into_iter().collect();
                 let range = Range::prefix(&self.names.scope(&status.scope));
                 self.draft
                     .scan(Table::Resources, &range, |key, row: StoredResource| {
-                        let is_missing =
-                            row.generation != status.generation || staged.contains(key);
-                        if row.retired_at.is_none() && is_missing {
+                        if row.retired_at.is_some() {
+                            return;
+                        }
+                        let is_unsent = row.generation != status.generation;
+                        if staged.contains(key) || is_unsent && is_covered(&row.urn) {
                             rows.push((key.to_vec(), row));
                         }
                     })?;

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use protocol::document::{ContentHash, Document, Gap, SetHash};
 use protocol::ids::{AgentId, OrgId, ResourceId, SourceId};
+use protocol::wire::v1::Resent;
 use protocol::{Scope, Urn};
 use serde::{Deserialize, Serialize};
 
@@ -138,10 +139,13 @@ pub struct SweepEnd {
 }
 
 /// What the documents of one sweep cover.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Coverage {
     /// Only what changed; what is gone was named.
     Changes,
+    /// What changed, and everything in these parts: what this generation did not send of them is
+    /// gone.
+    Parts(Resent),
     /// Everything there is: what this generation did not send is gone.
     Everything,
 }
