@@ -69,6 +69,10 @@ pub const HEARTBEAT: Duration = Duration::from_secs(20);
 /// Silence after which a session is considered dead. Three heartbeats may be lost.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(70);
 
+/// Time after which an agent gives up a connection on which a batch is not acknowledged. A hub
+/// under load answers late, and to send everything once more would not help it.
+pub const ACK_TIMEOUT: Duration = Duration::from_secs(300);
+
 /// First pause before a lost session is dialled again; doubles up to [`RECONNECT_MAX`], with
 /// full jitter.
 pub const RECONNECT_MIN: Duration = Duration::from_millis(500);

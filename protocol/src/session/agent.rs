@@ -146,7 +146,11 @@ struct LaneState {
     /// After which sequence a batch is being loaded.
     fetching: Option<u64>,
     drained: bool,
+    /// Whether something was spooled since the batch that is being loaded was asked for.
+    is_news: bool,
     refusals: u32,
+    /// The oldest batch in flight when this was last looked at, and since when it is the oldest.
+    oldest: Option<(u64, Instant)>,
 }
 
 /// How often a lane may be refused in a row without progress before the connection is given up.
@@ -157,7 +161,10 @@ const REFUSALS: u32 = 3;
 pub struct Session {
     config: Config,
     state: State,
+    /// Connections in a row that achieved nothing.
     attempts: u32,
+    /// When the hub's greeting came.
+    opened_at: Option<Instant>,
     jitter: u64,
     lanes: BTreeMap<Lane, LaneState>,
     decoders: BTreeMap<Lane, Decoder>,
@@ -176,6 +183,7 @@ impl Session {
             config,
             state: State::Waiting { until: now.at },
             attempts: 0,
+            opened_at: None,
             jitter,
             lanes: BTreeMap::new(),
             decoders: BTreeMap::new(),
@@ -233,6 +241,12 @@ impl Session {
         }
         self.heard_at = None;
         self.beat_at = None;
+        // A greeting alone is no success: a hub that cannot store greets too, and would be dialled
+        // twice a second by every agent.
+        let stood_long = |at: Instant| at + limits::RECONNECT_MAX <= now.at;
+        if self.opened_at.take().is_some_and(stood_long) {
+            self.attempts = 0;
+        }
         self.outputs.retain(|output| {
             matches!(
                 output,
@@ -285,14 +299,15 @@ impl Session {
                 source,
             })?;
             if let Some(message) = message {
-                self.handle_message(message)?;
+                self.handle_message(message, now)?;
             }
         }
     }
 
-    fn handle_message(&mut self, message: Message) -> Result<(), SessionError> {
+    fn handle_message(&mut self, message: Message, now: Now) -> Result<(), SessionError> {
         match (&self.state, message) {
             (State::Greeting, Message::Welcome(welcome)) => {
+                self.opened_at = Some(now.at);
                 self.open(welcome);
                 Ok(())
             }
@@ -337,7 +352,6 @@ impl Session {
 
     fn open(&mut self, welcome: v1::Welcome) {
         self.state = State::Open;
-        self.attempts = 0;
         let known = self.config.witness;
         let is_same_life = known.is_some_and(|seen| seen.hub_epoch == welcome.hub_epoch);
         if let Some(seen) = known
@@ -413,6 +427,7 @@ impl Session {
         state.acked = seq;
         state.sent = state.sent.max(seq);
         state.refusals = 0;
+        self.attempts = 0;
         while let Some(&(last, bytes)) = state.in_flight.front()
             && last <= seq
         {
@@ -449,6 +464,7 @@ impl Session {
     pub fn handle_spooled(&mut self, lane: Lane) {
         if let Some(state) = self.lanes.get_mut(&lane) {
             state.drained = false;
+            state.is_news = true;
         }
         self.fill(lane);
     }
@@ -465,6 +481,7 @@ impl Session {
             return;
         }
         state.fetching = Some(state.sent);
+        state.is_news = false;
         self.outputs.push_back(Output::Fetch {
             lane,
             after_seq: state.sent,
@@ -482,7 +499,9 @@ impl Session {
             return;
         }
         let Some(batch) = batch else {
-            state.drained = true;
+            // The lane may have been rewound, or got more, since this was asked.
+            state.drained = fetched_after == Some(state.sent) && !state.is_news;
+            self.fill(lane);
             return;
         };
         if batch.first_seq != state.sent + 1 {
@@ -551,6 +570,14 @@ impl Session {
                 }
                 if self.beat_at.is_some_and(|at| at <= now.at) {
                     self.beat_at = Some(now.at + limits::HEARTBEAT);
+                    if let Some(lane) = self.find_stuck(now) {
+                        let seconds = limits::ACK_TIMEOUT.as_secs();
+                        let reason =
+                            format!("lane {lane:?} was not acknowledged for {seconds} seconds");
+                        let code = CloseCode::Silent;
+                        self.outputs.push_back(Output::Close { code, reason });
+                        return;
+                    }
                     if self.is_open() {
                         let Waiting { bytes, oldest_ms } = self.waiting;
                         let beat = Heartbeat {
@@ -564,6 +591,22 @@ impl Session {
             }
             State::Waiting { .. } | State::Dialling | State::Stopped => {}
         }
+    }
+
+    /// Returns a lane whose oldest batch is in flight for too long. No hub that works makes one;
+    /// but where one was swallowed, nothing else would ever send it again.
+    fn find_stuck(&mut self, now: Now) -> Option<Lane> {
+        let mut stuck = None;
+        for (lane, state) in &mut self.lanes {
+            let front = state.in_flight.front().map(|(last, _)| *last);
+            let known = state.oldest.filter(|(last, _)| Some(*last) == front);
+            let since = known.map_or(now.at, |(_, since)| since);
+            state.oldest = front.map(|last| (last, since));
+            if front.is_some() && since + limits::ACK_TIMEOUT <= now.at {
+                stuck = Some(*lane);
+            }
+        }
+        stuck
     }
 
     /// Returns the next thing to do.

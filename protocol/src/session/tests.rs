@@ -402,6 +402,124 @@ fn a_batch_by_another_key_or_before_the_greeting_ends_the_session() {
     assert!(early.handle_bytes(Lane::Events, &batch, world.now).is_err());
 }
 
+#[test]
+fn a_hub_that_greets_and_then_cannot_store_is_dialled_with_growing_pauses() {
+    let mut world = World::new();
+    world.spool(Lane::Events, &["a"]);
+    let mut dials = 0;
+    for _ in 0..600 {
+        world.wait(Duration::from_millis(500));
+        while let Some(output) = world.agent.poll_output() {
+            dials += u32::from(output == agent::Output::Dial);
+            world.do_agent(output);
+        }
+        let Some(mut hub) = world.hub.take() else {
+            continue;
+        };
+        while let Some(hub::Output::Send { lane, bytes }) = hub.poll_output() {
+            world.agent.handle_bytes(lane, &bytes, world.now).unwrap();
+        }
+        assert!(world.agent.is_open());
+        let ended = Ended::ByHub {
+            code: Some(CloseCode::Store),
+            reason: "the hub's disk is full".into(),
+        };
+        world.agent.handle_disconnected(ended, world.now);
+    }
+    assert!((5..40).contains(&dials), "{dials} attempts in 300 s");
+    world.wait(Duration::from_secs(61));
+    world.run(None);
+    assert_eq!(world.stored[&Lane::Events], ["a"]);
+}
+
+#[test]
+fn a_batch_that_nobody_acknowledges_is_sent_again_on_another_connection() {
+    let mut world = World::new();
+    world.wait(Duration::ZERO);
+    world.run(None);
+    world.spool(Lane::Events, &["a"]);
+    while let Some(output) = world.agent.poll_output() {
+        if !matches!(
+            output,
+            agent::Output::Send {
+                lane: Lane::Events,
+                ..
+            }
+        ) {
+            world.do_agent(output);
+        }
+    }
+    let close = "close silent for too long: lane Events was not acknowledged for 300 seconds";
+    let began = world.now.at;
+    while world.log.last().is_none_or(|line| line != close) {
+        assert!(world.stored.is_empty());
+        world.wait(crate::limits::HEARTBEAT);
+        world.run(None);
+        assert!(world.now.at - began < crate::limits::ACK_TIMEOUT * 2);
+    }
+    assert!(world.now.at - began >= crate::limits::ACK_TIMEOUT);
+    world.wait(Duration::from_secs(61));
+    world.run(None);
+    assert_eq!(world.stored[&Lane::Events], ["a"]);
+}
+
+/// Takes outputs until the spool is asked for a batch of events; says after which.
+fn until_fetch(world: &mut World) -> u64 {
+    while let Some(output) = world.agent.poll_output() {
+        if let agent::Output::Fetch {
+            lane: Lane::Events,
+            after_seq,
+        } = output
+        {
+            return after_seq;
+        }
+        world.do_agent(output);
+    }
+    panic!("no fetch")
+}
+
+#[test]
+fn an_empty_answer_of_the_spool_that_came_too_late_leaves_nothing_behind() {
+    // Something was spooled while the spool was looking.
+    let mut world = World::new();
+    world.wait(Duration::ZERO);
+    for _ in ["dial", "hello"] {
+        let output = world.agent.poll_output().unwrap();
+        world.do_agent(output);
+    }
+    let Some(hub::Output::Send { lane, bytes }) = world.hub.as_mut().unwrap().poll_output() else {
+        panic!("no greeting")
+    };
+    world.agent.handle_bytes(lane, &bytes, world.now).unwrap();
+    assert_eq!(until_fetch(&mut world), 0);
+    world.spool(Lane::Events, &["a"]);
+    world.agent.handle_batch(Lane::Events, None);
+    world.run(None);
+    assert_eq!(world.stored[&Lane::Events], ["a"]);
+
+    // The lane was rewound while the spool was looking.
+    world.spool(Lane::Events, &["b"]);
+    assert_eq!(until_fetch(&mut world), 1);
+    let b = world.spool[&(Lane::Events, 2)].clone();
+    world.agent.handle_batch(Lane::Events, Some(b));
+    let swallowed = world.agent.poll_output();
+    assert!(matches!(swallowed, Some(agent::Output::Send { .. })));
+    assert_eq!(until_fetch(&mut world), 2);
+    let refused = crate::wire::v1::Refused {
+        lane: Lane::Events.number(),
+        expected_seq: 2,
+    };
+    let refused = crate::wire::v1::Message::Refused(refused).encode();
+    let now = world.now;
+    world
+        .agent
+        .handle_bytes(Lane::Control, &refused, now)
+        .unwrap();
+    world.agent.handle_batch(Lane::Events, None);
+    world.run(None);
+    assert_eq!(world.stored[&Lane::Events], ["a", "b"]);
+}
+
 proptest! {
     /// Whatever is spooled and wherever the wire is cut, once it holds every item is stored
     /// exactly once and in order.
