@@ -312,7 +312,7 @@ async fn hub(
         None => identity.hubs.clone(),
     };
     for address in hubs {
-        match link::probe(&address, tls.clone(), config.transport).await {
+        match link::probe(&address, tls.clone(), &config.transport).await {
             Ok(took) => {
                 let detail = format!("{address} answers within {} ms", millis(took));
                 findings.ok("hub", detail);

@@ -12,8 +12,6 @@ use protocol::enroll::{
     EXPORTER_LABEL, MESSAGE_BYTES, Pin, Reply, Request, Token, TokenError, signed_message,
 };
 use protocol::ids::{AgentId, OrgId};
-use protocol::session::CloseCode;
-use quinn::Connection;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
 use rustls_pki_types::CertificateDer;
 use secrecy::{ExposeSecret, SecretSlice};
@@ -23,7 +21,7 @@ use zeroize::Zeroizing;
 use crate::exit::{Exit, Failure};
 use crate::identity::{Identity, IdentityError, Issued, names_of};
 use crate::layout::{Layout, LayoutError};
-use crate::link::{self, Line, LinkError, tls};
+use crate::link::{self, Broken, Connection, LinkError, Order, tls};
 
 /// Time for the exchange, once the connection stands.
 const EXCHANGE_TIME: Duration = Duration::from_secs(30);
@@ -39,10 +37,12 @@ pub(crate) enum EnrollError {
     #[error("the token names no hub")]
     NoHub,
     /// The hub has another root than the token says.
-    #[error(
-        "{address} is not the hub that made this token: its root key does not have the token's pin"
-    )]
-    Pin { address: String },
+    #[error("{address} is not the hub that made this token: its root key does not have the token's pin{}", link::by(issuer.as_deref()))]
+    Pin {
+        address: String,
+        /// Who issued the certificate that was shown.
+        issuer: Option<String>,
+    },
     /// There is no connection.
     #[error("the hub could not be asked")]
     Link(#[source] LinkError),
@@ -53,8 +53,8 @@ pub(crate) enum EnrollError {
     #[error("the hub's answer cannot be used: {reason}")]
     Answer { reason: String },
     /// The exchange broke off.
-    #[error("the exchange broke off: {reason}")]
-    Broken { reason: String },
+    #[error("the exchange broke off")]
+    Broken(#[from] Broken),
     /// The key pair or the request could not be made.
     #[error("could not make a key pair")]
     Key(#[source] rcgen::Error),
@@ -79,13 +79,14 @@ impl From<EnrollError> for Failure {
             EnrollError::NoHub => (Exit::Usage, "give the hub's address with --hub HOST:PORT"),
             EnrollError::Pin { .. } => (
                 Exit::Forbidden,
-                "check the address; if it is right, somebody stands between this host and the hub",
+                "check the address; if it is right, somebody stands between this host and the \
+                 hub: a TLS-inspecting proxy must exempt the hub from inspection",
             ),
             EnrollError::Link(link) if link.is_refusal() => (Exit::Forbidden, "check the address"),
-            EnrollError::Link(_) | EnrollError::Broken { .. } => (
+            EnrollError::Link(_) | EnrollError::Broken(_) => (
                 Exit::Unreachable,
-                "check that the hub runs and that its UDP port is open from here; the token stays \
-                 good for its time",
+                "check that the hub runs and that its port is open from here, for UDP or for TCP; \
+                 the token stays good for its time",
             ),
             EnrollError::Refused { .. } => (
                 Exit::Forbidden,
@@ -131,7 +132,7 @@ pub(crate) struct Enrolled {
 pub(crate) async fn enroll(
     layout: &Layout,
     wish: Wish,
-    config: link::Config,
+    config: &link::Config,
 ) -> Result<Enrolled, EnrollError> {
     let token = read_token(&wish.token)?;
     let hubs = match wish.hub {
@@ -143,21 +144,17 @@ pub(crate) async fn enroll(
     let request = CertificateParams::default()
         .serialize_request(&key)
         .map_err(EnrollError::Key)?;
-    let line = connect(&hubs, &token.0.pins, config).await?;
-    let exchange = exchange(
-        &line.connection,
-        &token.0,
-        request.der().to_vec(),
-        wish.name,
-    );
+    let mut connection = connect(&hubs, &token.0.pins, config).await?;
+    let csr = request.der().to_vec();
+    let exchange = exchange(&mut connection, &token.0, csr, wish.name);
     let reply = match tokio::time::timeout(EXCHANGE_TIME, exchange).await {
         Ok(reply) => reply?,
         Err(_) => {
             let reason = format!("no answer within {} s", EXCHANGE_TIME.as_secs());
-            return Err(EnrollError::Broken { reason });
+            return Err(Broken(reason).into());
         }
     };
-    line.leave(CloseCode::Done, "").await;
+    connection.leave().await;
     let (chain, root) = check(reply, &token.0.pins, &key)?;
     if Identity::exists(layout) {
         set_spool_aside(layout).map_err(EnrollError::Spool)?;
@@ -191,16 +188,21 @@ fn read_token(text: &SecretSlice<u8>) -> Result<Held, EnrollError> {
     Ok(Held(Token::parse(text)?))
 }
 
-async fn connect(hubs: &[String], pins: &[Pin], config: link::Config) -> Result<Line, EnrollError> {
+async fn connect(
+    hubs: &[String],
+    pins: &[Pin],
+    config: &link::Config,
+) -> Result<Connection, EnrollError> {
     let mut last = EnrollError::NoHub;
     for address in hubs {
         let (tls, pinned) = tls::for_enrolment(pins.to_vec()).map_err(EnrollError::Tls)?;
-        match link::dial(address, tls, config).await {
-            Ok(line) => return Ok(line),
+        match link::dial(address, tls, config, Order::QuicFirst).await {
+            Ok(connection) => return Ok(connection),
             // A wrong pin is somebody else, or in between: no other address makes that good.
             Err(_) if pinned.has_missed() => {
                 return Err(EnrollError::Pin {
                     address: address.clone(),
+                    issuer: pinned.issuer(),
                 });
             }
             Err(error) => last = EnrollError::Link(error),
@@ -210,16 +212,14 @@ async fn connect(hubs: &[String], pins: &[Pin], config: link::Config) -> Result<
 }
 
 async fn exchange(
-    connection: &Connection,
+    connection: &mut Connection,
     token: &Token,
     csr: Vec<u8>,
     name: String,
 ) -> Result<Reply, EnrollError> {
-    let broken = |reason: String| EnrollError::Broken { reason };
-    let mut exporter = [0; 32];
-    connection
-        .export_keying_material(&mut exporter, EXPORTER_LABEL, b"")
-        .map_err(|_| broken("the TLS session gives no keying material".to_owned()))?;
+    let exporter = connection
+        .keying_material(EXPORTER_LABEL)
+        .ok_or_else(|| Broken("the TLS session gives no keying material".to_owned()))?;
     let signature = SigningKey::from_bytes(&token.seed).sign(&signed_message(&csr, &exporter));
     let request = Request {
         token: token.id,
@@ -229,34 +229,7 @@ async fn exchange(
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let request = postcard::to_stdvec(&request).expect("plain structs always serialise");
-    let length = u32::try_from(request.len()).expect("a request has some thousand bytes");
-    let (mut send, mut receive) = connection
-        .open_bi()
-        .await
-        .map_err(|error| broken(error.to_string()))?;
-    for part in [length.to_le_bytes().as_slice(), &request] {
-        send.write_all(part)
-            .await
-            .map_err(|error| broken(error.to_string()))?;
-    }
-    // It fails only for a stream that the hub has reset, and then there is no reply either.
-    let _ = send.finish();
-    let mut length = [0; 4];
-    receive
-        .read_exact(&mut length)
-        .await
-        .map_err(|error| broken(error.to_string()))?;
-    let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
-    if length > MESSAGE_BYTES {
-        return Err(EnrollError::Answer {
-            reason: format!("it has {length} bytes"),
-        });
-    }
-    let mut reply = vec![0; length];
-    receive
-        .read_exact(&mut reply)
-        .await
-        .map_err(|error| broken(error.to_string()))?;
+    let reply = connection.ask(&request, MESSAGE_BYTES).await?;
     match postcard::take_from_bytes(&reply) {
         Ok((reply, [])) => Ok(reply),
         Ok(_) | Err(_) => Err(EnrollError::Answer {

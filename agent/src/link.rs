@@ -1,42 +1,84 @@
-//! The way to the hub: QUIC with TLS 1.3 and both sides' certificates. The only user of quinn.
+//! The way to the hub: TLS 1.3 with both sides' certificates, over QUIC or, where no UDP passes,
+//! over TCP.
 //!
 //! [`drive`] moves bytes between the connection, the session's state machine and the spool;
-//! [`tls`] says whom to trust; this module dials and turns the transport's errors into what an
-//! operator can act on.
+//! [`tls`] says whom to trust; [`quic`] and [`tcp`] carry the lanes; this module dials and turns
+//! the transports' errors into what an operator can act on.
+//!
+//! ```text
+//! 0 s       QUIC ───────────────────────▶ up: taken
+//! 1 s            TCP, beside it ────────▶ up first: taken, unless QUIC follows at once
+//! ```
 
 mod drive;
+mod outbox;
+mod quic;
+mod tcp;
 pub(crate) mod tls;
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::enroll::HUB_NAME;
-use protocol::limits;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use protocol::frame::Lane;
 use protocol::session::CloseCode;
-use quinn::congestion::BbrConfig;
-use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{
-    ClientConfig, Connection, ConnectionError, Endpoint, IdleTimeout, TransportConfig, VarInt,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
 
 pub(crate) use drive::{Drive, LinkStatus, State, Stopped};
 
 use crate::exit::{Exit, Failure};
 
-/// Initial size of a packet (DESIGN 6: never rely on discovery).
-const INITIAL_MTU: u16 = 1200;
+/// What may wait between a connection's readers and the session; when full, the transport's
+/// windows slow the hub.
+const HEARD: usize = 16;
 
-/// Window of a stream from the hub: acknowledgements are small.
-const RECEIVE_WINDOW: u32 = 256 << 10;
+/// Largest piece read from a stream at once, in bytes.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// How long a farewell may take: it is sent at once, and sent again when the hub still speaks.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// How long QUIC is tried alone. With it a session without UDP is up within two seconds.
+const HEAD_START: Duration = Duration::from_secs(1);
+
+/// How long QUIC may come after TCP and still be taken.
+const MOMENT: Duration = Duration::from_millis(200);
+
+/// Addresses of one name that are tried. A name with more is not a hub's.
+const ADDRESSES: usize = 8;
+
+/// Time until the next address of a name is tried beside the ones before it. Source: RFC 8305
+/// section 5, Connection Attempt Delay.
+const STAGGER: Duration = Duration::from_millis(250);
 
 /// How the hub is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Config {
     /// Whether the kernel may cut datagrams.
     pub(crate) gso: bool,
     /// How long one attempt may take.
     pub(crate) connect_timeout: Duration,
+}
+
+/// What carries a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Quic,
+    Tcp,
+}
+
+impl Transport {
+    /// Returns the word of the hub's API.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Quic => "quic",
+            Self::Tcp => "tcp",
+        }
+    }
 }
 
 /// Says why there is no connection.
@@ -50,10 +92,15 @@ pub(crate) enum LinkError {
     #[error("{address} does not answer: {reason}")]
     Unreachable { address: String, reason: String },
     /// The other side has a certificate of another CA.
-    #[error(
-        "{address} is not this agent's hub: its certificate is not signed by the root that was pinned"
-    )]
-    WrongHub { address: String },
+    #[error("{address} is not this agent's hub: its certificate is not signed by the root that was pinned{}", by(issuer.as_deref()))]
+    WrongHub {
+        address: String,
+        /// Who issued the certificate, where the transport tells.
+        issuer: Option<String>,
+    },
+    /// The hub's certificate is not valid at this host's time.
+    #[error("the certificate of the hub at {address} is not valid at this host's time")]
+    Clock { address: String },
     /// The other side is no hub, or one of another time.
     #[error("{address} speaks no protocol of this agent")]
     NoHub { address: String },
@@ -84,6 +131,7 @@ impl LinkError {
             Self::Resolve { .. }
             | Self::Unreachable { .. }
             | Self::NoHub { .. }
+            | Self::Clock { .. }
             | Self::Local { .. } => false,
         }
     }
@@ -99,12 +147,23 @@ impl From<LinkError> for Failure {
         let fix = match &error {
             LinkError::Resolve { .. } => "check the hub's name, or set hub.address",
             LinkError::Unreachable { .. } => {
-                "check that the hub runs and that its UDP port is open from here"
+                "check that the hub runs and that its port is open from here, for UDP or for TCP"
             }
-            LinkError::WrongHub { .. } => {
+            LinkError::Clock { .. } => {
+                "set this host's clock, for example with chrony or systemd-timesyncd, and look at \
+                 the hub's"
+            }
+            LinkError::WrongHub {
+                issuer: Some(_), ..
+            } => {
+                "if that is a TLS-inspecting proxy, it must exempt the hub from inspection; else \
+                 check the address; if the hub was made anew, enrol again with a token of the new \
+                 one"
+            }
+            LinkError::WrongHub { issuer: None, .. } => {
                 "check the address; if the hub was made anew, enrol again with a token of the new one"
             }
-            LinkError::NoHub { .. } => "check the port: agents use 7443/udp, the API 8443/tcp",
+            LinkError::NoHub { .. } => "check the port: agents use 7443, UDP and TCP; the API 8443",
             LinkError::Certificate { .. } => {
                 "enrol again with a new token: `zero-x-agent enroll --replace --token-file F`"
             }
@@ -117,25 +176,191 @@ impl From<LinkError> for Failure {
     }
 }
 
-/// How long a farewell may take: it is sent at once, and sent again when the hub still speaks.
-const FAREWELL: Duration = Duration::from_secs(2);
-
-/// A connection with the socket it goes through.
-#[derive(Debug)]
-pub(crate) struct Line {
-    pub(crate) connection: Connection,
-    endpoint: Endpoint,
+/// Returns who issued a certificate, as part of a sentence.
+pub(crate) fn by(issuer: Option<&str>) -> String {
+    issuer.map_or_else(String::new, |issuer| format!(" but issued by {issuer:?}"))
 }
 
-impl Line {
-    /// Closes the connection and waits until that is told, so that it is told even when the
-    /// program ends right after: a close is only queued, and what is queued dies with the runtime.
-    pub(crate) async fn leave(&self, code: CloseCode, reason: &str) {
-        let number = VarInt::from_u32(code.number());
-        self.connection.close(number, reason.as_bytes());
-        // A hub that does not hear it notices the silence.
-        let _ = tokio::time::timeout(FAREWELL, self.endpoint.wait_idle()).await;
+/// An alert of TLS by its number (RFC 8446 section 6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Alert(u8);
+
+impl Alert {
+    const CERTIFICATE_EXPIRED: Alert = Alert(45);
+    const NO_APPLICATION_PROTOCOL: Alert = Alert(120);
+
+    /// Returns what it means when the hub sends it.
+    fn of_the_hub(self, address: &str) -> Option<LinkError> {
+        let address = address.to_owned();
+        if self == Self::NO_APPLICATION_PROTOCOL {
+            return Some(LinkError::NoHub { address });
+        }
+        let reason = match self.0 {
+            44 => "it is revoked",
+            45 => "it has expired",
+            48 => "another hub issued it",
+            116 => "none was shown",
+            42 | 43 | 46 | 51 => "it is not valid",
+            _ => return None,
+        };
+        Some(LinkError::Certificate { address, reason })
     }
+}
+
+/// Returns what it means when this side raises an alert over what the other showed.
+fn raised_here(address: &str, alert: Alert, issuer: Option<String>) -> LinkError {
+    let address = address.to_owned();
+    match alert {
+        Alert::NO_APPLICATION_PROTOCOL => LinkError::NoHub { address },
+        Alert::CERTIFICATE_EXPIRED => LinkError::Clock { address },
+        Alert(_) => LinkError::WrongHub { address, issuer },
+    }
+}
+
+/// What a connection brings.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// The next bytes of a lane.
+    Bytes(Lane, Vec<u8>),
+    /// It has ended; nothing follows.
+    Ended(LinkError),
+}
+
+/// A question got no answer: the connection broke, in the transport's words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Broken(pub(crate) String);
+
+/// A connection that stands and carries nothing yet.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    address: String,
+    kind: Dialled,
+}
+
+/// One of each transport's.
+#[derive(Debug)]
+enum Kind<Q, T> {
+    Quic(Q),
+    Tcp(T),
+}
+
+// Boxed: a TLS session is a kilobyte.
+type Dialled = Kind<quic::Connection, Box<tcp::Connection>>;
+
+impl<Q, T> Kind<Q, T> {
+    fn transport(&self) -> Transport {
+        match self {
+            Self::Quic(_) => Transport::Quic,
+            Self::Tcp(_) => Transport::Tcp,
+        }
+    }
+}
+
+impl Connection {
+    pub(crate) fn transport(&self) -> Transport {
+        self.kind.transport()
+    }
+
+    /// Returns keying material of the TLS session (RFC 8446 section 7.5).
+    pub(crate) fn keying_material(&self, label: &[u8]) -> Option<[u8; 32]> {
+        match &self.kind {
+            Kind::Quic(connection) => connection.keying_material(label),
+            Kind::Tcp(connection) => connection.keying_material(label),
+        }
+    }
+
+    /// Asks one question and returns its answer of at most `limit` bytes, each behind its length,
+    /// a little-endian u32.
+    ///
+    /// # Errors
+    ///
+    /// When the connection breaks before the whole answer is here, or the answer is longer.
+    pub(crate) async fn ask(&mut self, question: &[u8], limit: usize) -> Result<Vec<u8>, Broken> {
+        match &mut self.kind {
+            Kind::Quic(connection) => ask(&mut connection.stream().await?, question, limit).await,
+            Kind::Tcp(connection) => ask(connection.stream(), question, limit).await,
+        }
+    }
+
+    /// Makes it a line of a session and returns what it brings.
+    pub(crate) fn open(self) -> (Line, mpsc::Receiver<Heard>) {
+        let (heard, hearing) = mpsc::channel(HEARD);
+        let line = match self.kind {
+            Kind::Quic(connection) => Kind::Quic(quic::Line::new(connection, self.address, heard)),
+            Kind::Tcp(connection) => Kind::Tcp(tcp::Line::new(*connection, self.address, heard)),
+        };
+        (Line(line), hearing)
+    }
+
+    /// Hangs up and waits until that is told.
+    pub(crate) async fn leave(self) {
+        match self.kind {
+            Kind::Quic(connection) => connection.leave(CloseCode::Done, "").await,
+            Kind::Tcp(connection) => connection.leave().await,
+        }
+    }
+}
+
+async fn ask(
+    stream: &mut (impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin),
+    question: &[u8],
+    limit: usize,
+) -> Result<Vec<u8>, Broken> {
+    let broken = |error: std::io::Error| Broken(error.to_string());
+    let length = u32::try_from(question.len()).map_err(|error| Broken(error.to_string()))?;
+    stream.write_u32_le(length).await.map_err(broken)?;
+    stream.write_all(question).await.map_err(broken)?;
+    stream.flush().await.map_err(broken)?;
+    let bytes = stream.read_u32_le().await.map_err(broken)?;
+    let length = usize::try_from(bytes).unwrap_or(usize::MAX);
+    if length > limit {
+        return Err(Broken(format!("an answer of {bytes} bytes is too long")));
+    }
+    let mut answer = vec![0; length];
+    stream.read_exact(&mut answer).await.map_err(broken)?;
+    Ok(answer)
+}
+
+/// A connection that carries a session.
+#[derive(Debug)]
+pub(crate) struct Line(Kind<quic::Line, tcp::Line>);
+
+impl Line {
+    pub(crate) fn transport(&self) -> Transport {
+        self.0.transport()
+    }
+
+    /// Puts whole frames on a lane. A more urgent lane overtakes what waits.
+    pub(crate) fn send(&mut self, lane: Lane, frames: Vec<u8>) {
+        match &mut self.0 {
+            Kind::Quic(line) => line.send(lane, frames),
+            Kind::Tcp(line) => line.send(lane, frames),
+        }
+    }
+
+    /// Begins to close it; [`Heard::Ended`] follows.
+    pub(crate) fn close(&self, code: CloseCode, reason: &str) {
+        match &self.0 {
+            Kind::Quic(line) => line.close(code, reason),
+            Kind::Tcp(line) => line.close(code, reason),
+        }
+    }
+
+    /// Closes it and waits until that is told.
+    pub(crate) async fn leave(&self, code: CloseCode, reason: &str) {
+        match &self.0 {
+            Kind::Quic(line) => line.leave(code, reason).await,
+            Kind::Tcp(line) => line.leave(code, reason).await,
+        }
+    }
+}
+
+/// Which transports are tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// QUIC, and TCP beside it when it has not answered for [`HEAD_START`].
+    QuicFirst,
 }
 
 /// Dials one address of a hub.
@@ -150,28 +375,25 @@ impl Line {
 pub(crate) async fn dial(
     address: &str,
     tls: Arc<rustls::ClientConfig>,
-    config: Config,
-) -> Result<Line, LinkError> {
-    let resolve = |reason: String| LinkError::Resolve {
+    config: &Config,
+    order: Order,
+) -> Result<Connection, LinkError> {
+    let quic = within(address, config, over_quic(address, tls.clone(), config));
+    let tcp = within(address, config, over_tcp(address, tls));
+    let kind = match order {
+        Order::QuicFirst => race(quic, tcp).await,
+    }?;
+    Ok(Connection {
         address: address.to_owned(),
-        reason,
-    };
-    let attempt = async {
-        let found = tokio::net::lookup_host(address)
-            .await
-            .map_err(|error| resolve(error.to_string()))?;
-        // A name with more addresses than this is not a hub's.
-        let addresses: Vec<SocketAddr> = found.take(8).collect();
-        let mut last = resolve("the name has none".to_owned());
-        for socket in addresses {
-            match dial_socket(address, socket, tls.clone(), config).await {
-                Ok(line) => return Ok(line),
-                Err(error @ LinkError::Unreachable { .. }) => last = error,
-                Err(error) => return Err(error),
-            }
-        }
-        Err(last)
-    };
+        kind,
+    })
+}
+
+async fn within(
+    address: &str,
+    config: &Config,
+    attempt: impl Future<Output = Result<Dialled, LinkError>>,
+) -> Result<Dialled, LinkError> {
     match tokio::time::timeout(config.connect_timeout, attempt).await {
         Ok(result) => result,
         Err(_) => Err(LinkError::Unreachable {
@@ -181,97 +403,96 @@ pub(crate) async fn dial(
     }
 }
 
-async fn dial_socket(
+async fn over_quic(
     address: &str,
-    socket: SocketAddr,
     tls: Arc<rustls::ClientConfig>,
-    config: Config,
-) -> Result<Line, LinkError> {
-    let local = |reason: String| LinkError::Local { reason };
-    let any: SocketAddr = match socket {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let endpoint = Endpoint::client(any).map_err(|error| local(error.to_string()))?;
-    let crypto = QuicClientConfig::try_from(tls).map_err(|error| local(error.to_string()))?;
-    let mut client = ClientConfig::new(Arc::new(crypto));
-    client.transport_config(Arc::new(transport(config)));
-    let connecting = endpoint
-        .connect_with(client, socket, HUB_NAME)
-        .map_err(|error| local(error.to_string()))?;
-    let connection = connecting.await.map_err(|error| explain(address, error))?;
-    Ok(Line {
-        connection,
-        endpoint,
-    })
+    config: &Config,
+) -> Result<Dialled, LinkError> {
+    let attempt = |socket| quic::dial(address, socket, tls.clone(), config);
+    first_of(address, attempt).await.map(Kind::Quic)
 }
 
-fn transport(config: Config) -> TransportConfig {
-    let mut transport = TransportConfig::default();
-    let idle = IdleTimeout::try_from(limits::IDLE_TIMEOUT).expect("a minute fits the field");
-    transport
-        // The hub opens no streams.
-        .max_concurrent_bidi_streams(VarInt::from(0u8))
-        .max_concurrent_uni_streams(VarInt::from(0u8))
-        .stream_receive_window(VarInt::from(RECEIVE_WINDOW))
-        .receive_window(VarInt::from(RECEIVE_WINDOW))
-        .send_window(limits::CREDIT_BYTES)
-        .max_idle_timeout(Some(idle))
-        .initial_mtu(INITIAL_MTU)
-        .enable_segmentation_offload(config.gso)
-        .datagram_receive_buffer_size(None)
-        // CUBIC stalls on links with loss (DESIGN 6).
-        .congestion_controller_factory(Arc::new(BbrConfig::default()));
-    transport
+async fn over_tcp(address: &str, tls: Arc<rustls::ClientConfig>) -> Result<Dialled, LinkError> {
+    let stream = first_of(address, |socket| tcp::connect(address, socket)).await?;
+    let greeted = tcp::greet(address, stream, tls).await?;
+    Ok(Kind::Tcp(Box::new(greeted)))
 }
 
-/// TLS alerts as QUIC carries them (RFC 9001 section 4.8; the numbers are RFC 8446 section 6's).
-fn alert_of(code: u64) -> Option<u64> {
-    (0x100..0x200).contains(&code).then(|| code - 0x100)
-}
-
-const NO_APPLICATION_PROTOCOL: u64 = 120;
-
-/// Turns the transport's error into what an operator can act on.
-pub(crate) fn explain(address: &str, error: ConnectionError) -> LinkError {
-    let address = address.to_owned();
-    let reason = error.to_string();
-    match error {
-        // Raised on this side: the hub's certificate did not pass.
-        ConnectionError::TransportError(error) => match alert_of(error.code.into()) {
-            Some(NO_APPLICATION_PROTOCOL) => LinkError::NoHub { address },
-            Some(_) => LinkError::WrongHub { address },
-            None => LinkError::Unreachable { address, reason },
-        },
-        // Raised on the other side.
-        ConnectionError::ConnectionClosed(close) => {
-            let certificate = |reason| LinkError::Certificate {
-                address: address.clone(),
-                reason,
-            };
-            match alert_of(close.error_code.into()) {
-                Some(NO_APPLICATION_PROTOCOL) => LinkError::NoHub { address },
-                Some(44) => certificate("it is revoked"),
-                Some(45) => certificate("it has expired"),
-                Some(48) => certificate("another hub issued it"),
-                Some(116) => certificate("none was shown"),
-                Some(42 | 43 | 46 | 51) => certificate("it is not valid"),
-                Some(_) | None => LinkError::Unreachable { address, reason },
+/// Takes the first that is up, QUIC if both are at once.
+async fn race(
+    quic: impl Future<Output = Result<Dialled, LinkError>>,
+    tcp: impl Future<Output = Result<Dialled, LinkError>>,
+) -> Result<Dialled, LinkError> {
+    tokio::pin!(quic);
+    let alone = tokio::time::timeout(HEAD_START, &mut quic).await;
+    match alone {
+        Ok(Err(error)) if !error.is_refusal() => tcp.await.map_err(|of_tcp| telling(error, of_tcp)),
+        Ok(result) => result,
+        Err(_) => {
+            tokio::pin!(tcp);
+            // Both may be cancelled: an attempt that is dropped is given up.
+            tokio::select! {
+                result = &mut quic => match result {
+                    Err(error) if !error.is_refusal() => {
+                        tcp.await.map_err(|of_tcp| telling(error, of_tcp))
+                    }
+                    result => result,
+                },
+                result = &mut tcp => match result {
+                    Ok(tcp) => match tokio::time::timeout(MOMENT, quic).await {
+                        Ok(Ok(quic)) => Ok(quic),
+                        Ok(Err(_)) | Err(_) => Ok(tcp),
+                    },
+                    Err(of_tcp) => quic.await.map_err(|error| telling(error, of_tcp)),
+                },
             }
         }
-        ConnectionError::ApplicationClosed(close) => LinkError::Closed {
+    }
+}
+
+/// Returns the error that says most when both ways failed.
+fn telling(of_quic: LinkError, of_tcp: LinkError) -> LinkError {
+    match (of_quic, of_tcp) {
+        (
+            LinkError::Unreachable { address, reason },
+            LinkError::Unreachable { reason: of_tcp, .. },
+        ) => LinkError::Unreachable {
             address,
-            code: CloseCode::from_number(close.error_code.into_inner()),
-            reason: String::from_utf8_lossy(&close.reason).into_owned(),
+            reason: format!("{reason} over UDP, {of_tcp} over TCP"),
         },
-        ConnectionError::TimedOut => LinkError::Unreachable {
-            address,
-            reason: "no answer".to_owned(),
-        },
-        ConnectionError::VersionMismatch => LinkError::NoHub { address },
-        ConnectionError::Reset
-        | ConnectionError::LocallyClosed
-        | ConnectionError::CidsExhausted => LinkError::Unreachable { address, reason },
+        (of_quic, LinkError::Unreachable { .. }) => of_quic,
+        (_, of_tcp) => of_tcp,
+    }
+}
+
+/// Tries the addresses of a name, the next one beside those before it when they take their time.
+async fn first_of<T, A: Future<Output = Result<T, LinkError>>>(
+    address: &str,
+    attempt: impl Fn(SocketAddr) -> A,
+) -> Result<T, LinkError> {
+    let resolve = |reason: String| LinkError::Resolve {
+        address: address.to_owned(),
+        reason,
+    };
+    let found = tokio::net::lookup_host(address).await;
+    let found = found.map_err(|error| resolve(error.to_string()))?;
+    let mut next: VecDeque<SocketAddr> = found.take(ADDRESSES).collect();
+    let mut under_way = FuturesUnordered::new();
+    let mut last = resolve("the name has none".to_owned());
+    loop {
+        match next.pop_front() {
+            Some(socket) => under_way.push(attempt(socket)),
+            None if under_way.is_empty() => return Err(last),
+            None => {}
+        }
+        // Both may be cancelled: what is under way stays there.
+        tokio::select! {
+            Some(result) = under_way.next() => match result {
+                Err(error @ LinkError::Unreachable { .. }) => last = error,
+                result => return result,
+            },
+            () = tokio::time::sleep(STAGGER), if !next.is_empty() => {}
+        }
     }
 }
 
@@ -284,16 +505,17 @@ pub(crate) fn explain(address: &str, error: ConnectionError) -> LinkError {
 pub(crate) async fn probe(
     address: &str,
     tls: Arc<rustls::ClientConfig>,
-    config: Config,
+    config: &Config,
 ) -> Result<Duration, LinkError> {
     /// One round trip and the hub's look into its list.
     const VERDICT: Duration = Duration::from_millis(500);
     let began = std::time::Instant::now();
-    let line = dial(address, tls, config).await?;
+    let connection = dial(address, tls, config, Order::QuicFirst).await?;
     let took = began.elapsed();
-    match tokio::time::timeout(VERDICT, line.connection.closed()).await {
-        Ok(error) => Err(explain(address, error)),
-        Err(_) => {
+    let (line, mut heard) = connection.open();
+    match tokio::time::timeout(VERDICT, heard.recv()).await {
+        Ok(Some(Heard::Ended(error))) => Err(error),
+        Ok(Some(Heard::Bytes(..)) | None) | Err(_) => {
             line.leave(CloseCode::Done, "").await;
             Ok(took)
         }
@@ -301,78 +523,4 @@ pub(crate) async fn probe(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use quinn::crypto::rustls::QuicServerConfig;
-    use rustls::crypto::ring::default_provider;
-
-    const ALPN: &[u8] = b"test";
-
-    fn one_thread() -> tokio::runtime::Runtime {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap()
-    }
-
-    /// Returns both sides' TLS settings.
-    fn tls() -> (rustls::ServerConfig, rustls::ClientConfig) {
-        let made = rcgen::generate_simple_self_signed([HUB_NAME.to_owned()]).unwrap();
-        let certificate = made.cert.der().clone();
-        let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der());
-        let mut server = rustls::ServerConfig::builder_with_provider(Arc::new(default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.clone()], key.unwrap())
-            .unwrap();
-        server.alpn_protocols = vec![ALPN.to_vec()];
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(certificate).unwrap();
-        let mut client = rustls::ClientConfig::builder_with_provider(Arc::new(default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        client.alpn_protocols = vec![ALPN.to_vec()];
-        (server, client)
-    }
-
-    #[test]
-    fn the_hub_hears_of_a_leave_though_the_program_ends_right_after() {
-        let (server, client) = tls();
-        let hub = one_thread();
-        let endpoint = hub.block_on(async {
-            let crypto = QuicServerConfig::try_from(server).unwrap();
-            let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-            Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap()
-        });
-        let address = endpoint.local_addr().unwrap().to_string();
-        let heard = std::thread::spawn(move || {
-            hub.block_on(async {
-                let connection = endpoint.accept().await.unwrap().await.unwrap();
-                tokio::time::timeout(Duration::from_secs(10), connection.closed()).await
-            })
-        });
-        let agent = one_thread();
-        let config = Config {
-            gso: false,
-            connect_timeout: Duration::from_secs(10),
-        };
-        agent.block_on(async {
-            let line = dial(&address, Arc::new(client), config).await.unwrap();
-            line.leave(CloseCode::Done, "the agent is stopping").await;
-        });
-        // Nothing of the agent runs from here on.
-        let error = heard.join().unwrap().expect("the hub hears it at once");
-        let ConnectionError::ApplicationClosed(close) = error else {
-            panic!("{error}");
-        };
-        assert_eq!(
-            close.error_code.into_inner(),
-            u64::from(CloseCode::Done.number())
-        );
-        assert_eq!(close.reason.as_ref(), b"the agent is stopping");
-        drop(agent);
-    }
-}
+mod tests;

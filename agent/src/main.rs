@@ -214,7 +214,7 @@ async fn enroll(verb: cli::Enroll, config: &Config, on_stdin: bool) -> Result<Ex
         name: host_name(),
     };
     let _lock = layout.lock()?;
-    let enrolled = enroll::enroll(&layout, wish, config.transport).await?;
+    let enrolled = enroll::enroll(&layout, wish, &config.transport).await?;
     say(&format!(
         "enrolled as {} of {}",
         enrolled.agent, enrolled.org

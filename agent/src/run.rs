@@ -86,6 +86,7 @@ impl Node {
             state: State::Connecting,
             since: Timestamp::now(),
             hub: hubs.first().cloned().unwrap_or_default(),
+            transport: None,
             error: None,
             sent_bytes: 0,
         });
@@ -93,7 +94,7 @@ impl Node {
         let drive = Drive {
             spool: opened.spool.clone(),
             tls,
-            config: config.transport,
+            config: config.transport.clone(),
             hubs,
             epoch: opened.epoch,
             witness: opened.witness,
@@ -391,8 +392,8 @@ async fn acknowledged(
                 None => Failure::new(Exit::Unreachable, clause),
             };
             return Err(failure.fix(
-                "check that the hub runs and that its UDP port is open from here; the next run \
-                 sends them",
+                "check that the hub runs and that its port is open from here, for UDP or for TCP; \
+                 the next run sends them",
             ));
         }
         before = waiting;

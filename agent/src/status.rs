@@ -54,6 +54,8 @@ pub(crate) struct Link {
     pub(crate) state: String,
     pub(crate) since: Timestamp,
     pub(crate) hub: String,
+    /// `quic` or `tcp` while there is a link.
+    pub(crate) transport: Option<String>,
     pub(crate) error: Option<String>,
     /// Bytes of frames sent since the agent was started.
     pub(crate) sent_bytes: u64,
@@ -107,6 +109,7 @@ impl Status {
     pub(crate) fn summary(&self) -> Summary {
         let link = &self.link;
         let error = link.error.as_ref().map(|error| format!(": {error}"));
+        let over = link.transport.as_ref().map(|word| format!(" over {word}"));
         let full = if self.spool.full {
             ", full: sources wait"
         } else {
@@ -116,8 +119,9 @@ impl Status {
             agent: self.agent,
             hub: link.hub.clone(),
             link: format!(
-                "{} since {}{}",
+                "{}{} since {}{}",
                 link.state,
+                over.unwrap_or_default(),
                 link.since,
                 error.unwrap_or_default()
             ),
@@ -165,6 +169,7 @@ impl Teller {
                 state: state.to_owned(),
                 since: link.since,
                 hub: link.hub,
+                transport: link.transport.map(|transport| transport.word().to_owned()),
                 error: link.error.map(|error| error.to_string()),
                 sent_bytes: link.sent_bytes,
             },

@@ -9,20 +9,21 @@
 //! nothing elsewhere.
 
 use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use jiff::Timestamp;
-use protocol::enroll::{EXPORTER_LABEL, MESSAGE_BYTES, Reply, Request, signed_message};
+use protocol::enroll::{MESSAGE_BYTES, Reply, Request, signed_message};
 use protocol::ids::AgentId;
 use protocol::session::CloseCode;
-use quinn::{Connection, ConnectionError, ReadExactError, SendStream, WriteError};
 use store::error::{ApplianceError, TokenError};
 use store::rows::AgentState;
 use store::rows::access::{Agent, EnrolToken, Enrolment};
 use store::rows::audit::AuditAct;
 use store::rows::finding::Actor;
 use store::{AgentIdentity, Appliance};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -33,7 +34,7 @@ use crate::live::{Changed, Live, What};
 const NAME_BYTES: usize = 255;
 
 /// Time for the peer to send its request, and to hang up after the reply.
-const PEER_TIME: Duration = Duration::from_secs(20);
+pub(crate) const PEER_TIME: Duration = Duration::from_secs(20);
 
 /// Says why a token was not accepted. The agent gets the code and these words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -260,13 +261,7 @@ async fn audit(
 pub(crate) enum ExchangeError {
     /// The connection ended.
     #[error("the connection ended")]
-    Connection(#[from] ConnectionError),
-    /// The request did not come whole.
-    #[error("the request did not come whole")]
-    Read(#[from] ReadExactError),
-    /// The reply could not be sent.
-    #[error("the reply could not be sent")]
-    Write(#[from] WriteError),
+    Connection(#[from] io::Error),
     /// The request is too long.
     #[error("a request of {bytes} bytes is too long")]
     TooLong {
@@ -285,6 +280,9 @@ pub(crate) enum ExchangeError {
     /// The hub stops.
     #[error("the hub is stopping")]
     Stopping,
+    /// There is no place.
+    #[error("too many enrolments at once")]
+    Busy,
 }
 
 impl ExchangeError {
@@ -292,66 +290,54 @@ impl ExchangeError {
     pub(crate) fn close_code(&self) -> CloseCode {
         match self {
             Self::Slow => CloseCode::Silent,
-            Self::Stopping => CloseCode::Busy,
-            Self::Connection(_)
-            | Self::Read(_)
-            | Self::Write(_)
-            | Self::TooLong { .. }
-            | Self::Malformed
-            | Self::Exporter => CloseCode::Protocol,
+            Self::Stopping | Self::Busy => CloseCode::Busy,
+            Self::Connection(_) | Self::TooLong { .. } | Self::Malformed | Self::Exporter => {
+                CloseCode::Protocol
+            }
         }
     }
 }
 
-/// Reads the one request of a connection and answers it. What is decided is carried through: only
-/// the waiting for the peer is bounded and ends at a stop.
+/// Reads the one request of a stream and answers it. What is decided is carried through: only the
+/// waiting for the peer is bounded and ends at a stop.
 ///
 /// # Errors
 ///
 /// When there was no reply.
 pub(crate) async fn exchange(
-    connection: &Connection,
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    exporter: &[u8; 32],
     desk: Desk<'_>,
     now: fn() -> Timestamp,
     stop: &CancellationToken,
 ) -> Result<(), ExchangeError> {
-    let mut exporter = [0; 32];
-    connection
-        .export_keying_material(&mut exporter, EXPORTER_LABEL, b"")
-        .map_err(|_| ExchangeError::Exporter)?;
-    let read = tokio::time::timeout(PEER_TIME, read_request(connection));
-    let (request, mut send) = tokio::select! {
+    let read = tokio::time::timeout(PEER_TIME, read_request(stream));
+    let request = tokio::select! {
         () = stop.cancelled() => return Err(ExchangeError::Stopping),
         read = read => read.map_err(|_| ExchangeError::Slow)??,
     };
-    let reply = enroll(desk, &request, &exporter, now()).await;
+    let reply = enroll(desk, &request, exporter, now()).await;
     let reply = postcard::to_stdvec(&reply).expect("plain enums always serialise");
     let length = u32::try_from(reply.len()).expect("a reply has some thousand bytes");
-    send.write_all(&length.to_le_bytes()).await?;
-    send.write_all(&reply).await?;
-    // It fails only for a stream that was finished before, which this one was not.
-    let _ = send.finish();
-    // The agent hangs up when it has read the reply; closing before would discard it.
-    tokio::select! {
-        () = stop.cancelled() => {}
-        _ = tokio::time::timeout(PEER_TIME, connection.closed()) => {}
-    }
-    Ok(())
+    let write = async {
+        stream.write_u32_le(length).await?;
+        stream.write_all(&reply).await?;
+        stream.shutdown().await
+    };
+    let written = tokio::time::timeout(PEER_TIME, write).await;
+    Ok(written.map_err(|_| ExchangeError::Slow)??)
 }
 
-async fn read_request(connection: &Connection) -> Result<(Request, SendStream), ExchangeError> {
-    let (send, mut receive) = connection.accept_bi().await?;
-    let mut length = [0; 4];
-    receive.read_exact(&mut length).await?;
-    let bytes = u32::from_le_bytes(length);
+async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Result<Request, ExchangeError> {
+    let bytes = stream.read_u32_le().await?;
     let length = usize::try_from(bytes).unwrap_or(usize::MAX);
     if length > MESSAGE_BYTES {
         return Err(ExchangeError::TooLong { bytes });
     }
     let mut request = vec![0; length];
-    receive.read_exact(&mut request).await?;
+    stream.read_exact(&mut request).await?;
     match postcard::take_from_bytes(&request) {
-        Ok((request, [])) => Ok((request, send)),
+        Ok((request, [])) => Ok(request),
         Ok(_) | Err(_) => Err(ExchangeError::Malformed),
     }
 }

@@ -1,15 +1,16 @@
-//! The agents' port: QUIC, TLS 1.3, a certificate on both sides.
+//! The agents' port, UDP and TCP: QUIC or TLS 1.3, a certificate on both sides.
 //!
 //! ```text
-//! handshake (capped, Retry under load) ─▶ zx/1         session: certificate → positive list → lanes
-//!                                      └▶ zx-enroll/1  one exchange without a certificate
+//! QUIC handshake (capped, Retry under load) ─┬▶ zx/1         session: certificate → positive list → lanes
+//! TLS handshake on TCP (capped)             ─┘▶ zx-enroll/1  one exchange without a certificate
 //! ```
-//! The keys of stateless resets, retry tokens and connection ids are kept over restarts, so that
-//! agents of a restarted hub are told at once instead of waiting for their idle timeout (DESIGN 6).
 
 mod admit;
+mod connection;
 mod intake;
+mod quic;
 mod session;
+mod tcp;
 
 use std::error::Error;
 use std::io;
@@ -18,53 +19,34 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use protocol::enroll;
-use protocol::limits;
+use protocol::enroll::{self, EXPORTER_LABEL};
 use protocol::session::CloseCode;
 use protocol::wire::v1::{self, Epoch};
-use quinn::congestion::BbrConfig;
-use quinn::crypto::rustls::{HandshakeData, NoInitialCipherSuite, QuicServerConfig};
-use quinn::{
-    Connection, Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TokioRuntime,
-    TransportConfig, VarInt,
-};
-use quinn_proto::HashedConnectionIdGenerator;
-use ring::{hkdf, hmac};
+use quinn::crypto::rustls::NoInitialCipherSuite;
+use quinn::{Endpoint, Incoming, VarInt};
 use store::{Appliance, Store};
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use crate::ca::Authority;
-use crate::enroll::{Desk, exchange};
+use crate::enroll::{Desk, ExchangeError, PEER_TIME, exchange};
 use crate::failure::{Exit, Explain};
 use crate::identity::Identity;
 use crate::live::Live;
+use connection::Connection;
 use intake::Spoiled;
-
-/// Initial size of a packet (DESIGN 6: never rely on discovery).
-const INITIAL_MTU: u16 = 1200;
-
-/// Streams that an agent may have open: its lanes, and some that stay silent.
-const STREAMS: u8 = 16;
-
-/// Window of one stream, in bytes. More would wait here instead of in the agent's spool.
-const STREAM_WINDOW: u32 = 512 << 10;
-
-/// Window of one connection, in bytes.
-const CONNECTION_WINDOW: u32 = 1 << 20;
-
-/// Bytes that wait to be sent to one agent: acknowledgements are small.
-const SEND_WINDOW: u64 = 256 << 10;
 
 /// Connections at once. An idle one costs some 40 KB.
 const CONNECTIONS: usize = 20_000;
 
-/// Handshakes at once; the rest is turned away.
+/// QUIC handshakes at once, and as many on TCP; the rest is turned away, or waits in the kernel.
 const HANDSHAKES: usize = 256;
 
-/// Handshakes at once from which a peer must first show that its address is its own.
+/// QUIC handshakes at once from which a peer must first show that its address is its own.
 const HANDSHAKES_WITHOUT_RETRY: usize = 64;
 
 /// Enrolments at once: whoever asks has no certificate yet.
@@ -76,18 +58,23 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Time for sessions to end once the hub stops.
 const DRAIN: Duration = Duration::from_secs(8);
 
-/// Life of a retry token.
-const RETRY_TOKEN_TIME: Duration = Duration::from_secs(15);
+/// Pause after a connection could not be taken, for example for want of file descriptors.
+const TAKE_AGAIN: Duration = Duration::from_millis(100);
+
+/// How often a port is sought that is free for both, where any will do.
+const PORTS_TRIED: usize = 16;
 
 /// Says why the agents' port cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum OpenPortError {
     /// The address cannot be bound.
-    #[error("cannot listen for agents on {address} (UDP)")]
+    #[error("cannot listen for agents on {address} ({protocol})")]
     Bind {
         /// The address.
         address: SocketAddr,
+        /// `UDP` or `TCP`.
+        protocol: &'static str,
         /// The cause.
         #[source]
         source: io::Error,
@@ -135,7 +122,23 @@ struct Shared {
     hub: Arc<Hub>,
     spoiled: Arc<Spoiled>,
     handshakes: Semaphore,
+    tcp_handshakes: Arc<Semaphore>,
     enrolments: Semaphore,
+}
+
+/// The port, open on both protocols.
+pub(crate) struct Port {
+    address: SocketAddr,
+    endpoint: Endpoint,
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl Port {
+    /// Returns the address that it listens on, the same for UDP and TCP.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
 }
 
 /// Opens the port. Must be called within the runtime.
@@ -147,75 +150,96 @@ pub(crate) fn open(
     address: SocketAddr,
     identity: &Identity,
     tls: rustls::ServerConfig,
-) -> Result<Endpoint, OpenPortError> {
-    let crypto = QuicServerConfig::try_from(Arc::new(tls))?;
-    let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, b"zero-x retry token");
-    let token_key = salt.extract(identity.retry_token_key.as_slice());
-    let mut server = ServerConfig::new(Arc::new(crypto), Arc::new(token_key));
-    server
-        .transport_config(Arc::new(transport()))
-        .retry_token_lifetime(RETRY_TOKEN_TIME)
-        .max_incoming(HANDSHAKES);
-    let reset_key = hmac::Key::new(hmac::HMAC_SHA256, identity.stateless_reset_key.as_slice());
-    let mut config = EndpointConfig::new(Arc::new(reset_key));
-    let id_key = identity.connection_id_key;
-    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
-    let bind = |source| OpenPortError::Bind { address, source };
-    let socket = UdpSocket::bind(address).map_err(bind)?;
-    Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime)).map_err(bind)
+) -> Result<Port, OpenPortError> {
+    let tls = Arc::new(tls);
+    let settings = quic::settings(identity, Arc::clone(&tls))?;
+    let (socket, listener) = bind(address)?;
+    let failed = |source| OpenPortError::Bind {
+        address,
+        protocol: "UDP",
+        source,
+    };
+    let endpoint = quic::endpoint(settings, socket).map_err(failed)?;
+    Ok(Port {
+        address: endpoint.local_addr().map_err(failed)?,
+        endpoint,
+        listener,
+        acceptor: TlsAcceptor::from(tls),
+    })
 }
 
-fn transport() -> TransportConfig {
-    let mut transport = TransportConfig::default();
-    let idle = IdleTimeout::try_from(limits::IDLE_TIMEOUT).expect("a minute fits the field");
-    transport
-        .max_concurrent_bidi_streams(VarInt::from(STREAMS))
-        .max_concurrent_uni_streams(VarInt::from(0u8))
-        .stream_receive_window(VarInt::from(STREAM_WINDOW))
-        .receive_window(VarInt::from(CONNECTION_WINDOW))
-        .send_window(SEND_WINDOW)
-        .max_idle_timeout(Some(idle))
-        .initial_mtu(INITIAL_MTU)
-        .datagram_receive_buffer_size(None)
-        // CUBIC stalls on links with loss (DESIGN 6).
-        .congestion_controller_factory(Arc::new(BbrConfig::default()));
-    transport
+/// Binds one port for both protocols.
+fn bind(address: SocketAddr) -> Result<(UdpSocket, TcpListener), OpenPortError> {
+    let failed = |protocol| {
+        move |source| OpenPortError::Bind {
+            address,
+            protocol,
+            source,
+        }
+    };
+    let mut tried = 0;
+    loop {
+        let udp = UdpSocket::bind(address).map_err(failed("UDP"))?;
+        let both = udp.local_addr().map_err(failed("UDP"))?;
+        match tcp::listen(both) {
+            Ok(listener) => return Ok((udp, listener)),
+            // The one that was free for UDP is taken by another's TCP.
+            Err(_) if address.port() == 0 && tried < PORTS_TRIED => tried += 1,
+            Err(source) => return Err(failed("TCP")(source)),
+        }
+    }
 }
 
 /// Serves agents until `stop`, then asks them to come back later and ends.
-pub(crate) async fn serve(endpoint: Endpoint, hub: Arc<Hub>, stop: CancellationToken) {
-    announce(&endpoint);
+pub(crate) async fn serve(port: Port, hub: Arc<Hub>, stop: CancellationToken) {
+    info!(address = %port.address, "listening for agents, UDP and TCP");
     let shared = Arc::new(Shared {
         hub,
         spoiled: Arc::default(),
         handshakes: Semaphore::new(HANDSHAKES),
+        tcp_handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
         enrolments: Semaphore::new(ENROLMENTS),
     });
+    let Port {
+        endpoint,
+        listener,
+        acceptor,
+        ..
+    } = port;
     let tasks = TaskTracker::new();
     loop {
-        let incoming = tokio::select! {
+        // Every branch may be cancelled: a connection that was not taken stays queued.
+        tokio::select! {
             () = stop.cancelled() => break,
-            incoming = endpoint.accept() => incoming,
-        };
-        let Some(incoming) = incoming else { break };
-        let under_way = HANDSHAKES - shared.handshakes.available_permits();
-        if under_way >= HANDSHAKES || tasks.len() >= CONNECTIONS {
-            incoming.refuse();
-            continue;
-        }
-        if under_way >= HANDSHAKES_WITHOUT_RETRY && incoming.may_retry() {
-            // It fails only where a retry is not allowed, which was just asked.
-            let _ = incoming.retry();
-            continue;
-        }
-        let (shared, stop) = (Arc::clone(&shared), stop.clone());
-        tasks.spawn(async move {
-            if let Some(connection) = handshake(&shared, incoming).await {
-                serve_connection(&shared, connection, stop).await;
+            incoming = endpoint.accept() => {
+                let Some(incoming) = incoming else { break };
+                if let Some(incoming) = may_shake_hands(&shared, &tasks, incoming) {
+                    let (shared, stop) = (Arc::clone(&shared), stop.clone());
+                    tasks.spawn(async move {
+                        if let Some(connection) = handshake(&shared, incoming).await {
+                            serve_connection(&shared, connection, stop).await;
+                        }
+                    });
+                }
             }
-        });
+            (stream, remote, permit) = next_tcp(&shared, &listener) => {
+                if tasks.len() >= CONNECTIONS {
+                    continue;
+                }
+                let (shared, stop) = (Arc::clone(&shared), stop.clone());
+                let acceptor = acceptor.clone();
+                tasks.spawn(async move {
+                    let connection = tcp_handshake(&acceptor, stream, remote).await;
+                    drop(permit);
+                    if let Some(connection) = connection {
+                        serve_connection(&shared, connection, stop).await;
+                    }
+                });
+            }
+        }
     }
     endpoint.set_server_config(None);
+    drop(listener);
     tasks.close();
     if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
         warn!(sessions = tasks.len(), "sessions were cut off at the stop");
@@ -228,14 +252,68 @@ pub(crate) async fn serve(endpoint: Endpoint, hub: Arc<Hub>, stop: CancellationT
     let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
 }
 
-fn announce(endpoint: &Endpoint) {
-    match endpoint.local_addr() {
-        Ok(address) => info!(%address, "listening for agents"),
-        Err(error) => warn!(%error, "listening for agents on an address that is not known"),
+/// Decides whether a QUIC peer may go on; another is answered.
+fn may_shake_hands(shared: &Shared, tasks: &TaskTracker, incoming: Incoming) -> Option<Incoming> {
+    let under_way = HANDSHAKES - shared.handshakes.available_permits();
+    if under_way >= HANDSHAKES || tasks.len() >= CONNECTIONS {
+        incoming.refuse();
+        return None;
+    }
+    if under_way >= HANDSHAKES_WITHOUT_RETRY && incoming.may_retry() {
+        // It fails only where a retry is not allowed, which was just asked.
+        let _ = incoming.retry();
+        return None;
+    }
+    Some(incoming)
+}
+
+/// Waits for the next TCP connection and a place for its handshake. Who comes while all places are
+/// taken waits in the kernel, whose SYN cookies have shown that its address is its own.
+///
+/// # Cancel safety
+///
+/// A place is given back, a connection stays queued.
+async fn next_tcp(
+    shared: &Shared,
+    listener: &TcpListener,
+) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+    loop {
+        let Ok(permit) = Arc::clone(&shared.tcp_handshakes).acquire_owned().await else {
+            return std::future::pending().await;
+        };
+        match listener.accept().await {
+            Ok((stream, remote)) => return (stream, remote, permit),
+            Err(error) => {
+                debug!(
+                    error = &error as &dyn Error,
+                    "a connection could not be taken"
+                );
+                tokio::time::sleep(TAKE_AGAIN).await;
+            }
+        }
     }
 }
 
-/// Takes one connection through its handshake. Strangers fail here all day, so it is quiet.
+async fn tcp_handshake(
+    acceptor: &TlsAcceptor,
+    stream: TcpStream,
+    remote: SocketAddr,
+) -> Option<Connection> {
+    let accepted = tcp::accept(acceptor, stream, remote);
+    match tokio::time::timeout(HANDSHAKE_TIME, accepted).await {
+        Ok(Ok(connection)) => Some(Connection::Tcp(Box::new(connection))),
+        Ok(Err(error)) => {
+            debug!(%remote, error = &error as &dyn Error, "a handshake failed");
+            None
+        }
+        Err(_) => {
+            debug!(%remote, "a handshake took too long");
+            None
+        }
+    }
+}
+
+/// Takes a QUIC connection through its handshake. Strangers fail here all day, so it is quiet.
 async fn handshake(shared: &Shared, incoming: Incoming) -> Option<Connection> {
     let remote = incoming.remote_address();
     // Held to the end of the handshake.
@@ -251,7 +329,7 @@ async fn handshake(shared: &Shared, incoming: Incoming) -> Option<Connection> {
         }
     };
     match tokio::time::timeout(HANDSHAKE_TIME, connecting).await {
-        Ok(Ok(connection)) => Some(connection),
+        Ok(Ok(connection)) => Some(Connection::Quic(quic::Connection(connection))),
         Ok(Err(error)) => {
             debug!(%remote, error = &error as &dyn Error, "a handshake failed");
             None
@@ -263,43 +341,71 @@ async fn handshake(shared: &Shared, incoming: Incoming) -> Option<Connection> {
     }
 }
 
-/// Returns what the peer wants to speak.
-fn alpn(connection: &Connection) -> Option<Vec<u8>> {
-    let data = connection.handshake_data()?;
-    data.downcast::<HandshakeData>().ok()?.protocol
-}
-
-fn close(connection: &Connection, code: CloseCode, reason: &str) {
-    connection.close(VarInt::from_u32(code.number()), reason.as_bytes());
-}
-
 async fn serve_connection(shared: &Shared, connection: Connection, stop: CancellationToken) {
-    match alpn(&connection).as_deref() {
-        Some(v1::ALPN) => session::serve(shared, &connection, stop).await,
-        Some(enroll::ALPN) => serve_enrolment(shared, &connection, stop).await,
-        Some(_) | None => close(&connection, CloseCode::Version, "no protocol of this hub"),
+    match connection.alpn().as_deref() {
+        Some(v1::ALPN) => session::serve(shared, connection, stop).await,
+        Some(enroll::ALPN) => serve_enrolment(shared, connection, stop).await,
+        Some(_) | None => {
+            let reason = "no protocol of this hub";
+            connection.close(CloseCode::Version, reason).await;
+        }
     }
 }
 
-async fn serve_enrolment(shared: &Shared, connection: &Connection, stop: CancellationToken) {
-    let remote = connection.remote_address();
-    let Ok(_permit) = shared.enrolments.try_acquire() else {
-        let reason = "too many enrolments at once";
-        return close(connection, CloseCode::Busy, reason);
+async fn serve_enrolment(shared: &Shared, mut connection: Connection, stop: CancellationToken) {
+    let remote = connection.remote();
+    let enrolled = match shared.enrolments.try_acquire() {
+        Ok(_permit) => enrol(shared, &mut connection, &stop).await,
+        Err(_) => Err(ExchangeError::Busy),
     };
-    let desk = Desk {
-        appliance: &shared.hub.appliance,
-        authority: &shared.hub.authority,
-        live: &shared.hub.live,
-    };
-    let (code, reason) = match exchange(connection, desk, Timestamp::now, &stop).await {
+    let (code, reason) = match enrolled {
         Ok(()) => (CloseCode::Done, String::new()),
         Err(error) => {
             debug!(%remote, error = &error as &dyn Error, "an enrolment ended early");
             (error.close_code(), error.to_string())
         }
     };
-    close(connection, code, &reason);
+    match connection {
+        Connection::Quic(connection) => connection.close(code, &reason),
+        // This exchange has no frames that could carry a farewell.
+        Connection::Tcp(connection) => drop(connection),
+    }
+}
+
+/// Answers the one request of a connection.
+async fn enrol(
+    shared: &Shared,
+    connection: &mut Connection,
+    stop: &CancellationToken,
+) -> Result<(), ExchangeError> {
+    let desk = Desk {
+        appliance: &shared.hub.appliance,
+        authority: &shared.hub.authority,
+        live: &shared.hub.live,
+    };
+    let exporter = connection
+        .keying_material(EXPORTER_LABEL)
+        .ok_or(ExchangeError::Exporter)?;
+    let now = Timestamp::now;
+    match connection {
+        Connection::Quic(connection) => {
+            let opened = tokio::time::timeout(PEER_TIME, connection.stream());
+            let mut stream = tokio::select! {
+                () = stop.cancelled() => return Err(ExchangeError::Stopping),
+                opened = opened => opened.map_err(|_| ExchangeError::Slow)??,
+            };
+            exchange(&mut stream, &exporter, desk, now, stop).await?;
+        }
+        Connection::Tcp(connection) => {
+            exchange(connection.stream(), &exporter, desk, now, stop).await?;
+        }
+    }
+    // The agent hangs up when it has read the reply; closing before would discard it.
+    tokio::select! {
+        () = stop.cancelled() => {}
+        _ = tokio::time::timeout(PEER_TIME, connection.hung_up()) => {}
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -144,8 +144,8 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
     )?;
 
     let agents_tls = tls::for_agents(&identity.authority, Arc::clone(&leaf))?;
-    let endpoint = ingest::open(config.agent_listen.value, &identity, agents_tls)?;
-    let agent_listen = endpoint.local_addr().unwrap_or(config.agent_listen.value);
+    let port = ingest::open(config.agent_listen.value, &identity, agents_tls)?;
+    let agent_listen = port.address();
     let api_tls = Arc::new(match &config.tls {
         Some(own) => tls::read_own(own)?,
         None => tls::for_api(Arc::clone(&leaf))?,
@@ -191,7 +191,7 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
     });
 
     let mut tasks = Tasks::default();
-    tasks.start("agents' port", ingest::serve(endpoint, hub, stop.clone()));
+    tasks.start("agents' port", ingest::serve(port, hub, stop.clone()));
     tasks.start(
         "API",
         api::serve(api_listener, api_tls, state, stop.clone()),

@@ -102,6 +102,9 @@ pub enum FrameError {
     /// The CRC does not match.
     #[error("the frame's checksum does not match its bytes")]
     Checksum,
+    /// The frame that ends the connection cannot be read.
+    #[error("the farewell cannot be read")]
+    Farewell,
 }
 
 fn checksum(head: &[u8], payload: &[u8]) -> u32 {

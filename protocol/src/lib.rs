@@ -16,6 +16,7 @@ pub mod filter;
 pub mod frame;
 pub mod ids;
 pub mod limits;
+pub mod mux;
 pub mod parts;
 pub mod session;
 pub mod urn;

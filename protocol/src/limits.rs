@@ -63,6 +63,9 @@ pub const CREDIT_BYTES: u64 = lane_credit_bytes(Lane::Events)
     + lane_credit_bytes(Lane::Cost)
     + lane_credit_bytes(Lane::Results);
 
+/// Longest reason in a close, in bytes: on QUIC it travels in one packet.
+pub const CLOSE_REASON_BYTES: usize = 512;
+
 /// Time between two heartbeats on an idle session.
 pub const HEARTBEAT: Duration = Duration::from_secs(20);
 

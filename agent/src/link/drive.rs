@@ -1,8 +1,7 @@
 //! Drives the session: does what it says and tells it what happened. Decides nothing.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -10,21 +9,13 @@ use protocol::frame::Lane;
 use protocol::session::agent::{self, Ended, Output, Session};
 use protocol::session::{CloseCode, Now};
 use protocol::wire::v1::{Epoch, Witness};
-use quinn::{RecvStream, SendStream, VarInt};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{Config, Line, LinkError, dial, explain};
+use super::{Config, Connection, Heard, Line, LinkError, Order, Transport, dial};
 use crate::spool::{Fetched, Released, Spool};
-
-/// What may wait between the connection's readers and the session; when full, QUIC's windows
-/// slow the hub.
-const HAPPENINGS: usize = 16;
-
-/// Largest piece read from a stream at once, in bytes.
-const PIECE_BYTES: usize = 64 << 10;
 
 /// How the link stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +25,8 @@ pub(crate) struct LinkStatus {
     pub(crate) since: Timestamp,
     /// The address in use or last tried.
     pub(crate) hub: String,
+    /// What carries the session.
+    pub(crate) transport: Option<Transport>,
     /// Why there is no link.
     pub(crate) error: Option<LinkError>,
     /// Bytes of frames given to connections since the agent was started.
@@ -74,46 +67,48 @@ pub(crate) struct Drive {
     pub(crate) resync: Arc<Notify>,
 }
 
-enum Happening {
-    Dialled(Result<Line, LinkError>),
-    Bytes(u64, Lane, Vec<u8>),
-    Ended(u64, LinkError),
-}
-
-/// One connection with the tasks that read and write its streams.
+/// A connection in use.
 struct Wire {
-    /// Counts connections: what an earlier one still had to say is not for this one.
-    serial: u64,
     line: Line,
+    heard: mpsc::Receiver<Heard>,
     address: String,
-    outboxes: BTreeMap<Lane, Arc<Outbox>>,
     /// What to tell the session when the connection has ended, where this side ended it.
     ending: Option<Ended>,
-    happened: mpsc::Sender<Happening>,
-    /// Aborted when this is dropped.
-    tasks: JoinSet<()>,
 }
 
-/// Frames that wait for a lane's stream.
-///
-/// Bounded by the session: it sends no more than the hub's credit for the lane.
-#[derive(Debug, Default)]
-struct Outbox {
-    frames: Mutex<VecDeque<Vec<u8>>>,
-    filled: Notify,
-}
-
-impl Outbox {
-    fn push(&self, frame: Vec<u8>) {
-        let mut frames = self.frames.lock().expect("no holder of this lock panics");
-        frames.push_back(frame);
-        drop(frames);
-        self.filled.notify_one();
+impl Wire {
+    fn new(connection: Connection) -> Self {
+        let address = connection.address.clone();
+        let (line, heard) = connection.open();
+        Self {
+            line,
+            heard,
+            address,
+            ending: None,
+        }
     }
 
-    fn pop(&self) -> Option<Vec<u8>> {
-        let mut frames = self.frames.lock().expect("no holder of this lock panics");
-        frames.pop_front()
+    /// Closes the connection while others take its place.
+    fn leave(self, code: CloseCode, reason: &'static str, leaving: &mut JoinSet<()>) {
+        while leaving.try_join_next().is_some() {}
+        // What it still brings is for nobody, but it is held: it would be cut off without.
+        leaving.spawn(async move { self.line.leave(code, reason).await });
+    }
+}
+
+/// Waits for what a connection brings; for ever when there is none.
+///
+/// # Cancel safety
+///
+/// Nothing is taken unless it is returned.
+async fn heard(wire: &mut Option<Wire>) -> Heard {
+    match wire {
+        Some(wire) => wire.heard.recv().await.unwrap_or_else(|| {
+            Heard::Ended(LinkError::Local {
+                reason: "the connection's tasks have ended".to_owned(),
+            })
+        }),
+        None => std::future::pending().await,
     }
 }
 
@@ -131,32 +126,23 @@ impl Drive {
     ///
     /// [`Stopped`] with the hub's words.
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), Stopped> {
-        let (happened, mut happenings) = mpsc::channel(HAPPENINGS);
         let mut session = self.session(self.epoch, self.witness);
         let mut wire: Option<Wire> = None;
-        let mut attempt = 0usize;
-        let mut serial = 0u64;
-        // Dropped with this function, and the attempt with it.
+        // Dropped with this function, and the attempts with them.
         let mut dialling = JoinSet::new();
+        let mut leaving = JoinSet::new();
         loop {
             while let Some(output) = session.poll_output() {
                 match output {
                     Output::Dial => {
-                        let address = self.address(attempt).to_owned();
-                        attempt = attempt.wrapping_add(1);
-                        let (tls, config) = (self.tls.clone(), self.config);
-                        let happened = happened.clone();
-                        debug!(hub = %address, "dialling");
-                        while dialling.try_join_next().is_some() {}
-                        dialling.spawn(async move {
-                            let result = dial(&address, tls, config).await;
-                            let _ = happened.send(Happening::Dialled(result)).await;
-                        });
+                        let (hubs, tls) = (self.hubs.clone(), self.tls.clone());
+                        let config = self.config.clone();
+                        dialling.spawn(dial_one_of(hubs, tls, config));
                     }
                     Output::Send { lane, bytes } => {
                         if let Some(wire) = &mut wire {
                             self.count(bytes.len());
-                            wire.send(lane, bytes);
+                            wire.line.send(lane, bytes);
                         }
                     }
                     Output::Fetch { lane, after_seq } => {
@@ -165,7 +151,7 @@ impl Drive {
                             Ok(Fetched::Nothing) => session.handle_batch(lane, None),
                             Ok(Fetched::Missing) => {
                                 warn!(?lane, after_seq, "the hub lacks what it once acknowledged");
-                                session = self.roll(session, &mut wire).await;
+                                session = self.roll(session, &mut wire, &mut leaving).await;
                             }
                             Err(error) => {
                                 error!(error = &error as &dyn Error, "a batch could not be read");
@@ -182,7 +168,7 @@ impl Drive {
                                     through_seq,
                                     "the hub holds more than this spool ever sent: the disk was restored"
                                 );
-                                session = self.roll(session, &mut wire).await;
+                                session = self.roll(session, &mut wire, &mut leaving).await;
                             }
                             Err(error) => error!(
                                 error = &error as &dyn Error,
@@ -233,8 +219,7 @@ impl Drive {
                     }
                     Output::Close { code, reason } => {
                         if let Some(wire) = &mut wire {
-                            let number = VarInt::from_u32(code.number());
-                            wire.line.connection.close(number, reason.as_bytes());
+                            wire.line.close(code, &reason);
                             wire.ending = Some(ending(code, reason));
                         }
                     }
@@ -253,7 +238,10 @@ impl Drive {
             let is_online = self.status.borrow().state == State::Online;
             if session.is_open() && !is_online {
                 self.tell(State::Online, None, wire.as_ref());
-                info!(hub = %self.status.borrow().hub, "link up");
+                let transport = wire
+                    .as_ref()
+                    .map_or("", |wire| wire.line.transport().word());
+                info!(hub = %self.status.borrow().hub, transport, "link up");
             }
             let due = session.poll_timeout().map(tokio::time::Instant::from_std);
             let wait = async {
@@ -262,8 +250,8 @@ impl Drive {
                     None => std::future::pending().await,
                 }
             };
-            // Every branch may be cancelled: a happening stays in its queue, a wake-up is kept,
-            // a sleep has no effect.
+            // Every branch may be cancelled: what was not taken stays in its queue, a wake-up is
+            // kept, a sleep has no effect.
             tokio::select! {
                 () = stop.cancelled() => {
                     if let Some(wire) = &wire {
@@ -271,31 +259,34 @@ impl Drive {
                     }
                     return Ok(());
                 }
-                happening = happenings.recv() => match happening {
-                    Some(Happening::Dialled(Ok(line))) => {
-                        let address = self.address(attempt.wrapping_sub(1)).to_owned();
-                        serial += 1;
-                        wire = Some(Wire::new(serial, line, address, happened.clone()));
+                Some(dialled) = dialling.join_next() => match dialled {
+                    Ok(Ok(connection)) => {
+                        wire = Some(Wire::new(connection));
                         session.handle_connected(now());
                     }
-                    Some(Happening::Dialled(Err(error))) => self.lost(&mut session, error, None),
-                    Some(Happening::Bytes(of, lane, bytes)) => {
-                        if let Some(wire) = wire.as_mut().filter(|wire| wire.serial == of)
-                            && let Err(error) = session.handle_bytes(lane, &bytes, now())
+                    Ok(Err(error)) => self.lost(&mut session, error, None),
+                    Err(error) => {
+                        let error = LinkError::Local { reason: error.to_string() };
+                        self.lost(&mut session, error, None);
+                    }
+                },
+                heard = heard(&mut wire) => match heard {
+                    Heard::Bytes(lane, bytes) => {
+                        if let Err(error) = session.handle_bytes(lane, &bytes, now())
+                            && let Some(wire) = &mut wire
+                            && wire.ending.is_none()
                         {
                             warn!(error = &error as &dyn Error, "the hub broke the protocol");
                             let (code, reason) = (error.close_code(), error.to_string());
-                            let number = VarInt::from_u32(code.number());
-                            wire.line.connection.close(number, reason.as_bytes());
+                            wire.line.close(code, &reason);
                             wire.ending = Some(Ended::Lost { reason });
                         }
                     }
-                    Some(Happening::Ended(of, error)) => {
-                        if let Some(ended) = wire.take_if(|wire| wire.serial == of) {
+                    Heard::Ended(error) => {
+                        if let Some(ended) = wire.take() {
                             self.lost(&mut session, error, ended.ending);
                         }
                     }
-                    None => unreachable!("this function holds a sender"),
                 },
                 () = self.spool.spooled() => {
                     for lane in Lane::DATA {
@@ -321,11 +312,6 @@ impl Drive {
         Session::new(config, now())
     }
 
-    fn address(&self, attempt: usize) -> &str {
-        let at = attempt.checked_rem(self.hubs.len()).unwrap_or(0);
-        self.hubs.get(at).map_or("", String::as_str)
-    }
-
     fn count(&self, bytes: usize) {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         // Nobody waits for this number.
@@ -336,14 +322,16 @@ impl Drive {
     }
 
     /// Begins a new epoch on both sides: the connection is made anew with it.
-    async fn roll(&self, session: Session, wire: &mut Option<Wire>) -> Session {
+    async fn roll(
+        &self,
+        session: Session,
+        wire: &mut Option<Wire>,
+        leaving: &mut JoinSet<()>,
+    ) -> Session {
         match self.spool.roll_epoch().await {
             Ok(epoch) => {
                 if let Some(wire) = wire.take() {
-                    let number = VarInt::from_u32(CloseCode::Done.number());
-                    wire.line
-                        .connection
-                        .close(number, b"the agent begins a new epoch");
+                    wire.leave(CloseCode::Done, "the agent begins a new epoch", leaving);
                 }
                 self.tell(State::Connecting, None, None);
                 self.resync.notify_one();
@@ -390,6 +378,7 @@ impl Drive {
             }
             status.state = state;
             status.error = error;
+            status.transport = wire.map(|wire| wire.line.transport());
             if let Some(wire) = wire {
                 status.hub.clone_from(&wire.address);
             }
@@ -415,70 +404,34 @@ fn ending(code: CloseCode, reason: String) -> Ended {
     }
 }
 
-impl Wire {
-    /// Starts the task that watches the connection. Streams are opened when they are needed.
-    fn new(serial: u64, line: Line, address: String, happened: mpsc::Sender<Happening>) -> Self {
-        let mut tasks = JoinSet::new();
-        let (watched, tell, at) = (line.connection.clone(), happened.clone(), address.clone());
-        tasks.spawn(async move {
-            let error = explain(&at, watched.closed().await);
-            let _ = tell.send(Happening::Ended(serial, error)).await;
-        });
-        Self {
-            serial,
-            line,
-            address,
-            outboxes: BTreeMap::new(),
-            ending: None,
-            happened,
-            tasks,
-        }
-    }
-
-    /// Puts bytes on the stream of a lane, which is opened with its first bytes: a stream that is
-    /// open and silent would keep the hub waiting for its first frame.
-    fn send(&mut self, lane: Lane, bytes: Vec<u8>) {
-        if let Some(outbox) = self.outboxes.get(&lane) {
-            return outbox.push(bytes);
-        }
-        let outbox = Arc::new(Outbox::default());
-        outbox.push(bytes);
-        self.outboxes.insert(lane, outbox.clone());
-        let (connection, happened) = (self.line.connection.clone(), self.happened.clone());
-        let serial = self.serial;
-        self.tasks.spawn(async move {
-            // Both fail with the connection only, which has a task of its own that tells.
-            let Ok((send, receive)) = connection.open_bi().await else {
-                return;
-            };
-            // Lower lanes go first, so that bulk never delays events.
-            let _ = send.set_priority(-i32::from(lane.number()));
-            tokio::join!(write(send, outbox), read(receive, serial, lane, happened));
-        });
-    }
-}
-
-/// Writes what waits for a lane until the connection ends.
-async fn write(mut stream: SendStream, outbox: Arc<Outbox>) {
-    loop {
-        match outbox.pop() {
-            // A failed write is seen by the task that watches the connection.
-            Some(frame) => {
-                if stream.write_all(&frame).await.is_err() {
-                    return;
+/// Dials the hubs in their order and takes the first that is up.
+///
+/// # Errors
+///
+/// What the hub said that refuses this agent, else why the first could not be reached.
+async fn dial_one_of(
+    hubs: Vec<String>,
+    tls: Arc<rustls::ClientConfig>,
+    config: Config,
+) -> Result<Connection, LinkError> {
+    let mut first = None;
+    for address in hubs {
+        debug!(hub = %address, "dialling");
+        match dial(&address, tls.clone(), &config, Order::QuicFirst).await {
+            Ok(connection) => {
+                let transport = connection.transport().word();
+                debug!(hub = %address, transport, "connected");
+                return Ok(connection);
+            }
+            Err(error) => {
+                debug!(%error, "no connection");
+                if first.is_none() || error.is_refusal() {
+                    first = Some(error);
                 }
             }
-            None => outbox.filled.notified().await,
         }
     }
-}
-
-/// Reads a lane until the connection ends.
-async fn read(mut stream: RecvStream, serial: u64, lane: Lane, happened: mpsc::Sender<Happening>) {
-    while let Ok(Some(chunk)) = stream.read_chunk(PIECE_BYTES, true).await {
-        let bytes = Happening::Bytes(serial, lane, chunk.bytes.to_vec());
-        if happened.send(bytes).await.is_err() {
-            return;
-        }
-    }
+    Err(first.unwrap_or_else(|| LinkError::Local {
+        reason: "no hub has an address".to_owned(),
+    }))
 }

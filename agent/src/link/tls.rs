@@ -1,7 +1,7 @@
 //! Whom this agent trusts: the root that its token pinned, and nobody else. TLS 1.3 and ring only.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use protocol::enroll::{self, Pin};
 use protocol::wire::v1;
@@ -9,9 +9,11 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore,
+    SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::identity::Identity;
 
@@ -29,7 +31,8 @@ pub(crate) fn for_session(identity: &Identity) -> Result<Arc<ClientConfig>, rust
     roots.add(identity.root.clone())?;
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(roots)
+        .dangerous()
+        .with_custom_certificate_verifier(rooted(roots)?)
         .with_client_auth_cert(identity.chain.clone(), identity.private_key())?;
     config.alpn_protocols = vec![v1::ALPN.to_vec()];
     // A ticket would carry an identity past its renewal.
@@ -50,6 +53,7 @@ pub(crate) fn for_enrolment(
         pins,
         provider: provider(),
         missed: AtomicBool::new(false),
+        issuer: Mutex::new(None),
     });
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -61,6 +65,98 @@ pub(crate) fn for_enrolment(
     Ok((Arc::new(config), verifier))
 }
 
+/// Longest name of an issuer that is told, in characters.
+const ISSUER_CHARS: usize = 120;
+
+/// Whoever answered has a certificate that does not end in the pinned root.
+#[derive(Debug, thiserror::Error)]
+#[error("issued by {issuer:?}")]
+struct Stranger {
+    issuer: String,
+}
+
+/// Returns who issued a certificate that did not pass [`for_session`]'s verifier.
+pub(super) fn issuer_of(error: &CertificateError) -> Option<String> {
+    if let CertificateError::Other(other) = error {
+        let stranger = other.0.downcast_ref::<Stranger>();
+        return stranger.map(|stranger| stranger.issuer.clone());
+    }
+    None
+}
+
+/// Returns the issuer's name as the certificate says it. Anybody may have written it.
+fn issuer(der: &CertificateDer<'_>) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let name = certificate.issuer().to_string();
+    Some(name.chars().take(ISSUER_CHARS).collect())
+}
+
+pub(super) fn rooted(roots: RootCertStore) -> Result<Arc<dyn ServerCertVerifier>, rustls::Error> {
+    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+        .build()
+        .map_err(|error| rustls::Error::General(error.to_string()))?;
+    Ok(Arc::new(Rooted { inner }))
+}
+
+/// Checks a hub's chain against the pinned root as usual, and says of a stranger's certificate who
+/// issued it: operators know their proxies by that name.
+#[derive(Debug)]
+struct Rooted {
+    inner: Arc<WebPkiServerVerifier>,
+}
+
+impl ServerCertVerifier for Rooted {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self.inner.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        );
+        verified.map_err(|error| match (error, issuer(end_entity)) {
+            (
+                rustls::Error::InvalidCertificate(
+                    CertificateError::UnknownIssuer | CertificateError::BadSignature,
+                ),
+                Some(issuer),
+            ) => CertificateError::Other(OtherError(Arc::new(Stranger { issuer }))).into(),
+            (error, _) => error,
+        })
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner
+            .verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner
+            .verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
 /// Trusts the root whose key has one of the pins, when the hub sends it, and then checks the
 /// whole chain against it as usual: signatures, validity, name and purpose.
 #[derive(Debug)]
@@ -68,9 +164,17 @@ pub(crate) struct PinnedRoot {
     pins: Vec<Pin>,
     provider: Arc<CryptoProvider>,
     missed: AtomicBool,
+    issuer: Mutex<Option<String>>,
 }
 
 impl PinnedRoot {
+    /// Returns who issued the certificate of the hub that was missed.
+    pub(crate) fn issuer(&self) -> Option<String> {
+        // No holder of this lock panics.
+        let issuer = self.issuer.lock().unwrap_or_else(PoisonError::into_inner);
+        issuer.clone()
+    }
+
     /// Returns whether a hub was seen that sent no root with one of the pins.
     pub(crate) fn has_missed(&self) -> bool {
         self.missed.load(Ordering::Relaxed)
@@ -91,6 +195,7 @@ impl ServerCertVerifier for PinnedRoot {
             .find(|der| Pin::of_certificate(der).is_ok_and(|pin| self.pins.contains(&pin)));
         let Some(root) = root else {
             self.missed.store(true, Ordering::Relaxed);
+            *self.issuer.lock().unwrap_or_else(PoisonError::into_inner) = issuer(end_entity);
             return Err(CertificateError::UnknownIssuer.into());
         };
         let mut roots = RootCertStore::empty();

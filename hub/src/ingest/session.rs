@@ -2,17 +2,18 @@
 //! state machine and the store. Decides nothing about items.
 //!
 //! ```text
-//! stream of a lane ─▶ reader ─▶ pieces ─▶ hub::Session ─▶ batches, by lane ─▶ Intake ─▶ store
-//! control stream   ◀─ writer ◀─ frames ◀──────┘◀────────── acknowledgement ◀─────┘
+//! lanes of a line  ─▶ readers ─▶ pieces ─▶ hub::Session ─▶ batches, by lane ─▶ Intake ─▶ store
+//! control lane     ◀─ writer  ◀─ frames ◀──────┘◀────────── acknowledgement ◀─────┘
 //! ```
-//! The agent opens one stream per lane with the lane's first frame. QUIC opens every stream with a
-//! lower number along with it, so one that stays silent is left alone.
+//! An agent may try two connections at once and speaks on the one it takes. So a session begins
+//! with its first bytes: a connection that stays silent takes no other's place.
 //!
 //! One batch is in the store's hands at a time. While batches wait, no more of the data lanes is
-//! read and QUIC's windows hold the agent back; the control lane is always read.
+//! read and the transport's windows hold the agent back.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,29 +22,26 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use protocol::batch::VerifiedBatch;
 use protocol::declare::Declarations;
-use protocol::frame::{HEADER_BYTES, Lane};
+use protocol::frame::Lane;
 use protocol::session::hub::{self, Output};
 use protocol::session::{CloseCode, Now, SessionError};
 use protocol::wire::v1::{GoAway, Heartbeat, Hello, HighWater};
-use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 use rustls_pki_types::CertificateDer;
-use store::OrgStore;
 use store::error::AdmitAgentError;
 use store::rows::AgentState;
 use store::rows::access::AgentStatus;
-use tokio::sync::{mpsc, oneshot};
+use store::{AdmittedAgent, OrgStore};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use super::Shared;
 use super::admit::{Terms, clip};
+use super::connection::{Connection, Ears, Full, Heard, Line};
 use super::intake::{Intake, IntakeError, Taken};
-use super::{Shared, close};
-use crate::ca::spiffe::read_peer;
+use crate::ca::spiffe::{self, read_peer};
 use crate::live::{Changed, EndSession, Live, Registered, SessionInfo, What};
-
-/// Largest piece read from a stream at once, in bytes.
-const PIECE_BYTES: usize = 64 << 10;
 
 /// Largest piece given to the state machine at once, in bytes: what a hostile peer can make of it
 /// before [`HELD_BYTES`] is looked at again is some twenty small batches.
@@ -52,14 +50,8 @@ const FEED_BYTES: usize = 4 << 10;
 /// Decompressed bytes of batches that wait, from which no more of the data lanes is read.
 const HELD_BYTES: usize = 8 << 20;
 
-/// Pieces that may wait between readers and session, per kind of lane.
-const PIECES: usize = 4;
-
-/// Frames that may wait for the control stream. An agent that reads nothing is given up.
-const CONTROL_FRAMES: usize = 1024;
-
-/// Where in a frame its lane stands ([`protocol::frame`]).
-const LANE_AT: usize = 5;
+/// Time for an agent to greet after the handshake.
+const GREETING_TIME: Duration = Duration::from_secs(10);
 
 /// Time between two writings of an agent's status.
 const STATUS_EVERY: Duration = Duration::from_secs(60);
@@ -74,9 +66,6 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// not come back together, in milliseconds.
 const RETURN_MS: (u64, u64) = (1_000, 4_000);
 
-/// Longest reason in a close, in bytes: it travels in one packet.
-const REASON_BYTES: usize = 512;
-
 /// Longest program version that is kept, in bytes.
 const VERSION_BYTES: usize = 64;
 
@@ -90,7 +79,7 @@ fn now() -> Now {
 /// How a session ended.
 enum Ending {
     /// The agent left, or the network did.
-    Gone(ConnectionError),
+    Gone(String),
     /// This side ends it.
     Close(EndSession),
 }
@@ -109,46 +98,103 @@ fn end(code: CloseCode, reason: impl Into<String>) -> EndSession {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(shared: &Shared, connection: &Connection, stop: CancellationToken) {
-    let remote = connection.remote_address();
-    let (drive, ended) = match admit(shared, connection).await {
-        Ok(admitted) => admitted,
+pub(super) async fn serve(shared: &Shared, connection: Connection, stop: CancellationToken) {
+    let peer = Peer {
+        transport: connection.transport(),
+        remote: connection.remote(),
+        chain: connection.peer_chain().unwrap_or_default(),
+    };
+    let remote = peer.remote;
+    let (line, mut ears) = connection.open();
+    let known = match recognise(shared, &peer).await {
+        Ok(known) => known,
         Err(EndSession { code, reason }) => {
             info!(%remote, %code, %reason, "session refused");
-            return close(connection, code, &reason);
+            return line.close(code, &reason).await;
+        }
+    };
+    let first = match first_words(&line, &mut ears, &stop).await {
+        Ok(first) => first,
+        Err(Ending::Gone(reason)) => {
+            debug!(%remote, %reason, "a connection ended before its session began");
+            return;
+        }
+        Err(Ending::Close(EndSession { code, reason })) => {
+            debug!(%remote, %code, %reason, "a connection whose session did not begin");
+            return line.close(code, &reason).await;
+        }
+    };
+    let (drive, ended) = match admit(shared, &peer, known, line).await {
+        Ok(admitted) => admitted,
+        Err((line, EndSession { code, reason })) => {
+            info!(%remote, %code, %reason, "session refused");
+            return line.close(code, &reason).await;
         }
     };
     let agent = drive.status.agent;
-    info!(%remote, org = %drive.store.org(), %agent, "session open");
-    match drive.run(ended, stop).await {
-        Ending::Gone(error) => {
-            let reason = connection_ended(&error);
-            info!(%agent, %reason, "session closed");
-        }
-        Ending::Close(EndSession { code, reason }) => {
+    let transport = peer.transport;
+    info!(%remote, transport, org = %drive.store.org(), %agent, "session open");
+    match drive.run(first, ears, ended, stop).await {
+        (_, Ending::Gone(reason)) => info!(%agent, %reason, "session closed"),
+        (line, Ending::Close(EndSession { code, reason })) => {
             info!(%agent, %code, %reason, "session closed");
-            close(connection, code, &clip(&reason, REASON_BYTES));
+            line.close(code, &reason).await;
         }
     }
 }
 
-/// Finds out who speaks, by the certificate and nothing else, and whether it may.
-async fn admit(
-    shared: &Shared,
-    connection: &Connection,
-) -> Result<(Drive, oneshot::Receiver<EndSession>), EndSession> {
-    let hub = &shared.hub;
-    let unreadable = || {
-        end(
-            CloseCode::Store,
-            "the hub cannot read its store at the moment",
-        )
+/// Waits for the first bytes of a connection.
+async fn first_words(
+    line: &Line,
+    ears: &mut Ears,
+    stop: &CancellationToken,
+) -> Result<Heard, Ending> {
+    let greeting = async {
+        // Whoever speaks of data first is refused by the session.
+        tokio::select! {
+            Some(heard) = ears.control.recv() => heard,
+            Some(heard) = ears.data.recv() => heard,
+            else => std::future::pending().await,
+        }
     };
-    let chain = connection
-        .peer_identity()
-        .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
-    let leaf = chain.as_deref().and_then(|chain| chain.first());
-    let leaf = leaf.ok_or_else(|| {
+    tokio::select! {
+        heard = greeting => Ok(heard),
+        reason = line.closed() => Err(Ending::Gone(reason)),
+        () = stop.cancelled() => Err(end(CloseCode::Done, "the hub is stopping").into()),
+        () = tokio::time::sleep(GREETING_TIME) => Err(ungreeted().into()),
+    }
+}
+
+fn ungreeted() -> EndSession {
+    let reason = format!("no greeting within {} s", GREETING_TIME.as_secs());
+    end(CloseCode::Silent, reason)
+}
+
+/// The other side of a connection.
+struct Peer {
+    transport: &'static str,
+    remote: SocketAddr,
+    /// What it has proved to hold the key of, leaf first.
+    chain: Vec<CertificateDer<'static>>,
+}
+
+/// A peer that may speak for an agent.
+struct Known {
+    peer: spiffe::Peer,
+    admitted: AdmittedAgent,
+}
+
+fn unreadable() -> EndSession {
+    end(
+        CloseCode::Store,
+        "the hub cannot read its store at the moment",
+    )
+}
+
+/// Finds out who speaks, by the certificate and nothing else, and whether it may.
+async fn recognise(shared: &Shared, peer: &Peer) -> Result<Known, EndSession> {
+    let hub = &shared.hub;
+    let leaf = peer.chain.first().ok_or_else(|| {
         let reason = "no client certificate: enrol this agent first (`zero-x-agent enroll`)";
         end(CloseCode::Unenrolled, reason)
     })?;
@@ -170,12 +216,39 @@ async fn admit(
             return Err(end(code, error.to_string()));
         }
     };
+    Ok(Known { peer, admitted })
+}
+
+/// Makes the session of a peer that has begun to speak; on a refusal the line is given back.
+async fn admit(
+    shared: &Shared,
+    peer: &Peer,
+    known: Known,
+    line: Line,
+) -> Result<(Drive, oneshot::Receiver<EndSession>), (Line, EndSession)> {
+    match prepare(shared, peer, known).await {
+        Ok((made, ended)) => Ok((made(line), ended)),
+        Err(refusal) => Err((line, refusal)),
+    }
+}
+
+/// Takes the place of the agent's older session and reads what the new one goes on from.
+async fn prepare(
+    shared: &Shared,
+    peer: &Peer,
+    known: Known,
+) -> Result<(impl FnOnce(Line) -> Drive, oneshot::Receiver<EndSession>), EndSession> {
+    let hub = &shared.hub;
+    let Known {
+        peer: names,
+        admitted,
+    } = known;
     let (agent, store) = (admitted.agent.id, admitted.store);
     let since = Timestamp::now();
     let session = SessionInfo {
         org: store.org(),
-        transport: "quic",
-        remote: connection.remote_address(),
+        transport: peer.transport,
+        remote: peer.remote,
         since,
         heard_at: since,
     };
@@ -205,7 +278,7 @@ async fn admit(
                 seq,
             })
             .collect(),
-        public_key: peer.public_key,
+        public_key: names.public_key,
     };
     let terms = Terms {
         agent,
@@ -220,7 +293,7 @@ async fn admit(
         agent,
         last_seen: since,
         version: String::new(),
-        transport: "quic".to_owned(),
+        transport: peer.transport.to_owned(),
         spool_bytes: 0,
         spool_oldest: None,
         clock_skew_ms: 0,
@@ -229,22 +302,24 @@ async fn admit(
     let (live, spoiled) = (hub.live.clone(), shared.spoiled.clone());
     let intake = Intake::new(store.clone(), terms, live, spoiled);
     let core = hub::Session::new(config, now());
-    let drive = Drive {
-        connection: connection.clone(),
+    let (live, transport) = (hub.live.clone(), peer.transport);
+    let expires_at = expiry(names.not_after, since);
+    let drive = move |line| Drive {
+        line,
+        transport,
         core,
         store,
-        live: hub.live.clone(),
+        live,
         registered,
         status,
         status_stored: None,
-        expires_at: expiry(peer.not_after, since),
+        greet_by: Some(Instant::now() + GREETING_TIME),
+        expires_at,
         intake: Some(intake),
         answering: None,
         work: BTreeMap::new(),
         held_bytes: 0,
         piece: None,
-        lanes: BTreeSet::new(),
-        control: None,
         tasks: JoinSet::new(),
     };
     Ok((drive, ended))
@@ -266,16 +341,6 @@ fn refusal_of(state: Option<AgentState>) -> Option<EndSession> {
         None => (CloseCode::Unenrolled, AdmitAgentError::Unknown),
     };
     Some(end(error.0, error.1.to_string()))
-}
-
-/// What a reader has to say.
-enum Heard {
-    /// The first bytes of a stream, which say its lane; with the way back.
-    Opened(Lane, SendStream, Bytes),
-    /// Bytes of a lane.
-    Bytes(Lane, Bytes),
-    /// The stream breaks the protocol.
-    Broken(String),
 }
 
 /// What became of a batch that was given to the store.
@@ -300,15 +365,27 @@ async fn next_answer(answering: &mut Option<Answering>) -> Answer {
     }
 }
 
+/// Waits until an instant; for ever without one.
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// A session under way.
 struct Drive {
-    connection: Connection,
+    line: Line,
+    /// `quic` or `tcp`.
+    transport: &'static str,
     core: hub::Session,
     store: OrgStore,
     live: Arc<Live>,
     registered: Registered,
     status: AgentStatus,
     status_stored: Option<Instant>,
+    /// Until when the agent has to greet; `None` once it has.
+    greet_by: Option<Instant>,
     /// When the agent's certificate ends, and the session with it.
     expires_at: Instant,
     /// At home, or with the batch that is being stored.
@@ -319,42 +396,20 @@ struct Drive {
     held_bytes: usize,
     /// Of a data lane, not yet given to the core.
     piece: Option<(Lane, Bytes)>,
-    lanes: BTreeSet<Lane>,
-    control: Option<mpsc::Sender<Vec<u8>>>,
-    /// Readers, the writer, writings of the status. Aborted with the session.
+    /// Writings of the status. Aborted with the session.
     tasks: JoinSet<()>,
-}
-
-/// The ends of the readers' queues.
-struct Ears {
-    control: mpsc::Receiver<Heard>,
-    data: mpsc::Receiver<Heard>,
-}
-
-/// What readers speak into.
-#[derive(Clone)]
-struct Mouths {
-    control: mpsc::Sender<Heard>,
-    data: mpsc::Sender<Heard>,
-}
-
-impl Mouths {
-    fn of(&self, lane: Lane) -> &mpsc::Sender<Heard> {
-        match lane {
-            Lane::Control => &self.control,
-            Lane::Events | Lane::Inventory | Lane::Cost | Lane::Results => &self.data,
-        }
-    }
 }
 
 impl Drive {
     /// Drives the session to its end.
     async fn run(
         mut self,
+        first: Heard,
+        ears: Ears,
         ended: oneshot::Receiver<EndSession>,
         stop: CancellationToken,
-    ) -> Ending {
-        let ending = match self.converse(ended, stop).await {
+    ) -> (Line, Ending) {
+        let ending = match self.converse(first, ears, ended, stop).await {
             Ok(never) => match never {},
             Err(ending) => ending,
         };
@@ -372,23 +427,18 @@ impl Drive {
             // does not speak on while the store is stuck.
             let _ = tokio::time::timeout(LAST_STATUS, stored).await;
         }
-        ending
+        (self.line, ending)
     }
 
     async fn converse(
         &mut self,
+        first: Heard,
+        mut ears: Ears,
         mut ended: oneshot::Receiver<EndSession>,
         stop: CancellationToken,
     ) -> Result<std::convert::Infallible, Ending> {
-        let (control, from_control) = mpsc::channel(PIECES);
-        let (data, from_data) = mpsc::channel(PIECES);
-        let mouths = Mouths { control, data };
-        let mut ears = Ears {
-            control: from_control,
-            data: from_data,
-        };
-        let connection = self.connection.clone();
         let expires_at = tokio::time::Instant::from_std(self.expires_at);
+        self.hear(first)?;
         loop {
             self.feed()?;
             self.next_work();
@@ -406,16 +456,13 @@ impl Drive {
                     let reason = "this agent's certificate has expired";
                     return Err(end(CloseCode::Done, reason).into());
                 }
-                error = connection.closed() => return Err(Ending::Gone(error)),
-                stream = connection.accept_bi() => {
-                    let (send, receive) = stream.map_err(Ending::Gone)?;
-                    while self.tasks.try_join_next().is_some() {}
-                    self.tasks.spawn(read_lane(send, receive, mouths.clone()));
-                }
+                reason = self.line.closed() => return Err(Ending::Gone(reason)),
+                () = at(self.greet_by) => return Err(ungreeted().into()),
                 Some(heard) = ears.control.recv() => self.hear(heard)?,
                 Some(heard) = ears.data.recv(), if may_hear => self.hear(heard)?,
                 answer = next_answer(&mut self.answering) => self.answered(answer)?,
-                () = tokio::time::sleep_until(silent) => {
+                // While a piece waits it is this side that does not listen.
+                () = tokio::time::sleep_until(silent), if may_hear => {
                     if let Err(error) = self.core.handle_timeout(now()) {
                         return Err(self.broken(&error).into());
                     }
@@ -426,10 +473,6 @@ impl Drive {
 
     fn hear(&mut self, heard: Heard) -> Result<(), Ending> {
         let (lane, bytes) = match heard {
-            Heard::Opened(lane, send, bytes) => {
-                self.lane_opened(lane, send)?;
-                (lane, bytes)
-            }
             Heard::Bytes(lane, bytes) => (lane, bytes),
             Heard::Broken(reason) => return Err(self.breaks(reason).into()),
         };
@@ -539,8 +582,8 @@ impl Drive {
         if let Err(ending) = self.send_outputs() {
             return ending;
         }
-        match tokio::time::timeout(FAREWELL, self.connection.closed()).await {
-            Ok(error) => Ending::Gone(error),
+        match tokio::time::timeout(FAREWELL, self.line.closed()).await {
+            Ok(reason) => Ending::Gone(reason),
             Err(_) => stopping().into(),
         }
     }
@@ -593,26 +636,11 @@ impl Drive {
         self.send_outputs()
     }
 
-    fn lane_opened(&mut self, lane: Lane, send: SendStream) -> Result<(), Ending> {
-        if !self.lanes.insert(lane) {
-            let reason = format!("a second stream of lane {lane:?}");
-            return Err(self.breaks(reason).into());
-        }
-        // Only the control lane has a way back; dropping the others' ends them.
-        if lane == Lane::Control {
-            let (control, frames) = mpsc::channel(CONTROL_FRAMES);
-            self.control = Some(control);
-            self.tasks.spawn(write_control(send, frames));
-        }
-        Ok(())
-    }
-
     fn send_outputs(&mut self) -> Result<(), Ending> {
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::Send { bytes, .. } => {
-                    let sent = self.control.as_ref().map(|control| control.try_send(bytes));
-                    if let Some(Err(mpsc::error::TrySendError::Full(_))) = sent {
+                    if let Err(Full) = self.line.send(bytes) {
                         let reason = "the agent does not read its acknowledgements";
                         return Err(self.breaks(reason.to_owned()).into());
                     }
@@ -631,8 +659,9 @@ impl Drive {
 
     fn greeted(&mut self, hello: Hello) {
         let at = Timestamp::now();
+        self.greet_by = None;
         self.status.version = clip(&hello.agent_version, VERSION_BYTES);
-        "quic".clone_into(&mut self.status.transport);
+        self.transport.clone_into(&mut self.status.transport);
         self.status.clock_skew_ms = hello.wall_ms.saturating_sub(at.as_millisecond());
         let (agent, skew_ms) = (self.status.agent, self.status.clock_skew_ms);
         if let Some(seen) = self.core.set_back(&hello) {
@@ -692,75 +721,8 @@ async fn store_status(store: OrgStore, status: AgentStatus) {
     }
 }
 
-/// Says in words why a connection ended that this side did not end.
-fn connection_ended(error: &ConnectionError) -> String {
-    match error {
-        ConnectionError::ApplicationClosed(closed) => {
-            let reason = String::from_utf8_lossy(&closed.reason);
-            format!(
-                "the agent left: {}",
-                clip(&reason, REASON_BYTES).escape_debug()
-            )
-        }
-        ConnectionError::TimedOut => "the connection timed out".to_owned(),
-        ConnectionError::VersionMismatch
-        | ConnectionError::TransportError(_)
-        | ConnectionError::ConnectionClosed(_)
-        | ConnectionError::Reset
-        | ConnectionError::LocallyClosed
-        | ConnectionError::CidsExhausted => error.to_string(),
-    }
-}
-
 /// Returns how many bytes a batch holds in memory.
 fn size(batch: &VerifiedBatch) -> usize {
     let items = usize::try_from(batch.header().payload_bytes).unwrap_or(usize::MAX);
     items.saturating_add(batch.payload().len())
-}
-
-/// Reads a stream to its end. Its first frame says which lane it is.
-async fn read_lane(send: SendStream, mut receive: RecvStream, mouths: Mouths) {
-    let mut head = Vec::with_capacity(HEADER_BYTES);
-    let lane = loop {
-        match receive.read_chunk(PIECE_BYTES, true).await {
-            Ok(Some(chunk)) => head.extend_from_slice(&chunk.bytes),
-            // It was never used, or the connection ended, which is seen elsewhere.
-            Ok(None) | Err(_) => return,
-        }
-        if let Some(number) = head.get(LANE_AT) {
-            let Some(lane) = Lane::from_number(*number) else {
-                let broken = Heard::Broken(format!("there is no lane {number}"));
-                let _ = mouths.control.send(broken).await;
-                return;
-            };
-            break lane;
-        }
-    };
-    let mouth = mouths.of(lane);
-    // The session has ended where nobody listens.
-    let mut heard = Heard::Opened(lane, send, Bytes::from(head));
-    loop {
-        if mouth.send(heard).await.is_err() {
-            return;
-        }
-        heard = match receive.read_chunk(PIECE_BYTES, true).await {
-            Ok(Some(chunk)) => Heard::Bytes(lane, chunk.bytes),
-            Err(quinn::ReadError::Reset(_)) => {
-                let _ = mouth
-                    .send(Heard::Broken("the agent reset a lane's stream".to_owned()))
-                    .await;
-                return;
-            }
-            Ok(None) | Err(_) => return,
-        };
-    }
-}
-
-/// Writes frames to the control stream until the session or the connection ends.
-async fn write_control(mut send: SendStream, mut frames: mpsc::Receiver<Vec<u8>>) {
-    while let Some(frame) = frames.recv().await {
-        if send.write_all(&frame).await.is_err() {
-            return;
-        }
-    }
 }

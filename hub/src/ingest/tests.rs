@@ -1,6 +1,7 @@
-//! Agents against the port: real QUIC on loopback, a real store in a folder of its own.
+//! Agents against the port: real QUIC and TCP on loopback, a real store in a folder of its own.
 
 mod parties;
+mod tcp;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,8 +11,9 @@ use ed25519_dalek::SigningKey;
 use jiff::{SignedDuration, Timestamp};
 use protocol::declare::Declarations;
 use protocol::document::SetHash;
+use protocol::enroll;
 use protocol::event::EventRecord;
-use protocol::frame::{Frame, HEADER_BYTES, Lane};
+use protocol::frame::{Decoder, Frame, HEADER_BYTES, Lane};
 use protocol::ids::{AgentId, SourceId, TokenId};
 use protocol::parts::Sums;
 use protocol::session::CloseCode;

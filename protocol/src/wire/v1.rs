@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::document::SetHash;
 use crate::frame::{Frame, Lane};
 use crate::ids::SourceId;
+use crate::limits;
+use crate::session::CloseCode;
 
 /// Number of this wire version, the `schema` of its frames.
 pub const SCHEMA: u8 = 1;
@@ -52,6 +54,8 @@ pub mod kind {
     pub const GO_AWAY: u8 = 7;
     /// [`super::Resync`].
     pub const RESYNC: u8 = 8;
+    /// [`super::Close`].
+    pub const CLOSE: u8 = 9;
 }
 
 /// First message of an agent.
@@ -268,6 +272,30 @@ pub struct Resent {
     pub which: Vec<u16>,
 }
 
+/// The sender ends the connection. Only on transports that have no close of their own
+/// ([`crate::mux`]); nothing follows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Close {
+    /// A [`CloseCode`] number.
+    pub code: u32,
+    /// Words for the operator, at most [`limits::CLOSE_REASON_BYTES`].
+    pub reason: String,
+}
+
+impl Close {
+    /// Makes a farewell; a longer reason is cut.
+    pub fn new(code: CloseCode, reason: &str) -> Self {
+        let mut end = reason.len().min(limits::CLOSE_REASON_BYTES);
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        Self {
+            code: code.number(),
+            reason: reason.get(..end).unwrap_or_default().to_owned(),
+        }
+    }
+}
+
 /// One step of a sweep, an item of lane [`Lane::Inventory`] (DESIGN 4).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SweepItem {
@@ -397,4 +425,5 @@ messages! {
     Heartbeat => kind::HEARTBEAT;
     GoAway => kind::GO_AWAY;
     Resync => kind::RESYNC;
+    Close => kind::CLOSE;
 }

@@ -90,8 +90,8 @@ pub(super) async fn port(
     let authority = Arc::clone(&identity.authority);
     let leaf = CurrentLeaf::issue(Arc::clone(&authority), vec![], Timestamp::now()).unwrap();
     let tls = tls::for_agents(&authority, leaf).unwrap();
-    let endpoint = open(address, &identity, tls).unwrap();
-    let address = endpoint.local_addr().unwrap();
+    let port = open(address, &identity, tls).unwrap();
+    let address = port.address();
     let parts = ingest::Hub {
         store: store.clone(),
         appliance,
@@ -99,7 +99,7 @@ pub(super) async fn port(
         live: Arc::clone(live),
         epoch: identity.epoch,
     };
-    let serve = ingest::serve(endpoint, Arc::new(parts), stop.clone());
+    let serve = ingest::serve(port, Arc::new(parts), stop.clone());
     (address, authority, serve)
 }
 
@@ -134,29 +134,23 @@ impl Hub {
 
     /// Enrols over the wire as an agent does.
     pub(super) async fn enroll(&self, token: &(TokenId, SigningKey)) -> Result<Agent, String> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-        let request = CertificateParams::default().serialize_request(&key);
-        let csr = request.unwrap().der().to_vec();
         let (_endpoint, connection) = connect(self, None, enroll::ALPN).await.unwrap();
         let mut exporter = [0; 32];
         connection
             .export_keying_material(&mut exporter, EXPORTER_LABEL, b"")
             .unwrap();
-        let signature = token.1.sign(&signed_message(&csr, &exporter)).to_vec();
-        let request = Request {
-            token: token.0,
-            csr,
-            signature,
-            name: "web-1".into(),
-            agent_version: "1.2.3".into(),
-        };
-        let request = postcard::to_stdvec(&request).unwrap();
+        let (request, key) = enrolment(token, &exporter);
         let (mut send, mut receive) = connection.open_bi().await.unwrap();
         let length = u32::try_from(request.len()).unwrap();
         send.write_all(&length.to_le_bytes()).await.unwrap();
         send.write_all(&request).await.unwrap();
         let reply = receive.read_to_end(enroll::MESSAGE_BYTES).await.unwrap();
-        match postcard::from_bytes(&reply[4..]).unwrap() {
+        self.issued(&reply[4..], &key)
+    }
+
+    /// Reads the answer to an [`enrolment`].
+    pub(super) fn issued(&self, reply: &[u8], key: &KeyPair) -> Result<Agent, String> {
+        match postcard::from_bytes(reply).unwrap() {
             Reply::Issued {
                 org,
                 agent,
@@ -218,11 +212,27 @@ impl Agent {
     }
 }
 
-pub(super) async fn connect(
-    hub: &Hub,
-    agent: Option<&Agent>,
-    alpn: &[u8],
-) -> Result<(Endpoint, Connection), ConnectionError> {
+/// Returns a request to enrol with a key of its own.
+pub(super) fn enrolment(
+    (id, token): &(TokenId, SigningKey),
+    exporter: &[u8; 32],
+) -> (Vec<u8>, KeyPair) {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    let request = CertificateParams::default().serialize_request(&key);
+    let csr = request.unwrap().der().to_vec();
+    let signature = token.sign(&signed_message(&csr, exporter)).to_vec();
+    let request = Request {
+        token: *id,
+        csr,
+        signature,
+        name: "web-1".into(),
+        agent_version: "1.2.3".into(),
+    };
+    (postcard::to_stdvec(&request).unwrap(), key)
+}
+
+/// Returns the TLS settings of an agent, or of one that has not enrolled.
+pub(super) fn client_tls(hub: &Hub, agent: Option<&Agent>, alpn: &[u8]) -> rustls::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(hub.authority.root().clone()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -240,7 +250,15 @@ pub(super) async fn connect(
         None => config.with_no_client_auth(),
     };
     config.alpn_protocols = vec![alpn.to_vec()];
-    let crypto = QuicClientConfig::try_from(config).unwrap();
+    config
+}
+
+pub(super) async fn connect(
+    hub: &Hub,
+    agent: Option<&Agent>,
+    alpn: &[u8],
+) -> Result<(Endpoint, Connection), ConnectionError> {
+    let crypto = QuicClientConfig::try_from(client_tls(hub, agent, alpn)).unwrap();
     let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     let connecting = endpoint
         .connect_with(ClientConfig::new(Arc::new(crypto)), hub.address, HUB_NAME)
@@ -262,6 +280,18 @@ pub(super) async fn closed(connection: &Connection) -> (CloseCode, String) {
         CloseCode::from_number(close.error_code.into_inner()).unwrap(),
         String::from_utf8(close.reason.to_vec()).unwrap(),
     )
+}
+
+/// The greeting of an agent whose clock is 90 s late.
+pub(super) fn hello() -> v1::Hello {
+    v1::Hello {
+        versions: (v1::SCHEMA, v1::SCHEMA),
+        agent_version: "1.2.3".into(),
+        epoch: EPOCH,
+        process: 1,
+        witness: None,
+        wall_ms: Timestamp::now().as_millisecond() - 90_000,
+    }
 }
 
 /// The agent's side of a session, by hand.
@@ -292,15 +322,7 @@ impl Talk {
             held.push(connection.open_bi().await.unwrap());
         }
         let (mut send, control) = connection.open_bi().await.unwrap();
-        let hello = v1::Hello {
-            versions: (v1::SCHEMA, v1::SCHEMA),
-            agent_version: "1.2.3".into(),
-            epoch: EPOCH,
-            process: 1,
-            witness: None,
-            wall_ms: Timestamp::now().as_millisecond() - 90_000,
-        };
-        send.write_all(&Message::Hello(hello).encode())
+        send.write_all(&Message::Hello(hello()).encode())
             .await
             .unwrap();
         // They stay open as long as the connection does.

@@ -1,0 +1,244 @@
+//! The same over TCP.
+
+use protocol::mux::{Demux, Piece};
+use protocol::wire::v1::Close;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::*;
+
+/// An agent's side of a TCP connection, by hand.
+struct Stream {
+    tls: TlsStream<TcpStream>,
+    demux: Demux,
+    decoder: Decoder,
+    closed: Option<Close>,
+}
+
+impl Stream {
+    async fn connect(hub: &Hub, agent: Option<&Agent>, alpn: &[u8]) -> Self {
+        let connector = TlsConnector::from(Arc::new(client_tls(hub, agent, alpn)));
+        let stream = TcpStream::connect(hub.address).await.unwrap();
+        let name = rustls_pki_types::ServerName::try_from(enroll::HUB_NAME).unwrap();
+        Self {
+            tls: connector.connect(name, stream).await.unwrap(),
+            demux: Demux::default(),
+            decoder: Decoder::new(Lane::Control),
+            closed: None,
+        }
+    }
+
+    async fn open(hub: &Hub, agent: &Agent) -> (Self, v1::Welcome) {
+        let mut stream = Self::connect(hub, Some(agent), v1::ALPN).await;
+        stream.write(&Message::Hello(hello()).encode()).await;
+        let Some(Message::Welcome(welcome)) = stream.hear().await else {
+            panic!("no welcome")
+        };
+        (stream, welcome)
+    }
+
+    async fn write(&mut self, bytes: &[u8]) {
+        self.tls.write_all(bytes).await.unwrap();
+        self.tls.flush().await.unwrap();
+    }
+
+    /// Returns the hub's next message; none once it has said farewell.
+    async fn hear(&mut self) -> Option<Message> {
+        let mut buffer = [0; 4096];
+        loop {
+            if let Some(frame) = self.decoder.pop().unwrap() {
+                return Some(Message::decode(&frame).unwrap().unwrap());
+            }
+            if self.closed.is_some() {
+                return None;
+            }
+            let read = tokio::time::timeout(PATIENCE, self.tls.read(&mut buffer));
+            let length = read.await.expect("the hub says something").unwrap();
+            assert!(length > 0, "the hub hung up without a farewell");
+            for piece in self.demux.push(&buffer[..length]).unwrap() {
+                match piece {
+                    Piece::Bytes(lane, bytes) => {
+                        assert_eq!(lane, Lane::Control);
+                        self.decoder.push(&bytes);
+                    }
+                    Piece::Close(close) => self.closed = Some(close),
+                }
+            }
+        }
+    }
+
+    /// Waits until the hub says farewell; returns its code and words.
+    async fn closed(&mut self) -> (CloseCode, String) {
+        while self.hear().await.is_some() {}
+        let close = self.closed.clone().unwrap();
+        (
+            CloseCode::from_number(close.code.into()).unwrap(),
+            close.reason,
+        )
+    }
+}
+
+#[tokio::test]
+async fn a_session_over_tcp_stores_what_one_over_quic_does_and_goes_on_where_that_ended() {
+    let hub = hub().await;
+    let agent = hub.agent().await;
+    let mut talk = Talk::open(&hub, &agent).await;
+    talk.send(Lane::Events, &[record("one")]).await;
+    let second = talk.batch(Lane::Events, 2, &[record("two")]);
+
+    let (mut stream, welcome) = Stream::open(&hub, &agent).await;
+    assert_eq!(closed(&talk.connection).await.0, CloseCode::Superseded);
+    assert_eq!(welcome.high_water[0].seq, 1);
+    // Two lanes on one stream, in pieces that end anywhere.
+    let beat = Message::Heartbeat(v1::Heartbeat {
+        wall_ms: 0,
+        spool_bytes: 0,
+        oldest_ms: 0,
+    });
+    for piece in [second, beat.encode()].concat().chunks(7) {
+        stream.write(piece).await;
+    }
+    let mut heard = [stream.hear().await.unwrap(), stream.hear().await.unwrap()];
+    heard.sort_by_key(|message| matches!(message, Message::Heartbeat(_)));
+    let Message::Ack(ack) = &heard[0] else {
+        panic!("{heard:?}")
+    };
+    assert_eq!((ack.lane, ack.seq), (Lane::Events.number(), 2));
+    assert_eq!(events(&hub).await, ["one", "two"]);
+    stream
+        .write(&Message::Close(Close::new(CloseCode::Done, "bye")).encode())
+        .await;
+    drop(stream);
+    let gone = tokio::time::timeout(PATIENCE, async {
+        while hub.live.session_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    gone.await.expect("the session ends");
+    assert_eq!(hub.status(&agent).await.unwrap().transport, "tcp");
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_enrols_over_tcp_with_a_signature_for_that_very_connection() {
+    let hub = hub().await;
+    let token = hub.token(|_| {}).await;
+    for carried in [true, false] {
+        let mut other = Stream::connect(&hub, None, enroll::ALPN).await;
+        let mut stream = Stream::connect(&hub, None, enroll::ALPN).await;
+        let signed_for = if carried { &mut other } else { &mut stream };
+        let exporter = signed_for.tls.get_ref().1.export_keying_material(
+            [0; 32],
+            enroll::EXPORTER_LABEL,
+            Some(b""),
+        );
+        let (request, key) = enrolment(&token, &exporter.unwrap());
+        let length = u32::try_from(request.len()).unwrap();
+        stream.tls.write_u32_le(length).await.unwrap();
+        stream.write(&request).await;
+        let mut reply = vec![0; stream.tls.read_u32_le().await.unwrap() as usize];
+        stream.tls.read_exact(&mut reply).await.unwrap();
+        match hub.issued(&reply, &key) {
+            Err(code) => assert_eq!((carried, code.as_str()), (true, "signature")),
+            Ok(agent) => {
+                assert!(!carried);
+                Stream::open(&hub, &agent).await;
+            }
+        }
+    }
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_refusal_and_a_breach_are_told_with_code_and_words() {
+    let hub = hub().await;
+    let agent = hub.agent().await;
+    let mut stream = Stream::connect(&hub, None, v1::ALPN).await;
+    let (code, reason) = stream.closed().await;
+    assert_eq!(code, CloseCode::Unenrolled);
+    assert!(reason.contains("no client certificate"), "{reason}");
+
+    let (mut stream, _) = Stream::open(&hub, &agent).await;
+    stream.write(&[0xff; 8]).await;
+    let (code, reason) = stream.closed().await;
+    assert_eq!(code, CloseCode::Protocol);
+    assert!(reason.contains("there is no lane 255"), "{reason}");
+    let (mut stream, _) = Stream::open(&hub, &agent).await;
+    let mut head = [0; 12];
+    head[..4].copy_from_slice(&u32::MAX.to_le_bytes());
+    head[5] = Lane::Events.number();
+    // More than fits into one read: the rest must not cost the agent the farewell.
+    stream.write(&head).await;
+    stream.write(&[0; 100_000]).await;
+    let (code, reason) = stream.closed().await;
+    assert_eq!(code, CloseCode::Protocol);
+    assert!(reason.contains("exceeds the limit"), "{reason}");
+
+    let org = hub.org_store().await;
+    org.set_agent_state(agent.id, AgentState::Revoked)
+        .await
+        .unwrap();
+    let mut stream = Stream::connect(&hub, Some(&agent), v1::ALPN).await;
+    assert_eq!(stream.closed().await.0, CloseCode::Revoked);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_stopping_hub_says_over_tcp_when_to_come_back() {
+    let hub = hub().await;
+    let agent = hub.agent().await;
+    let (mut stream, _) = Stream::open(&hub, &agent).await;
+    hub.stop.cancel();
+    let Some(Message::GoAway(away)) = stream.hear().await else {
+        panic!("no farewell")
+    };
+    assert_eq!(away.code, CloseCode::Done.number());
+    let (code, reason) = stream.closed().await;
+    assert_eq!(
+        (code, reason.as_str()),
+        (CloseCode::Done, "the hub is stopping")
+    );
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_stays_silent_takes_no_other_sessions_place() {
+    let hub = hub().await;
+    let agent = hub.agent().await;
+    let mut talk = Talk::open(&hub, &agent).await;
+    let mut silent = Stream::connect(&hub, Some(&agent), v1::ALPN).await;
+    let (_endpoint, over_quic) = connect(&hub, Some(&agent), v1::ALPN).await.unwrap();
+    let (code, reason) = silent.closed().await;
+    assert_eq!(
+        (code, reason.as_str()),
+        (CloseCode::Silent, "no greeting within 10 s")
+    );
+    assert_eq!(closed(&over_quic).await.0, CloseCode::Silent);
+    // A beginning of a greeting is none, though it takes the place.
+    talk.send(Lane::Events, &[record("still here")]).await;
+    let mut slow = Stream::connect(&hub, Some(&agent), v1::ALPN).await;
+    slow.write(&Message::Hello(hello()).encode()[..20]).await;
+    assert_eq!(slow.closed().await.0, CloseCode::Silent);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn peers_that_speak_no_tls_take_no_place_for_ever_and_the_others_are_served() {
+    let hub = hub().await;
+    let agent = hub.agent().await;
+    let mut mute = Vec::new();
+    for _ in 0..100 {
+        mute.push(TcpStream::connect(hub.address).await.unwrap());
+    }
+    mute[0].write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    Stream::open(&hub, &agent).await;
+    let mut answer = Vec::new();
+    // An alert and the end, long before the handshakes' time is over for the rest.
+    mute[0].read_to_end(&mut answer).await.unwrap();
+    let mut nothing = [0; 1];
+    let ended = tokio::time::timeout(PATIENCE, mute[99].read(&mut nothing));
+    assert_eq!(ended.await.expect("the hub hangs up").unwrap_or(0), 0);
+    hub.stop().await;
+}
