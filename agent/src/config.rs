@@ -72,6 +72,7 @@ impl Default for Config {
             spool: crate::spool::Config {
                 max_bytes: 1 << 30,
                 keep_free_bytes: 256 << 20,
+                keep_acknowledged: Duration::from_secs(24 * 60 * 60),
             },
             sync: crate::sync::Config {
                 interval: Duration::from_secs(15 * 60),

@@ -15,7 +15,8 @@ use crate::link::{self, tls};
 use crate::manage::{missing_drop_in, unreadable_alerts};
 use crate::show::{self, Format};
 use crate::sources::{Reads, Sources, SourcesError};
-use crate::status;
+use crate::spool;
+use crate::status::{self, SpoolState};
 use crate::sync::chain;
 use crate::vault::{Vault, VaultError};
 
@@ -252,28 +253,68 @@ fn spool(
     daemon: Option<&status::Status>,
     findings: &mut Findings,
 ) {
-    if let Some(aside) = daemon.and_then(|status| status.spool.moved_aside.as_ref()) {
+    const CHECK: &str = "spool";
+    let folder = layout.spool();
+    for aside in spool::asides(&folder).unwrap_or_default() {
         findings.add(
-            "spool",
+            CHECK,
             Verdict::Warn,
-            format!("one that did not open was moved to {}", aside.display()),
-            "what it held was read anew; remove the file once you have looked at it",
+            format!(
+                "one that could not be used was moved to {}",
+                aside.display()
+            ),
+            "sources were read anew; remove the file once you have looked at it",
         );
     }
     if let Some(status) = daemon {
         let spool = &status.spool;
-        let detail = format!("{} of {} bytes wait", spool.bytes, spool.max_bytes);
-        if spool.full {
-            let fix = "sources wait: bring the link up, or raise spool.max_bytes";
-            findings.add("spool", Verdict::Warn, detail, fix);
-        } else {
-            findings.ok("spool", detail);
+        let detail = spool.line();
+        let waits = spool.waiting.iter();
+        let waits: Vec<String> = waits
+            .map(|wait| format!("{}: {}", wait.source, wait.why))
+            .collect();
+        match (&spool.trouble, spool.state) {
+            (Some(trouble), _) if trouble.is_out_of_space => {
+                let fix = "free some space on the disk of the state directory: the agent goes on \
+                           by itself, and nothing in the spool is lost";
+                findings.add(CHECK, Verdict::Fail, detail, fix);
+            }
+            (Some(_), _) => {
+                let fix = "look for errors of the disk (`dmesg`, `smartctl`) and at the rights of \
+                           the state directory; the agent goes on by itself when the file can be \
+                           used again";
+                findings.add(CHECK, Verdict::Fail, detail, fix);
+            }
+            (None, SpoolState::Full) => {
+                let fix = "bring the link to the hub up, or raise spool.max_bytes: sources wait \
+                           and lose nothing, as long as what they read is kept where it is";
+                let detail = format!("{detail} ({})", waits.join(", "));
+                findings.add(CHECK, Verdict::Warn, detail, fix);
+            }
+            (None, SpoolState::Good | SpoolState::Short | SpoolState::Broken) => {
+                findings.ok(CHECK, detail);
+            }
+        }
+        if let Some(loss) = spool.losses.last.last() {
+            findings.add(
+                "losses",
+                Verdict::Warn,
+                format!(
+                    "{} items in all, the last of them {} to {} of lane {} at {}: {}",
+                    spool.losses.items,
+                    loss.first_seq,
+                    loss.last_seq,
+                    loss.lane,
+                    loss.at,
+                    loss.reason
+                ),
+                "the hub was told which; nothing can bring them back",
+            );
         }
     }
-    let Ok(found) = rustix::fs::statvfs(layout.state()) else {
+    let Some(free) = spool::free_bytes(layout.state()) else {
         return;
     };
-    let free = found.f_bavail.saturating_mul(found.f_frsize);
     let detail = format!("{free} bytes free");
     if free < config.spool.keep_free_bytes {
         let fix = "free some space: sources wait until there is more than spool.keep_free_bytes";

@@ -300,11 +300,27 @@ async fn status(config: &Config, format: Format) -> Result<Exit, Failure> {
     let printed = match format {
         Format::Json | Format::Jsonl => show::object(&status, format),
         Format::Csv => show::list(&status.sources, columns, format),
-        Format::Table => show::object(&status.summary(), format)
-            .and_then(|()| show::list(&status.sources, columns, format)),
+        Format::Table => status_tables(&status),
     };
     written(printed)?;
     Ok(Exit::Ok)
+}
+
+/// Prints what there is to say: a list without lines is left out.
+fn status_tables(status: &status::Status) -> std::io::Result<()> {
+    fn part<T: serde::Serialize>(rows: &[T], columns: &[&str]) -> std::io::Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        show::list(rows, columns, Format::Table)
+    }
+    let spool = &status.spool;
+    show::object(&status.summary(), Format::Table)?;
+    part(&spool.lanes, status::LANE_COLUMNS)?;
+    part(&spool.waiting, status::WAIT_COLUMNS)?;
+    part(&spool.losses.last, status::LOSS_COLUMNS)?;
+    part(&spool.moved_aside, status::ASIDE_COLUMNS)?;
+    show::list(&status.sources, status::SOURCE_COLUMNS, Format::Table)
 }
 
 #[derive(Serialize)]

@@ -27,7 +27,7 @@ use crate::layout::{Layout, Lock};
 use crate::link::{Drive, LinkError, LinkStatus, State, Stopped, tls};
 use crate::sources::Sources;
 use crate::spool::Spool;
-use crate::status::{self, Teller};
+use crate::status::{self, Bounds, Teller};
 use crate::sync::board::Board;
 use crate::sync::{Syncer, chain, span};
 
@@ -76,7 +76,7 @@ impl Node {
             Box::new(signer),
         )?;
         let board = Arc::new(Board::default());
-        let connector = Connector::new(layout, config.vault.clone());
+        let connector = Connector::new(layout.clone(), config.vault.clone());
         let syncer = Syncer::new(opened.spool.clone(), connector, config.sync, board.clone());
         let hubs = match &config.hub.address {
             Some(address) => vec![address.clone()],
@@ -96,7 +96,6 @@ impl Node {
             tls,
             config: config.transport.clone(),
             hubs,
-            epoch: opened.epoch,
             witness: opened.witness,
             process: u64::from_le_bytes(crate::seal::random()),
             status,
@@ -109,8 +108,11 @@ impl Node {
             org: identity.org,
             started_at: Timestamp::now(),
             not_after,
-            max_bytes: config.spool.max_bytes,
-            moved_aside: opened.moved_aside,
+            bounds: Bounds {
+                folder: layout.spool(),
+                max_bytes: config.spool.max_bytes,
+                keep_free_bytes: config.spool.keep_free_bytes,
+            },
             link: link.clone(),
             spool: opened.spool.clone(),
             board,
@@ -234,6 +236,7 @@ pub(crate) async fn daemon(config: &Config) -> Result<Exit, Failure> {
         // Without it the agent only cannot be asked.
         Err(error) => warn!(%error, folder = %runtime_dir.display(), "no status socket"),
     }
+    tasks.spawn(node.spool.clone().tend(stop.clone()));
     let wake = Arc::new(Notify::new());
     let syncing = node
         .syncer

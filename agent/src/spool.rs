@@ -2,34 +2,49 @@
 //!
 //! One redb file, one thread that writes it. A [`Commit`] stores batches, the source's cursor and
 //! the memory of contents in a single durable transaction: after a crash, all of it is there or
-//! nothing is. Batches leave when the hub has acknowledged them.
+//! nothing is. Batches that the hub has acknowledged are kept for a while, for a hub that is
+//! restored from a backup, and are the first to go when space is short.
 //!
-//! The spool is bounded in bytes and leaves a part of the disk free. When it is full, a commit
-//! waits, and with it the source: clouds keep their own history, a tail keeps its file. Bulk
-//! lanes are held back before the last quarter, so that events still find room when inventory
-//! does not.
+//! The spool is bounded in bytes, and every lane in its share of them ([`shares`]); a part of the
+//! disk is left free. Where there is no room, a commit waits, and with it the source: clouds keep
+//! their own history, a tail keeps its file. A file that cannot be written makes sources wait
+//! too; it is tried again until it can. What can no longer be sent is told to the hub in its
+//! place ([`losses`]); nothing goes in silence.
 //!
-//! Acknowledged batches are removed at once; a hub that is restored from a backup gets the
-//! current state by a new epoch and whole sweeps ([`Spool::roll_epoch`]), not the history.
+//! [`engine`] holds the file open and writes it, [`file`] opens it and puts a damaged one aside,
+//! [`delivery`] answers the session, [`ledger`] keeps each lane's numbers, [`row`] seals.
 
+mod delivery;
 mod engine;
+mod file;
+mod gauges;
+mod ledger;
+mod losses;
+mod memory;
 mod repair;
+mod row;
+mod shares;
 mod tables;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use protocol::batch::{BatchBuilder, BatchError, Signer};
 use protocol::document::ContentHash;
 use protocol::frame::Lane;
 use protocol::ids::SourceId;
 use protocol::session::agent::{StoredBatch, Waiting};
 use protocol::wire::v1::{Epoch, Resent, Witness};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use engine::Engine;
+pub(crate) use file::{asides, file};
+pub(crate) use gauges::{Aside, LaneReport, Report, Trouble};
+use gauges::{Gauges, Why};
+pub(crate) use losses::Losses;
 
 use crate::exit::{Exit, Failure};
 use crate::seal::{SealError, SealKey};
@@ -37,16 +52,22 @@ use crate::seal::{SealError, SealKey};
 /// Jobs that may wait for the spool's thread. Whoever sends one more waits.
 const JOBS: usize = 64;
 
-/// How long a full spool is left alone before the disk is looked at again.
+/// How long a commit that has no room waits before it looks again: the disk can get free space
+/// from elsewhere.
 const FULL_PAUSE: Duration = Duration::from_secs(5);
 
-/// How large the spool may become.
+/// How often the spool is looked after.
+const TEND_EVERY: Duration = Duration::from_secs(10);
+
+/// How large the spool may become, and how long it keeps what the hub has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Config {
-    /// Most bytes of waiting batches.
+    /// Most bytes of the file.
     pub(crate) max_bytes: u64,
     /// Free bytes of the disk that are left alone.
     pub(crate) keep_free_bytes: u64,
+    /// How long acknowledged batches stay, where there is room.
+    pub(crate) keep_acknowledged: Duration,
 }
 
 /// Says why the spool cannot be used.
@@ -68,8 +89,12 @@ pub(crate) enum SpoolError {
         source: Box<redb::Error>,
     },
     /// A newer program wrote it.
-    #[error("{} has format {found}; this program knows {}", path.display(), tables::FORMAT)]
-    Newer { path: PathBuf, found: u32 },
+    #[error(
+        "{} has {found}; this program knows format {} and redb's format 3",
+        path.display(),
+        tables::FORMAT
+    )]
+    Newer { path: PathBuf, found: String },
     /// It cannot be read or written.
     #[error("could not {doing}")]
     Storage {
@@ -77,6 +102,9 @@ pub(crate) enum SpoolError {
         #[source]
         source: Box<redb::Error>,
     },
+    /// What is in the file contradicts itself.
+    #[error("the file is torn")]
+    Torn,
     /// A value in it does not open.
     #[error("a value of the spool cannot be opened")]
     Sealed(#[from] SealError),
@@ -88,6 +116,40 @@ pub(crate) enum SpoolError {
     Closed,
 }
 
+impl SpoolError {
+    /// Returns whether it may be another time: the file is opened anew for the next attempt.
+    pub(crate) fn passes(&self) -> bool {
+        match self {
+            Self::Folder { .. }
+            | Self::Open { .. }
+            | Self::Storage { .. }
+            | Self::Torn
+            | Self::Newer { .. } => true,
+            Self::Sealed(_) | Self::Batch(_) | Self::Closed => false,
+        }
+    }
+
+    fn is_out_of_space(&self) -> bool {
+        let io = match self {
+            Self::Folder { source, .. } => source,
+            Self::Open { source, .. } | Self::Storage { source, .. } => {
+                if let redb::Error::Io(io) = source.as_ref() {
+                    io
+                } else {
+                    return false;
+                }
+            }
+            Self::Newer { .. } | Self::Torn | Self::Sealed(_) | Self::Batch(_) | Self::Closed => {
+                return false;
+            }
+        };
+        matches!(
+            io.kind(),
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+        )
+    }
+}
+
 impl From<SpoolError> for Failure {
     fn from(error: SpoolError) -> Self {
         let (exit, fix) = match &error {
@@ -95,10 +157,19 @@ impl From<SpoolError> for Failure {
                 Exit::Data,
                 "install the version that wrote it, or a newer one",
             ),
-            SpoolError::Sealed(_) | SpoolError::Batch(_) => (
+            SpoolError::Sealed(_) | SpoolError::Batch(_) | SpoolError::Torn => (
                 Exit::Data,
                 "stop the agent and move the spool folder away; sources are then read anew",
             ),
+            SpoolError::Folder { .. } | SpoolError::Open { .. } | SpoolError::Storage { .. }
+                if error.is_out_of_space() =>
+            {
+                (
+                    Exit::No,
+                    "free some space on the disk of the state directory; nothing in the spool is \
+                     lost",
+                )
+            }
             SpoolError::Folder { .. }
             | SpoolError::Open { .. }
             | SpoolError::Storage { .. }
@@ -140,25 +211,6 @@ pub(crate) enum Effect {
     Cursor { source: SourceId, cursor: Vec<u8> },
 }
 
-/// Why a commit has to wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Full {
-    /// The spool holds as much as it may.
-    Spool,
-    /// The disk has no more to spare.
-    Disk,
-}
-
-/// What everybody may look at without asking the thread.
-#[derive(Debug, Default)]
-pub(crate) struct Gauges {
-    bytes: AtomicU64,
-    oldest_ms: AtomicI64,
-    full: AtomicBool,
-    released: Notify,
-    spooled: Notify,
-}
-
 /// The way to the spool's thread; clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Spool {
@@ -173,10 +225,6 @@ pub(crate) struct Opened {
     pub(crate) spool: Spool,
     /// The thread; it ends when the last [`Spool`] is dropped and everything is written.
     pub(crate) thread: std::thread::JoinHandle<()>,
-    /// Where a damaged or foreign file was put, when the spool had to begin anew.
-    pub(crate) moved_aside: Option<PathBuf>,
-    /// Its epoch.
-    pub(crate) epoch: Epoch,
     /// How far the hub's store has come, as far as is known.
     pub(crate) witness: Option<Witness>,
 }
@@ -196,8 +244,8 @@ impl Spool {
         signer: Box<dyn Signer + Send>,
     ) -> Result<Opened, SpoolError> {
         let gauges = Arc::new(Gauges::default());
-        let (mut engine, moved_aside) = Engine::open(folder, config, key, signer, gauges.clone())?;
-        let (epoch, witness) = (engine.epoch(), engine.witness());
+        let mut engine = Engine::open(folder, config, key, signer, gauges.clone())?;
+        let witness = engine.witness();
         let (jobs, mut waiting) = mpsc::channel::<Job>(JOBS);
         let thread = std::thread::Builder::new()
             .name("spool".to_owned())
@@ -214,8 +262,6 @@ impl Spool {
         Ok(Opened {
             spool: Self { jobs, gauges },
             thread,
-            moved_aside,
-            epoch,
             witness,
         })
     }
@@ -242,45 +288,47 @@ impl Spool {
         answered.await.map_err(|_| SpoolError::Closed)
     }
 
-    /// Stores a commit durably; waits while the spool or the disk is full.
+    /// Stores a commit durably; waits while there is no room for it, or the file cannot be
+    /// written.
     ///
     /// # Errors
     ///
-    /// When it cannot be written: nothing of it is stored then.
+    /// When it can never be stored: nothing of it is, then.
     ///
     /// # Cancel safety
     ///
     /// Cancelled, the commit is stored whole or not at all.
     pub(crate) async fn commit(&self, source: SourceId, commit: Commit) -> Result<(), SpoolError> {
-        let mut waiting = commit;
+        let commit = Arc::new(commit);
+        let serial = self.gauges.next_serial();
+        let mut waiting: Option<gauges::Wait> = None;
         loop {
             // Armed before the attempt, so that a release in between is not missed.
             let released = self.gauges.released.notified();
-            let result = self
-                .call(move |engine| engine.commit(source, waiting))
-                .await??;
-            match result {
-                Ok(()) => {
-                    self.gauges.full.store(false, Ordering::Relaxed);
+            let attempt = commit.clone();
+            let result = self.call(move |engine| engine.commit(serial, source, &attempt));
+            let why = match result.await? {
+                Ok(Ok(())) => {
                     self.gauges.spooled.notify_one();
                     return Ok(());
                 }
-                Err((full, back)) => {
-                    if !self.gauges.full.swap(true, Ordering::Relaxed) {
-                        tracing::warn!(?full, "the spool is full; sources wait for the hub");
-                    }
-                    waiting = back;
-                }
+                Ok(Err(full)) => Why::Full(full),
+                Err(error) if error.passes() => Why::Trouble,
+                Err(error) => return Err(error),
+            };
+            match &waiting {
+                Some(wait) => wait.renew(why),
+                None => waiting = Some(self.gauges.wait(source, why)),
             }
             tokio::select! {
                 () = released => {}
-                // The disk can get free space from elsewhere.
                 () = tokio::time::sleep(FULL_PAUSE) => {}
             }
         }
     }
 
-    /// Returns the first stored batch whose items come after `after_seq`.
+    /// Returns the first stored batch whose items come after `after_seq`, or a record of what is
+    /// lost there.
     ///
     /// # Errors
     ///
@@ -290,7 +338,7 @@ impl Spool {
             .await?
     }
 
-    /// Removes batches that the hub has stored.
+    /// Takes note that the hub has stored everything up to `through_seq`.
     ///
     /// # Errors
     ///
@@ -317,7 +365,21 @@ impl Spool {
         self.call(Engine::roll_epoch).await?
     }
 
-    /// Waits until something may have been spooled.
+    /// Looks after the spool until `stop`: lets go what is no longer kept, and tries a file that
+    /// could not be used again.
+    pub(crate) async fn tend(self, stop: CancellationToken) {
+        loop {
+            // Both branches may be cancelled: neither has an effect of its own.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(TEND_EVERY) => {}
+            }
+            // What fails is shown, and tried again the next time.
+            let _ = self.call(|engine| engine.tend(Timestamp::now())).await;
+        }
+    }
+
+    /// Waits until something may have been spooled, or the epoch is another one.
     ///
     /// # Cancel safety
     ///
@@ -349,24 +411,27 @@ impl Spool {
         self.gauges.waiting()
     }
 
-    /// Returns whether a source waits for room.
-    pub(crate) fn is_full(&self) -> bool {
-        self.gauges.full.load(Ordering::Relaxed)
+    /// Returns the present epoch. It changes when the hub knows another life of this disk, and
+    /// when the file had to be put aside.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.gauges.epoch()
+    }
+
+    /// Takes note of whether batches flow.
+    pub(crate) fn set_linked(&self, linked: bool) {
+        self.gauges.set_linked(linked);
+    }
+
+    /// Returns what `status` shows.
+    pub(crate) fn report(&self) -> Report {
+        self.gauges.report()
     }
 }
 
-impl Gauges {
-    fn waiting(&self) -> Waiting {
-        Waiting {
-            bytes: self.bytes.load(Ordering::Relaxed),
-            oldest_ms: self.oldest_ms.load(Ordering::Relaxed),
-        }
-    }
-
-    fn set(&self, bytes: u64, oldest_ms: i64) {
-        self.bytes.store(bytes, Ordering::Relaxed);
-        self.oldest_ms.store(oldest_ms, Ordering::Relaxed);
-    }
+/// Returns the bytes that are free for everybody on the disk of a folder.
+pub(crate) fn free_bytes(folder: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(folder).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
 /// What a look for a batch found.
@@ -376,19 +441,16 @@ pub(crate) enum Fetched {
     Batch(StoredBatch),
     /// Nothing waits behind that sequence.
     Nothing,
-    /// Items behind that sequence are no longer here: the hub has lost what it acknowledged.
-    Missing,
 }
 
 /// What a release did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Released {
-    /// The batches are gone.
+    /// The hub is known to have them.
     Done,
-    /// The hub holds sequences that this spool has not made: the disk is a copy of an older one.
+    /// The hub holds sequences that this spool has not sent: the disk is a copy of an older one.
     Ahead,
 }
 
 #[cfg(test)]
-#[path = "spool/tests.rs"]
 pub(crate) mod tests;

@@ -3,6 +3,8 @@
 //! Whoever may enter the socket's folder may ask. The answer is one JSON document; nothing is
 //! read from the one who asks.
 
+mod spool;
+
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,9 @@ use crate::exit::{Exit, Failure};
 use crate::link::{LinkError, LinkStatus, State};
 use crate::spool::Spool;
 use crate::sync::board::{Board, SourceStatus};
+pub(crate) use spool::{
+    ASIDE_COLUMNS, Bounds, LANE_COLUMNS, LOSS_COLUMNS, SpoolState, SpoolStatus, WAIT_COLUMNS,
+};
 
 /// Largest answer that is read.
 const ANSWER_BYTES: u64 = 4 << 20;
@@ -67,19 +72,6 @@ pub(crate) struct Certificate {
     pub(crate) not_after: Timestamp,
 }
 
-/// What waits.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct SpoolStatus {
-    pub(crate) bytes: u64,
-    pub(crate) max_bytes: u64,
-    /// When the oldest waiting batch was made.
-    pub(crate) oldest: Option<Timestamp>,
-    /// Whether sources wait for room.
-    pub(crate) full: bool,
-    /// Where a spool that did not open was put at the start.
-    pub(crate) moved_aside: Option<PathBuf>,
-}
-
 /// Columns of the sources in a table.
 pub(crate) const SOURCE_COLUMNS: &[&str] = &[
     "name",
@@ -110,11 +102,6 @@ impl Status {
         let link = &self.link;
         let error = link.error.as_ref().map(|error| format!(": {error}"));
         let over = link.transport.as_ref().map(|word| format!(" over {word}"));
-        let full = if self.spool.full {
-            ", full: sources wait"
-        } else {
-            ""
-        };
         Summary {
             agent: self.agent,
             hub: link.hub.clone(),
@@ -126,10 +113,7 @@ impl Status {
                 error.unwrap_or_default()
             ),
             certificate: format!("good until {}", self.certificate.not_after),
-            spool: format!(
-                "{} of {} bytes wait{full}",
-                self.spool.bytes, self.spool.max_bytes
-            ),
+            spool: self.spool.line(),
         }
     }
 }
@@ -140,8 +124,7 @@ pub(crate) struct Teller {
     pub(crate) org: OrgId,
     pub(crate) started_at: Timestamp,
     pub(crate) not_after: Timestamp,
-    pub(crate) max_bytes: u64,
-    pub(crate) moved_aside: Option<PathBuf>,
+    pub(crate) bounds: Bounds,
     pub(crate) link: watch::Receiver<LinkStatus>,
     pub(crate) spool: Spool,
     pub(crate) board: Arc<Board>,
@@ -150,7 +133,6 @@ pub(crate) struct Teller {
 impl Teller {
     fn status(&self) -> Status {
         let link = self.link.borrow().clone();
-        let waiting = self.spool.waiting();
         let refused = link.error.as_ref().is_some_and(LinkError::is_refusal);
         let state = match link.state {
             State::Connecting => "connecting",
@@ -158,7 +140,9 @@ impl Teller {
             State::Offline if refused => "refused",
             State::Offline => "offline",
         };
-        let oldest = Timestamp::from_millisecond(waiting.oldest_ms).ok();
+        let sources = self.board.lines();
+        let names = sources.iter().map(|line| (line.id, line.name.clone()));
+        let spool = SpoolStatus::new(self.spool.report(), &self.bounds, &names.collect());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -176,14 +160,8 @@ impl Teller {
             certificate: Certificate {
                 not_after: self.not_after,
             },
-            spool: SpoolStatus {
-                bytes: waiting.bytes,
-                max_bytes: self.max_bytes,
-                oldest: oldest.filter(|_| waiting.oldest_ms > 0),
-                full: self.spool.is_full(),
-                moved_aside: self.moved_aside.clone(),
-            },
-            sources: self.board.lines(),
+            spool,
+            sources,
             rss_bytes: rss_bytes(),
         }
     }

@@ -51,6 +51,9 @@ const FAULTS_LOGGED: usize = 10;
 /// How often the list of sources is looked at for changes.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// Pause after a sync that failed because of the spool: it is tried again until it can be used.
+const SPOOL_PAUSE: Duration = Duration::from_secs(10);
+
 /// Shortest pause between two syncs that the hub asks for.
 const RESYNC_PAUSE: Duration = Duration::from_secs(30);
 
@@ -216,10 +219,12 @@ impl Syncer {
             if stop.is_cancelled() {
                 return;
             }
-            failures = if result.is_err() {
-                failures.saturating_add(1)
-            } else {
-                0
+            let is_spools = matches!(&result, Err(SyncError::Spool(error)) if error.passes());
+            failures = match &result {
+                // Not the source's fault: it is not tried more seldom for that.
+                Err(_) if is_spools => failures,
+                Err(_) => failures.saturating_add(1),
+                Ok(_) => 0,
             };
             let pace = source
                 .parsed()
@@ -227,7 +232,11 @@ impl Syncer {
                 .unwrap_or_default();
             let now = Timestamp::now();
             let random = u64::from_le_bytes(crate::seal::random());
-            let next = timetable::next(&pace, &self.config, now, failures, random);
+            let next = if is_spools {
+                now.checked_add(SPOOL_PAUSE).unwrap_or(now)
+            } else {
+                timetable::next(&pace, &self.config, now, failures, random)
+            };
             self.board.wait_until(source.id, next);
             let pause = Duration::try_from(next.duration_since(now)).unwrap_or_default();
             // Every branch may be cancelled: the next turn of the loop decides anew.

@@ -111,7 +111,7 @@ impl Items {
 }
 
 /// Collects items until a batch is full.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct BatchBuilder {
     bytes: Vec<u8>,
     leaves: Vec<[u8; 32]>,

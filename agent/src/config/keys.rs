@@ -120,7 +120,7 @@ pub(crate) static KEYS: &[Key] = &[
         name: "spool.max_bytes",
         form: Form::Number,
         takes: "a number of bytes, 16777216 (16 MiB) at least",
-        meaning: "Most bytes of batches that wait for the hub; cloud sources pause when it is full.",
+        meaning: "Most bytes of the spool; sources pause when their share of it is full.",
         set: |config, text| {
             let bytes = number(text)?;
             if bytes < SPOOL_MIN_BYTES {
@@ -141,6 +141,18 @@ pub(crate) static KEYS: &[Key] = &[
             Ok(())
         },
         get: |config| config.spool.keep_free_bytes.to_string(),
+    },
+    Key {
+        name: "spool.keep_acknowledged",
+        form: Form::Text,
+        takes: "a span of 0s to 7d, such as 24h",
+        meaning: "How long batches that the hub has are kept, where there is room, for a hub that \
+                  is restored from a backup.",
+        set: |config, text| {
+            config.spool.keep_acknowledged = bounded(text, Duration::ZERO, 7 * DAY)?;
+            Ok(())
+        },
+        get: |config| span_text(config.spool.keep_acknowledged),
     },
     Key {
         name: "sync.interval",

@@ -58,7 +58,6 @@ pub(crate) struct Drive {
     pub(crate) config: Config,
     /// Addresses of the hub, in the order to try.
     pub(crate) hubs: Vec<String>,
-    pub(crate) epoch: Epoch,
     pub(crate) witness: Option<Witness>,
     /// Random number of this process.
     pub(crate) process: u64,
@@ -126,13 +125,19 @@ impl Drive {
     ///
     /// [`Stopped`] with the hub's words.
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), Stopped> {
-        let mut session = self.session(self.epoch, self.witness);
+        let mut epoch = self.spool.epoch();
+        let mut session = self.session(epoch, self.witness);
         let mut wire: Option<Wire> = None;
         // Dropped with this function, and the attempts with them.
         let mut dialling = JoinSet::new();
         let mut leaving = JoinSet::new();
         loop {
+            let mut is_ahead = false;
             while let Some(output) = session.poll_output() {
+                if is_ahead && !matches!(output, Output::Release { .. } | Output::Stop { .. }) {
+                    // All that still counts in this epoch is what the hub has of it.
+                    continue;
+                }
                 match output {
                     Output::Dial => {
                         let (hubs, tls) = (self.hubs.clone(), self.tls.clone());
@@ -149,10 +154,6 @@ impl Drive {
                         match self.spool.fetch(lane, after_seq).await {
                             Ok(Fetched::Batch(batch)) => session.handle_batch(lane, Some(batch)),
                             Ok(Fetched::Nothing) => session.handle_batch(lane, None),
-                            Ok(Fetched::Missing) => {
-                                warn!(?lane, after_seq, "the hub lacks what it once acknowledged");
-                                session = self.roll(session, &mut wire, &mut leaving).await;
-                            }
                             Err(error) => {
                                 error!(error = &error as &dyn Error, "a batch could not be read");
                                 session.handle_batch(lane, None);
@@ -166,13 +167,14 @@ impl Drive {
                                 warn!(
                                     ?lane,
                                     through_seq,
-                                    "the hub holds more than this spool ever sent: the disk was restored"
+                                    "the hub holds more than this spool ever sent: the disk was \
+                                     set back; events may come twice"
                                 );
-                                session = self.roll(session, &mut wire, &mut leaving).await;
+                                is_ahead = true;
                             }
                             Err(error) => error!(
                                 error = &error as &dyn Error,
-                                "acknowledged batches could not be removed"
+                                "an acknowledgement could not be stored"
                             ),
                         }
                     }
@@ -234,6 +236,24 @@ impl Drive {
                         return Err(Stopped { code, reason });
                     }
                 }
+            }
+            if is_ahead && let Err(error) = self.spool.roll_epoch().await {
+                error!(
+                    error = &error as &dyn Error,
+                    "a new epoch could not be begun"
+                );
+                if let Some(wire) = &mut wire {
+                    let reason = "no new epoch".to_owned();
+                    wire.line.close(CloseCode::Done, &reason);
+                    wire.ending = Some(Ended::Lost { reason });
+                }
+            }
+            if self.spool.epoch() != epoch {
+                epoch = self.spool.epoch();
+                // An attempt for the old session would be taken for one of the new.
+                dialling = JoinSet::new();
+                session = self.renew(epoch, &mut wire, &mut leaving).await;
+                continue;
             }
             let is_online = self.status.borrow().state == State::Online;
             if session.is_open() && !is_online {
@@ -321,31 +341,20 @@ impl Drive {
         });
     }
 
-    /// Begins a new epoch on both sides: the connection is made anew with it.
-    async fn roll(
+    /// Makes the connection anew for another epoch of the spool.
+    async fn renew(
         &self,
-        session: Session,
+        epoch: Epoch,
         wire: &mut Option<Wire>,
         leaving: &mut JoinSet<()>,
     ) -> Session {
-        match self.spool.roll_epoch().await {
-            Ok(epoch) => {
-                if let Some(wire) = wire.take() {
-                    wire.leave(CloseCode::Done, "the agent begins a new epoch", leaving);
-                }
-                self.tell(State::Connecting, None, None);
-                self.resync.notify_one();
-                let witness = self.spool.call(|engine| engine.witness()).await;
-                self.session(epoch, witness.ok().flatten())
-            }
-            Err(error) => {
-                error!(
-                    error = &error as &dyn Error,
-                    "a new epoch could not be begun"
-                );
-                session
-            }
+        if let Some(wire) = wire.take() {
+            wire.leave(CloseCode::Done, "the agent begins a new epoch", leaving);
         }
+        self.tell(State::Connecting, None, None);
+        self.resync.notify_one();
+        let witness = self.spool.call(|engine| engine.witness()).await;
+        self.session(epoch, witness.ok().flatten())
     }
 
     fn lost(&self, session: &mut Session, error: LinkError, ending: Option<Ended>) {
@@ -372,6 +381,7 @@ impl Drive {
     }
 
     fn tell(&self, state: State, error: Option<LinkError>, wire: Option<&Wire>) {
+        self.spool.set_linked(state == State::Online);
         self.status.send_modify(|status| {
             if status.state != state {
                 status.since = Timestamp::now();
