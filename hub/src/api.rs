@@ -49,12 +49,14 @@ mod events;
 mod findings;
 mod fix;
 mod list;
+mod losses;
 mod openapi;
 mod orgs;
 mod overview;
 mod problem;
 mod repeat;
 mod resources;
+mod scopes;
 mod session;
 mod sources;
 pub(crate) mod throttle;
@@ -127,6 +129,8 @@ fn endpoints() -> (Router<Arc<State>>, utoipa::openapi::OpenApi) {
         .merge(checks::routes())
         .merge(events::routes())
         .merge(overview::routes())
+        .merge(scopes::routes())
+        .merge(losses::routes())
         .merge(audit::routes())
         .split_for_parts();
     openapi::describe_answers(&mut document);

@@ -13,6 +13,10 @@ use crate::document::Gap;
 use crate::filter::{FieldKind, FieldSpec, FieldValue, Row};
 use crate::ids::{AgentId, EventId, FindingId, OrgId, ResourceId, SourceId, UserId};
 
+mod delivery;
+
+pub use delivery::{LOSS_FIELDS, Loss, SCOPE_FIELDS, ScopeConfirm, ScopeStatus};
+
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident, $words:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal,)* }) => {
         $(#[$doc])*
@@ -623,7 +627,7 @@ pub struct Overview {
 /// Something that needs a person.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Attention {
-    /// `finding`, `scope`, `agent`, `source`, `quarantine`.
+    /// `finding`, `scope`, `agent`, `source`, `quarantine`, `loss`.
     pub kind: String,
     /// Severity.
     pub severity: Severity,

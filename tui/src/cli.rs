@@ -138,6 +138,12 @@ enum Command {
     /// Records that could not be read, with the reason.
     #[command(subcommand)]
     Quarantine(ListVerb),
+    /// Records that agents lost, with the reason.
+    #[command(subcommand)]
+    Loss(ListVerb),
+    /// Scopes (account, region, type) and how their sweeps stand.
+    #[command(subcommand)]
+    Scope(ScopeVerb),
     /// Call any path of the API with the session.
     Api {
         /// GET, POST, …
@@ -150,6 +156,20 @@ enum Command {
         /// Print the status line first.
         #[arg(short = 'i', long)]
         include: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ScopeVerb {
+    /// List them.
+    List(Listing),
+    /// Confirm that what seems gone of a held scope is gone.
+    Confirm {
+        /// The scope, as the list shows it.
+        scope: String,
+        /// How many resources seem gone, as the list shows it.
+        #[arg(long, value_name = "NUMBER")]
+        retiring: u64,
     },
 }
 

@@ -179,7 +179,7 @@ fn scopes_in_trouble(scopes: Vec<ScopeStatus>) -> Vec<Attention> {
                 ),
                 ScopeState::Held(count) => (
                     Severity::High,
-                    format!("{count} of {what} in {place} seem gone: confirm or look why"),
+                    format!("{count} of {what} in {place} seem gone; look why, or `zero-x scope confirm`"),
                 ),
                 ScopeState::Mismatched => (
                     Severity::Medium,
@@ -257,6 +257,25 @@ fn refusals(reader: &OrgReader) -> Result<Option<Attention>, ReadError> {
     }))
 }
 
+/// Says that agents lost records.
+fn losses(reader: &OrgReader) -> Result<Option<Attention>, ReadError> {
+    let count = reader.lost()?;
+    let Some(last) = reader.losses(1)?.into_iter().next() else {
+        return Ok(None);
+    };
+    let why = last.reason.as_str();
+    Ok(Some(Attention {
+        kind: "loss".to_owned(),
+        severity: Severity::High,
+        text: format!(
+            "{count} records are lost; the last {}: {why}",
+            last.records()
+        ),
+        target: last.agent.to_string(),
+        since: last.at,
+    }))
+}
+
 /// Counts for the first screen.
 #[utoipa::path(
     get, path = "/api/v1/overview", operation_id = "show_overview", tag = "overview",
@@ -284,6 +303,7 @@ async fn show(
             attention.extend(findings_in_need(reader)?);
             attention.extend(scopes_in_trouble(reader.scopes()?));
             attention.extend(refusals(reader)?);
+            attention.extend(losses(reader)?);
             // The sort is stable: among equals, agents and sources come first, since without
             // them nothing else can be trusted.
             attention.sort_by_key(|entry| std::cmp::Reverse(entry.severity));

@@ -37,6 +37,9 @@ fn filled(hub: &TestHub, route: &str) -> String {
 fn body(route: &str, number: usize) -> Option<Value> {
     match route {
         "/api/v1/orgs" => Some(json!({"name": format!("made {number}")})),
+        "/api/v1/scopes/confirm" => Some(json!({
+            "scope": "aws/123456789012/us-east-1/ec2.security-group", "retiring": 1,
+        })),
         "/api/v1/users" => Some(json!({
             "email": format!("made{number}@example.org"), "role": "viewer",
             "password": "drums under wet gravel",
@@ -140,10 +143,10 @@ async fn every_endpoint_answers_each_role_as_the_table_says() {
             number += 1;
             let wanted = promised(takes, role, is_hub_admin);
             let asked = ask(&hub, login, row, Some(&own), number).await;
-            let given = if asked.status == StatusCode::CREATED {
-                StatusCode::OK
-            } else {
-                asked.status
+            let given = match asked.status {
+                // What is told about the state of a thing is told to who may act on it.
+                StatusCode::CREATED | StatusCode::CONFLICT => StatusCode::OK,
+                status => status,
             };
             assert_eq!(given, wanted, "{route} asked by {who}: {}", asked.text);
         }
@@ -227,6 +230,8 @@ async fn no_list_shows_anything_of_another_organisation() {
         "check-results",
         "events",
         "quarantine",
+        "losses",
+        "scopes",
     ];
     for list in lists {
         let path = format!("/api/v1/{list}");
@@ -438,6 +443,8 @@ async fn what_cannot_be_served_is_said_in_a_problem_document() {
         ("/api/v1/orgs?filter=colour=red", 400, "bad_filter"),
         ("/api/v1/audit?filter=colour=red", 400, "bad_filter"),
         ("/api/v1/quarantine?filter=colour=red", 400, "bad_filter"),
+        ("/api/v1/losses?filter=colour=red", 400, "bad_filter"),
+        ("/api/v1/scopes?filter=colour=red", 400, "bad_filter"),
     ];
     for (path, status, code) in cases {
         let asked = hub.get(admin, path).await;
@@ -873,6 +880,67 @@ async fn a_finding_is_shown_with_its_facts_its_life_and_the_way_out() {
     assert_eq!(overview["open_by_severity"]["high"], 1);
     assert_eq!(overview["verdicts"], json!({"fail": 1}));
     assert_eq!(overview["attention"][0]["target"], shown["id"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_agents_lost_is_told_with_its_count() {
+    let hub = TestHub::start().await;
+    let viewer = &hub.members[&Role::Viewer];
+    let losses = hub.get(viewer, "/api/v1/losses?filter=lane=events").await;
+    let loss = &losses.json()["items"][0];
+    assert_eq!(loss["records"], 10);
+    assert_eq!(loss["reason"], "the agent's spool was full");
+    let overview = hub.get(viewer, "/api/v1/overview").await.json();
+    let attention = overview["attention"].as_array().unwrap();
+    let lost = attention.iter().find(|entry| entry["kind"] == "loss");
+    let text = "10 records are lost; the last 10: the agent's spool was full";
+    assert_eq!(lost.unwrap()["text"], text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scope_that_holds_much_back_is_confirmed_by_whoever_saw_how_much() {
+    let hub = TestHub::start().await;
+    let operator = &hub.members[&Role::Operator];
+    let scope = hub.hold_back(30).await;
+    let listed = hub.get(operator, "/api/v1/scopes?filter=state=held").await;
+    let held = &listed.json()["items"][0];
+    assert_eq!(held["scope"], scope);
+    assert_eq!(
+        (&held["retiring"], &held["resources"]),
+        (&json!(30), &json!(30))
+    );
+    let confirm = async |login: &Login, scope: &str, retiring: u64| {
+        let body = json!({"scope": scope, "retiring": retiring});
+        hub.post_as(login, "/api/v1/scopes/confirm", &body).await
+    };
+    let viewer = &hub.members[&Role::Viewer];
+    assert_eq!(
+        confirm(viewer, &scope, 30).await.status,
+        StatusCode::FORBIDDEN
+    );
+    for scope in [scope.as_str(), "aws/1/x/ec2.vpc"] {
+        let foreign = confirm(&hub.stranger, scope, 30).await;
+        assert_eq!(foreign.status, StatusCode::NOT_FOUND);
+        assert!(
+            foreign.text.contains("there is no such object"),
+            "{}",
+            foreign.text
+        );
+    }
+    let other = confirm(operator, &scope, 29).await;
+    other.assert_problem(StatusCode::CONFLICT, "retiring_changed");
+    let done = confirm(operator, &scope, 30).await.json();
+    assert_eq!(
+        (&done["state"], &done["resources"]),
+        (&json!("complete"), &json!(0))
+    );
+    let again = confirm(operator, &scope, 30).await;
+    again.assert_problem(StatusCode::CONFLICT, "not_held");
+    let admin = &hub.members[&Role::Admin];
+    let audit = hub
+        .get(admin, "/api/v1/audit?filter=action=scope.confirm")
+        .await;
+    assert_eq!(audit.json()["total"], 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

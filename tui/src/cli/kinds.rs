@@ -162,6 +162,26 @@ kinds! {
     } [
         "seq" "at" "actor" "action" "object" "detail" "hash"
     ]
+    /// Records that agents lost.
+    LOSS "/api/v1/losses" {
+        "AT"             "/at"                   20
+        "AGENT"          "/agent_id"             30
+        "LANE"           "/lane"                  9
+        "RECORDS"        "/records"              10
+        "REASON"         "/reason"               60
+    } [
+        "at" "agent_id" "source_id" "lane" "records" "reason" "from" "to"
+    ]
+    /// Scopes.
+    SCOPE "/api/v1/scopes" {
+        "STATE"          "/state"                10
+        "RESOURCES"      "/resources"             9
+        "RETIRING"       "/retiring"              8
+        "COMPLETE"       "/last_complete_at"     20
+        "SCOPE"          "/scope"                80
+    } [
+        "scope" "type" "account" "region" "agent_id" "source_id" "state" "resources" "retiring" "gap" "last_complete_at" "last_begin_at"
+    ]
     /// Records that could not be read.
     QUARANTINE "/api/v1/quarantine" {
         "AT"             "/at"                   20

@@ -3,13 +3,13 @@
 use std::io::{Read, Write};
 
 use http::Method;
-use protocol::api::{self, OrgCreate, TokenCreate, TokenCreated, UserCreate, WhoAmI};
+use protocol::api::{self, OrgCreate, ScopeConfirm, TokenCreate, TokenCreated, UserCreate, WhoAmI};
 use serde_json::Value;
 
 use super::kinds::{self, Kind};
 use super::{
-    AgentVerb, CheckVerb, Command, EventVerb, Global, ListVerb, Listing, OrgVerb, Stop, TokenVerb,
-    UserVerb, Verb, output,
+    AgentVerb, CheckVerb, Command, EventVerb, Global, ListVerb, Listing, OrgVerb, ScopeVerb, Stop,
+    TokenVerb, UserVerb, Verb, output,
 };
 use crate::client::{Client, Endpoint, segment, with_query};
 use crate::exit::{Exit, Failure};
@@ -128,6 +128,14 @@ pub(super) async fn run(command: Command, global: &Global) -> Result<Exit, Stop>
         Command::Audit(ListVerb::List(listing)) => list(global, kinds::AUDIT, listing, &[]).await,
         Command::Quarantine(ListVerb::List(listing)) => {
             list(global, kinds::QUARANTINE, listing, &[]).await
+        }
+        Command::Loss(ListVerb::List(listing)) => list(global, kinds::LOSS, listing, &[]).await,
+        Command::Scope(ScopeVerb::List(listing)) => list(global, kinds::SCOPE, listing, &[]).await,
+        Command::Scope(ScopeVerb::Confirm { scope, retiring }) => {
+            let path = in_org(global, "/api/v1/scopes/confirm");
+            let request = ScopeConfirm { scope, retiring };
+            let done: serde_json::Value = Client::signed_in()?.post(&path, &request).await?;
+            print_object(global, &done)
         }
         Command::Api {
             method,

@@ -11,21 +11,23 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
-use protocol::Document;
 use protocol::api::{FindingStatus, ROLES, Role, Severity, Verdict};
+use protocol::document::SetHash;
 use protocol::enroll::Pin;
 use protocol::event::EventRecord;
 use protocol::ids::{
     AgentId, EventId, FindingId, OrgId, ResourceId, SessionId, SourceId, TokenId, UserId,
 };
+use protocol::wire::v1::LostReason;
+use protocol::{Document, Scope};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use store::rows::SourceState;
 use store::rows::access::{EnrolToken, Enrolment, Session, User};
-use store::rows::event::{EventBlock, Quarantined};
+use store::rows::event::{EventBlock, Loss, Quarantined};
 use store::rows::finding::{self, Finding, FindingChange};
-use store::rows::resource::{Provenance, Resource, Source, Subject};
+use store::rows::resource::{Coverage, Provenance, Resource, Source, Subject, SweepEnd};
 use store::rows::verdict::{Judged, VerdictRow};
 use store::{MasterKey, OrgStore, Store, StoreConfig};
 use tokio_rustls::TlsConnector;
@@ -336,6 +338,46 @@ impl TestHub {
         }
         let bytes = body.map(Value::to_string).unwrap_or_default();
         self.send(request.body(Full::from(bytes)).unwrap()).await
+    }
+
+    /// Leaves a scope of so many resources held, of which all seem gone; returns its text.
+    pub(super) async fn hold_back(&self, resources: u64) -> String {
+        let data = self.store.maintenance(self.own).await.unwrap().unwrap();
+        let scope = Scope::of_type("aws.ec2.vpc", "123456789012", "eu-west-1");
+        let (agent, source, now) = (self.seeded.agent, self.seeded.source, Timestamp::now());
+        let mut set = SetHash::default();
+        for generation in [1, 2] {
+            let mut write = data.write();
+            write.begin_sweep(&scope, agent, source, generation, now);
+            for n in 0..resources {
+                if generation == 2 {
+                    continue;
+                }
+                let document: Document = serde_json::from_value(json!({
+                    "urn": scope.urn(&format!("vpc-{n}")).to_string(), "type": "aws.ec2.vpc",
+                    "provider": "aws", "account": "123456789012", "region": "eu-west-1",
+                    "id": format!("vpc-{n}"), "name": "", "tags": {}, "native_id": "",
+                    "config": {}, "collected_at": "2026-01-01T00:00:00Z",
+                }))
+                .unwrap();
+                set.add(&document.urn.to_string(), &document.content_hash());
+                let from = Provenance {
+                    agent,
+                    source,
+                    at: now,
+                };
+                write.put_resource(document, from);
+            }
+            write.end_sweep(SweepEnd {
+                scope: scope.clone(),
+                generation,
+                claimed: std::mem::take(&mut set),
+                coverage: Coverage::Everything,
+                at: now,
+            });
+            write.commit().await.unwrap();
+        }
+        scope.to_string()
     }
 
     pub(super) async fn get(&self, login: &Login, path: &str) -> Asked {
@@ -738,6 +780,19 @@ async fn seed(store: &Store, data: &OrgStore) -> Seeded {
         source: None,
         reason: "no JSON".to_owned(),
         what: "{".to_owned(),
+    });
+    write.put_loss(Loss {
+        at: now,
+        agent,
+        source,
+        lane: 1,
+        epoch: [1; 16],
+        first_seq: 10,
+        last_seq: 19,
+        unsequenced: 0,
+        reason: LostReason::SpoolFull,
+        from: None,
+        to: None,
     });
     let record = EventRecord {
         time_ms: now.as_millisecond(),

@@ -64,7 +64,7 @@ pub(super) enum Op {
     Put(Box<Incoming>),
     Gone(Urn),
     End(SweepEnd),
-    Confirm(Scope, Timestamp),
+    Confirm(Scope, u64, Timestamp),
     Source(Source),
     AgentStatus(AgentStatus),
     Verdicts(VerdictRow),
@@ -257,7 +257,9 @@ impl<'g> Writing<'g> {
                 let outcome = self.inventory().end(end)?;
                 self.sweeps.push(outcome);
             }
-            Op::Confirm(scope, at) => self.inventory().confirm(scope, *at)?,
+            Op::Confirm(scope, retiring, at) => {
+                self.inventory().confirm(scope, *retiring, *at)?;
+            }
             Op::Source(source) => {
                 self.draft
                     .put(Table::Sources, self.org.names.source(source.id), source);

@@ -358,9 +358,14 @@ impl Inventory<'_, '_> {
     }
 
     /// A person confirms a held end.
-    pub(super) fn confirm(&mut self, scope: &Scope, at: Timestamp) -> Result<(), ReadError> {
+    pub(super) fn confirm(
+        &mut self,
+        scope: &Scope,
+        retiring: u64,
+        at: Timestamp,
+    ) -> Result<(), ReadError> {
         let status = self.scope(scope)?;
-        let held = status.filter(|status| matches!(status.state, ScopeState::Held(_)));
+        let held = status.filter(|status| status.state == ScopeState::Held(retiring));
         let Some(status) = held else { return Ok(()) };
         let retiring = self.retiring(&status, &Coverage::Changes, None)?;
         // Documents that came since may have changed the set: then nothing is sure any more.

@@ -130,9 +130,10 @@ impl OrgWrite {
         self.push(Op::End(end));
     }
 
-    /// Confirms a held end: retires what it held. Without effect if the scope is not held.
-    pub fn confirm_retirement(&mut self, scope: &Scope, at: Timestamp) {
-        self.push(Op::Confirm(scope.clone(), at));
+    /// Confirms a held end: retires what it held. Without effect if the scope does not hold as many
+    /// resources as the person has seen.
+    pub fn confirm_retirement(&mut self, scope: &Scope, retiring: u64, at: Timestamp) {
+        self.push(Op::Confirm(scope.clone(), retiring, at));
     }
 
     /// Stores a source.

@@ -176,8 +176,13 @@ async fn an_end_that_would_retire_too_many_waits_for_a_person() {
         sweeper.sweep(&org, 3).await,
         SweepResult::Held { retiring: 40 }
     );
+    // Whoever saw another number confirms nothing.
     let mut write = org.write();
-    write.confirm_retirement(&vpcs(), at(4));
+    write.confirm_retirement(&vpcs(), 39, at(4));
+    write.commit().await.unwrap();
+    assert_eq!(state(&org).await, ScopeState::Held(40));
+    let mut write = org.write();
+    write.confirm_retirement(&vpcs(), 40, at(4));
     write.commit().await.unwrap();
     assert_eq!(living(&org).await.len(), 60);
     assert_eq!(listed(&org).await.len(), 60);
@@ -189,8 +194,8 @@ async fn an_end_that_would_retire_too_many_waits_for_a_person() {
     // Confirming what is not held does nothing.
     let before = org.scope(&vpcs()).await.unwrap();
     let mut write = org.write();
-    write.confirm_retirement(&vpcs(), at(5));
-    write.confirm_retirement(&scope("aws.ec2.subnet"), at(5));
+    write.confirm_retirement(&vpcs(), 40, at(5));
+    write.confirm_retirement(&scope("aws.ec2.subnet"), 0, at(5));
     write.commit().await.unwrap();
     assert_eq!(org.scope(&vpcs()).await.unwrap(), before);
 }
@@ -211,7 +216,7 @@ async fn a_confirmation_retires_only_what_was_held() {
     write.put_resource(document(&vpcs().urn("vpc-0059"), "1", &[]), from(at(3)));
     write.commit().await.unwrap();
     let mut write = org.write();
-    write.confirm_retirement(&vpcs(), at(4));
+    write.confirm_retirement(&vpcs(), 30, at(4));
     write.commit().await.unwrap();
     assert_eq!(living(&org).await.len(), 60);
     assert_eq!(state(&org).await, ScopeState::Mismatched);

@@ -190,6 +190,7 @@ fn what(row: &Attention) -> &str {
         "finding" => "broken",
         "scope" => "not read",
         "quarantine" => "refused",
+        "loss" => "lost",
         kind => kind,
     }
 }
