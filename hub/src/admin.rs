@@ -4,7 +4,7 @@
 //! root and the hub's own user are answered: the socket has mode 0600, and the kernel says who is
 //! at the other end.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::future::Future;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -12,15 +12,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use protocol::ids::AgentId;
+use protocol::limits;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use crate::bundle::{Asked, Volume};
 use crate::failure::{Exit, Explain};
 
 /// Longest question, in bytes.
@@ -35,6 +38,12 @@ const ASKING: Duration = Duration::from_secs(5);
 /// How long a command waits for its answer: a large store takes a while to verify.
 const ANSWERING: Duration = Duration::from_secs(600);
 
+/// Free space of the data directory that a command's files leave alone: the store needs some.
+const KEEP_FREE_BYTES: u64 = 512 << 20;
+
+/// Bytes of a command's files that are copied at once.
+const PIECE_BYTES: usize = 64 << 10;
+
 /// Commands that are answered at the same time; further ones wait to be accepted.
 const CALLERS: usize = 16;
 
@@ -48,6 +57,18 @@ pub(crate) enum Question {
     Checks,
     /// Whether the store is whole.
     Verify,
+    /// Takes the bundle whose volumes follow the question, each as [`send`] writes it.
+    Import {
+        /// How many follow.
+        volumes: u32,
+        /// What to do with it.
+        asked: Asked,
+    },
+    /// Writes a reply.
+    Reply {
+        /// For which agent; for the only one that waits for one when absent.
+        agent: Option<AgentId>,
+    },
 }
 
 /// What the hub answers.
@@ -64,6 +85,15 @@ pub(crate) enum Answer {
 pub(crate) trait Oracle: Send + Sync + 'static {
     /// Answers one question.
     fn answer(&self, question: Question) -> impl Future<Output = Answer> + Send;
+
+    /// Takes a bundle.
+    fn import(&self, volumes: Vec<Volume>, asked: Asked) -> impl Future<Output = Answer> + Send;
+
+    /// Makes an empty file that nobody else sees, for what a command sends.
+    ///
+    /// # Errors
+    /// When the data directory cannot be written.
+    fn scratch(&self) -> io::Result<File>;
 }
 
 /// Why the running hub was not asked, or did not answer.
@@ -226,6 +256,14 @@ async fn converse<O: Oracle>(mut stream: UnixStream, oracle: &O) -> io::Result<(
         Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => no_question(),
         Ok(Err(error)) => return Err(error),
         Ok(Ok(_)) => match serde_json::from_str(&line) {
+            Ok(Question::Import { volumes, asked }) => {
+                // What was read ahead of the line's end stays in the buffer.
+                read.get_mut().set_limit(u64::MAX);
+                match receive(&mut read, volumes, oracle).await {
+                    Ok(volumes) => oracle.import(volumes, asked).await,
+                    Err(error) => Answer::Error(format!("the files did not come whole: {error}")),
+                }
+            }
             Ok(question) => oracle.answer(question).await,
             Err(_) => no_question(),
         },
@@ -234,6 +272,59 @@ async fn converse<O: Oracle>(mut stream: UnixStream, oracle: &O) -> io::Result<(
     text.push(b'\n');
     write.write_all(&text).await?;
     write.shutdown().await
+}
+
+/// Receives the volumes of a bundle into files that nobody else sees.
+async fn receive<O: Oracle>(
+    from: &mut (impl AsyncRead + Unpin),
+    volumes: u32,
+    oracle: &O,
+) -> io::Result<Vec<Volume>> {
+    let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+    if volumes > limits::BUNDLE_VOLUMES {
+        return Err(bad("too many volumes"));
+    }
+    let mut received = Vec::new();
+    for _ in 0..volumes {
+        let name_bytes = within(from.read_u16()).await?;
+        let mut name = vec![0; usize::from(name_bytes)];
+        within(from.read_exact(&mut name)).await?;
+        let mut left = within(from.read_u64()).await?;
+        if left > limits::BUNDLE_VOLUME_MAX_BYTES {
+            return Err(bad("a volume is larger than any"));
+        }
+        let file = oracle.scratch()?;
+        let disk = rustix::fs::fstatvfs(&file)?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if left.saturating_add(KEEP_FREE_BYTES) > free {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let mut file = tokio::fs::File::from_std(file);
+        let mut buffer = vec![0; PIECE_BYTES];
+        while left > 0 {
+            let most = usize::try_from(left)
+                .unwrap_or(usize::MAX)
+                .min(buffer.len());
+            let piece = buffer.get_mut(..most).unwrap_or_default();
+            let length = within(from.read(piece)).await?;
+            if length == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            file.write_all(piece.get(..length).unwrap_or_default())
+                .await?;
+            left = left.saturating_sub(u64::try_from(length).unwrap_or(u64::MAX));
+        }
+        file.flush().await?;
+        let name = String::from_utf8_lossy(&name).into_owned();
+        received.push(Volume::new(name, file.into_std().await));
+    }
+    Ok(received)
+}
+
+/// Waits for the command to send something.
+async fn within<T>(read: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let read = tokio::time::timeout(ASKING, read).await;
+    read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 fn no_question() -> Answer {
@@ -245,6 +336,20 @@ fn no_question() -> Answer {
 /// # Errors
 /// When it cannot be asked or refuses.
 pub(crate) async fn ask(data_dir: &Path, question: &Question) -> Result<Option<Value>, AdminError> {
+    send(data_dir, question, &mut []).await
+}
+
+/// Asks the hub that runs on a data directory, and sends files with the question: of each two
+/// bytes length of its name, the name, eight bytes length of the file (both big endian), the file.
+/// `None` when no hub runs.
+///
+/// # Errors
+/// When it cannot be asked or refuses.
+pub(crate) async fn send(
+    data_dir: &Path,
+    question: &Question,
+    files: &mut [(String, File)],
+) -> Result<Option<Value>, AdminError> {
     let path = path(data_dir);
     let failed = |source| AdminError::Ask {
         path: path.clone(),
@@ -270,6 +375,14 @@ pub(crate) async fn ask(data_dir: &Path, question: &Question) -> Result<Option<V
     let mut answer = Vec::new();
     let exchange = async {
         stream.write_all(&text).await?;
+        for (name, file) in files {
+            // A hub that has heard enough answers and hangs up.
+            if let Err(error) = send_file(&mut stream, name, file).await
+                && error.kind() != io::ErrorKind::BrokenPipe
+            {
+                return Err(error);
+            }
+        }
         stream.take(ANSWER_BYTES).read_to_end(&mut answer).await
     };
     tokio::time::timeout(ANSWERING, exchange)
@@ -287,6 +400,20 @@ pub(crate) async fn ask(data_dir: &Path, question: &Question) -> Result<Option<V
         Ok(Answer::Error(reason)) => Err(AdminError::Refused(reason)),
         Err(_) => Err(AdminError::Form),
     }
+}
+
+async fn send_file(stream: &mut UnixStream, name: &str, file: &File) -> io::Result<()> {
+    let end = name.floor_char_boundary(usize::from(u16::MAX));
+    let name = name.get(..end).unwrap_or_default().as_bytes();
+    let length = file.metadata()?.len();
+    stream
+        .write_u16(u16::try_from(name.len()).unwrap_or(0))
+        .await?;
+    stream.write_all(name).await?;
+    stream.write_u64(length).await?;
+    let mut file = tokio::fs::File::from_std(file.try_clone()?).take(length);
+    tokio::io::copy(&mut file, stream).await?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -376,7 +503,16 @@ mod tests {
             match question {
                 Question::Verify => Answer::Error("the store is closing".to_owned()),
                 Question::Status | Question::Checks => Answer::Ok(json!(format!("{question:?}"))),
+                Question::Import { .. } | Question::Reply { .. } => no_question(),
             }
+        }
+
+        async fn import(&self, volumes: Vec<Volume>, asked: Asked) -> Answer {
+            Answer::Ok(json!([volumes.len(), asked.accept_gap]))
+        }
+
+        fn scratch(&self) -> io::Result<File> {
+            tempfile::tempfile()
         }
     }
 

@@ -8,6 +8,7 @@ use crate::config::{Config, Flags};
 use crate::failure::{Exit, Failure};
 use crate::serve;
 
+mod bundle;
 pub(crate) mod checks;
 mod doctor;
 mod init;
@@ -88,6 +89,9 @@ pub(crate) enum Verb {
     },
     /// Read the whole store and follow every audit chain
     Verify,
+    /// Take what agents without a way to this hub have had carried over, and write replies
+    #[command(subcommand)]
+    Bundle(Bundle),
 }
 
 /// Flags of `init`
@@ -147,6 +151,40 @@ pub(crate) enum Check {
     List,
 }
 
+/// What `bundle` does
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bundle {
+    /// Take a bundle, or an enrolment request, that was carried over
+    ///
+    /// FILE.2, FILE.3, … beside FILE are its further volumes. Every chunk, signature and batch is
+    /// checked before anything is stored. A bundle that was taken before changes nothing.
+    Import(BundleImport),
+    /// Check a bundle as `import` does, say what it would do, and store nothing
+    Verify(BundleImport),
+    /// Write the reply that is carried back: what was taken, what to send again, a certificate
+    ///
+    /// One-way diodes need none: `zero-x-agent bundle export --diode`.
+    Reply {
+        /// Where to write it
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// For which agent (default: the one whose bundle was imported last and has no reply yet)
+        #[arg(long, value_name = "AGENT")]
+        agent: Option<protocol::ids::AgentId>,
+    },
+}
+
+/// Flags of `bundle import` and `bundle verify`
+#[derive(Debug, Args)]
+pub(crate) struct BundleImport {
+    /// The bundle's first file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Give up what is missing before this bundle, and keep a record of how much that is
+    #[arg(long)]
+    accept_gap: bool,
+}
+
 /// Runs one command.
 ///
 /// # Errors
@@ -179,6 +217,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Verb::Check {
             what: Some(Check::List),
         } => checks::list(&Config::load(&flags)?, format).await,
+        Verb::Bundle(what) => bundle::run(&Config::load(&flags)?, what, format).await,
         Verb::Verify => verify::run(&Config::load(&flags)?, format).await,
     }
 }

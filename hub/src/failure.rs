@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fmt::Write as _;
 
+use serde::{Deserialize, Serialize};
+
 /// How the program ended (exit codes of CONTRACT).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -23,6 +25,16 @@ pub(crate) enum Exit {
 }
 
 impl Exit {
+    const ALL: [Self; 7] = [
+        Self::Ok,
+        Self::Failed,
+        Self::Usage,
+        Self::Data,
+        Self::Unreachable,
+        Self::Forbidden,
+        Self::Config,
+    ];
+
     /// Returns the number that the system sees. Source: `sysexits.h` for 64 and above.
     pub(crate) const fn code(self) -> u8 {
         match self {
@@ -82,6 +94,36 @@ pub(crate) fn chain(error: &dyn Error) -> Vec<String> {
         source = cause.source();
     }
     clauses
+}
+
+/// A failure as the running hub tells it to a local command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Told {
+    exit: u8,
+    chain: Vec<String>,
+    fix: Option<String>,
+}
+
+impl From<&Failure> for Told {
+    fn from(failure: &Failure) -> Self {
+        Self {
+            exit: failure.exit.code(),
+            chain: failure.chain.clone(),
+            fix: failure.fix.clone(),
+        }
+    }
+}
+
+impl From<Told> for Failure {
+    fn from(told: Told) -> Self {
+        let Told { exit, chain, fix } = told;
+        let known = Exit::ALL.into_iter().find(|known| known.code() == exit);
+        Self {
+            exit: known.unwrap_or(Exit::Failed),
+            chain,
+            fix,
+        }
+    }
 }
 
 impl Failure {

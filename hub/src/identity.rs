@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use protocol::bundle::HubSecret;
 use protocol::ids::{OrgId, UserId};
 use protocol::wire::v1::Epoch;
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,7 @@ const CONNECTION_ID: &str = "quic/connection-id";
 const STATELESS_RESET: &str = "quic/stateless-reset";
 const RETRY_TOKEN: &str = "quic/retry-token";
 const JWT: &str = "api/jwt-ed25519";
+const BUNDLE: &str = "bundle/hpke-seed";
 
 /// Why the hub has no identity.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +84,8 @@ pub(crate) struct Identity {
     pub(crate) epoch: Epoch,
     /// Ed25519 key in PKCS#8 DER that signs access tokens.
     pub(crate) jwt_pkcs8: Zeroizing<Vec<u8>>,
+    /// The pair that bundles are sealed to (HPKE, X25519).
+    pub(crate) bundle_key: Arc<HubSecret>,
     /// Key of QUIC stateless resets (HMAC-SHA256).
     pub(crate) stateless_reset_key: Zeroizing<[u8; 64]>,
     /// Key of QUIC retry tokens (HKDF-SHA256 input).
@@ -121,6 +125,7 @@ pub(crate) async fn establish(
     appliance.secret_or(STATELESS_RESET, fresh::<64>()?).await?;
     appliance.secret_or(RETRY_TOKEN, fresh::<64>()?).await?;
     appliance.secret_or(JWT, jwt_key()?).await?;
+    appliance.secret_or(BUNDLE, fresh::<32>()?).await?;
     let hosts = postcard::to_stdvec(public_hosts).expect("texts always serialise");
     appliance
         .secret_or(PUBLIC_HOSTS, Zeroizing::new(hosts))
@@ -180,6 +185,10 @@ impl Identity {
             authority: Arc::new(Authority::load(&material)?),
             epoch: *sized(&bytes(EPOCH, "epoch").await?, "its epoch")?,
             jwt_pkcs8: bytes(JWT, "session key").await?,
+            bundle_key: Arc::new(HubSecret::derive(&*sized(
+                &bytes(BUNDLE, "key for bundles").await?,
+                "its key for bundles",
+            )?)),
             stateless_reset_key: sized(
                 &bytes(STATELESS_RESET, "reset key").await?,
                 "its reset key",

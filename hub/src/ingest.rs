@@ -6,6 +6,7 @@
 //! ```
 
 mod admit;
+pub(crate) mod carried;
 mod connection;
 mod intake;
 mod quic;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, IsTerminal};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,9 +26,10 @@ use crate::admin::{self, Answer, Question};
 use crate::api;
 use crate::api::access::AccessKeys;
 use crate::api::throttle::Throttle;
+use crate::bundle::{Asked, Importer, Volume};
 use crate::cli::{checks, verify};
 use crate::config::{Config, LogFormat};
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, Told};
 use crate::identity::Identity;
 use crate::ingest;
 use crate::live::Live;
@@ -187,6 +189,7 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
         pin,
         rules: Arc::clone(&rules),
         live: Arc::clone(&live),
+        importer: Importer::new(store, &identity, Arc::clone(&live)),
         started_at: Timestamp::now(),
     });
 
@@ -373,6 +376,7 @@ struct Oracle {
     pin: Pin,
     rules: Arc<RulesInForce>,
     live: Arc<Live>,
+    importer: Importer,
     started_at: Timestamp,
 }
 
@@ -398,12 +402,50 @@ impl admin::Oracle for Oracle {
             }
             Question::Checks => Ok(Value::Array(checks::rows(&self.rules.now().set))),
             Question::Verify => verify::verify(&self.store).await.map(Value::Array),
+            Question::Reply { agent } => {
+                let written = self.importer.reply(&self.store, agent, Timestamp::now());
+                return told(written.await);
+            }
+            // Its files come with it; it is not asked here.
+            Question::Import { .. } => return Answer::Error("no files came with it".to_owned()),
         };
         match answer {
             Ok(value) => Answer::Ok(value),
             Err(error) => Answer::Error(error.to_string()),
         }
     }
+
+    async fn import(&self, volumes: Vec<Volume>, asked: Asked) -> Answer {
+        let report = self.importer.import(volumes, asked, Timestamp::now()).await;
+        if let Err(error) = &report {
+            warn!(
+                error = error as &dyn std::error::Error,
+                "a bundle was not taken"
+            );
+        }
+        told(report)
+    }
+
+    fn scratch(&self) -> io::Result<fs::File> {
+        let name = format!("incoming-{}", uuid::Uuid::new_v4());
+        let path = self.data_dir.join(name);
+        let mut options = fs::File::options();
+        let file = options
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
+        // Without a name it is gone when it is closed, however that comes about.
+        fs::remove_file(&path)?;
+        Ok(file)
+    }
+}
+
+/// Returns what came of a command, with all that a failure says.
+fn told<T: serde::Serialize, E: Into<Failure>>(result: Result<T, E>) -> Answer {
+    let result = result.map_err(|error| Told::from(&error.into()));
+    Answer::Ok(serde_json::to_value(result).expect("answers always serialise"))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use protocol::batch::VerifiedBatch;
 use protocol::document::{Gap, SetHash};
 use protocol::frame::Lane;
 use protocol::ids::{AgentId, SourceId};
-use protocol::wire::v1::{BatchHeader, Lost, Resent};
+use protocol::wire::v1::{BatchHeader, Lost, LostReason, Resent};
 use protocol::{Scope, Urn};
 use store::error::{CommitError, ReadError};
 use store::rows::AgentState;
@@ -255,6 +255,49 @@ impl Intake {
             self.sweeps.clear();
             attempt += 1;
         }
+    }
+
+    /// Gives items up that are missing before what came: the mark goes on behind them, and the
+    /// store keeps how many there were. An operator decided it; no agent signed it.
+    ///
+    /// # Errors
+    ///
+    /// When the store fails; nothing is given up then.
+    pub(super) async fn give_up(
+        &mut self,
+        stream: Stream,
+        (first_seq, last_seq): (u64, u64),
+        now: Timestamp,
+    ) -> Result<(), IntakeError> {
+        let unsigned = SignedHeader {
+            received_at: now,
+            header: Vec::new(),
+            signature: Vec::new(),
+        };
+        let mut write = self.store.write();
+        write.advance_high_water(stream, first_seq, last_seq, unsigned);
+        write.put_loss(Loss {
+            at: now,
+            agent: stream.agent,
+            source: SourceId::from_bytes([0; 16]),
+            lane: stream.lane,
+            epoch: stream.epoch,
+            first_seq,
+            last_seq,
+            unsequenced: 0,
+            reason: LostReason::Bundle,
+            from: None,
+            to: None,
+        });
+        write.commit().await.map_err(IntakeError::Commit)?;
+        if stream.lane == Lane::Inventory.number() {
+            // They could have been documents of any sweep under way.
+            for sweep in self.sweeps.values_mut() {
+                sweep.unknown = sweep.unknown.saturating_add(1);
+            }
+        }
+        self.tell(&[What::Agents]);
+        Ok(())
     }
 
     /// Examines a batch's items off the runtime's threads: it takes some milliseconds.

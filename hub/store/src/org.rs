@@ -34,6 +34,7 @@ use crate::keys::{self, Names};
 use crate::list::{FindingList, FindingSummary, Page, ResourceList, ResourceSummary};
 use crate::rows::access::{Agent, AgentView, EnrolToken};
 use crate::rows::audit::{AuditAct, AuditEntry, AuditHead};
+use crate::rows::carried::Carried;
 use crate::rows::event::{BlockKey, Event, EventPage, EventQuery, Quarantined};
 use crate::rows::finding::{Finding, Transition};
 use crate::rows::resource::{
@@ -300,6 +301,11 @@ impl OrgStore {
     /// Returns at most `limit` refused items, newest first.
     pub async fn quarantine(&self, limit: usize) -> Result<Vec<Quarantined>, ReadError> {
         self.read(move |reader| reader.quarantine(limit)).await
+    }
+
+    /// Returns what is known of an agent's bundles; `None` when none ever came.
+    pub async fn carried(&self, agent: AgentId) -> Result<Option<Carried>, ReadError> {
+        self.read(move |reader| reader.carried(agent)).await
     }
 
     /// Returns every source.

@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod audit;
+pub mod carried;
 pub mod event;
 pub mod finding;
 pub mod resource;

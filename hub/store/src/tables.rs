@@ -52,6 +52,8 @@ pub(crate) enum Table {
     Audit = 19,
     /// `time counter` → items that an agent had and cannot send any more.
     Losses = 20,
+    /// `h(agent id)` → the chain of bundles that its batches come in by.
+    Carried = 21,
     // -- of the appliance ----------------------------------------------------------------------
     /// `h(org id)` → organisation with its wrapped keyring.
     Orgs = 32,
@@ -100,6 +102,7 @@ impl Table {
         Self::AgentStatus,
         Self::Audit,
         Self::Losses,
+        Self::Carried,
     ];
 
     /// The tables of the appliance's file.
@@ -140,6 +143,7 @@ impl Table {
             Self::AgentStatus => "agent-status",
             Self::Audit => "audit",
             Self::Losses => "losses",
+            Self::Carried => "carried",
             Self::Orgs => "orgs",
             Self::OrgNames => "org-names",
             Self::Users => "users",

@@ -193,6 +193,9 @@ pub enum LostReason {
     Damaged,
     /// The source dropped them before they could be read, as a rotated file does.
     Source,
+    /// The bundle that held them never came, and an operator gave it up: said by the hub, whose
+    /// agent does not know.
+    Bundle,
 }
 
 impl LostReason {
@@ -205,6 +208,7 @@ impl LostReason {
             }
             Self::Damaged => "the agent's spool was damaged",
             Self::Source => "the source dropped them before they could be read",
+            Self::Bundle => "the bundle that held them never came, and its gap was accepted",
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::error::{CommitError, EngineError, ReadError};
 use crate::keys::{self, block_time, millis, moment, sequence};
 use crate::rows::access::AgentStatus;
 use crate::rows::audit::{AuditAct, AuditEntry, AuditHead};
+use crate::rows::carried::Carried;
 use crate::rows::event::{
     BlockKey, LOSS_ROWS, Loss, QUARANTINE_ROWS, QUARANTINE_TEXT_BYTES, Quarantined,
 };
@@ -79,6 +80,7 @@ pub(super) enum Op {
     ForgetEvents(Timestamp),
     Quarantine(Quarantined),
     Loss(Loss),
+    Carried(Box<Carried>),
     Audit(AuditAct),
 }
 
@@ -286,6 +288,10 @@ impl<'g> Writing<'g> {
             }
             Op::Quarantine(item) => self.quarantine(item)?,
             Op::Loss(loss) => self.loss(loss)?,
+            Op::Carried(carried) => {
+                let key = self.org.names.agent_status(carried.agent);
+                self.draft.put(Table::Carried, key, &**carried);
+            }
             Op::Audit(act) => self.audit(act)?,
         }
         Ok(())

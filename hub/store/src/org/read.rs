@@ -23,6 +23,7 @@ use crate::list::{FindingList, FindingSummary, Page, ResourceList, ResourceSumma
 use crate::rows::Verdict;
 use crate::rows::access::AgentStatus;
 use crate::rows::audit::{AuditEntry, AuditFault, AuditHead};
+use crate::rows::carried::Carried;
 use crate::rows::event::{Event, EventPage, EventQuery, Loss, Quarantined};
 use crate::rows::finding::{Finding, Transition};
 use crate::rows::resource::{
@@ -518,6 +519,17 @@ impl OrgReader {
     pub fn losses(&self, limit: usize) -> Result<Vec<Loss>, ReadError> {
         self.view()
             .first(Table::Losses, &Range::all(), Direction::Backward, limit)
+    }
+
+    /// See [`OrgStore::carried`](super::OrgStore::carried).
+    pub fn carried(&self, agent: AgentId) -> Result<Option<Carried>, ReadError> {
+        self.view()
+            .row(Table::Carried, &self.org.names.agent_status(agent))
+    }
+
+    /// Returns what is known of every agent whose batches come in bundles.
+    pub fn all_carried(&self) -> Result<Vec<Carried>, ReadError> {
+        self.view().all(Table::Carried, &Range::all())
     }
 
     /// Returns how many records were ever lost.

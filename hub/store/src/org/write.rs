@@ -16,6 +16,7 @@ use crate::codec;
 use crate::error::CommitError;
 use crate::rows::access::AgentStatus;
 use crate::rows::audit::AuditAct;
+use crate::rows::carried::Carried;
 use crate::rows::event::{BlockHead, BlockKey, EventBlock, Loss, Quarantined};
 use crate::rows::finding::{Finding, FindingChange};
 use crate::rows::resource::{Provenance, Source, Subject, SweepEnd};
@@ -220,6 +221,11 @@ impl OrgWrite {
     /// Keeps what an agent says it can no longer send.
     pub fn put_loss(&mut self, loss: Loss) {
         self.push(Op::Loss(loss));
+    }
+
+    /// Stores what is known of an agent's bundles, in place of what was.
+    pub fn put_carried(&mut self, carried: Carried) {
+        self.push(Op::Carried(Box::new(carried)));
     }
 
     // -- audit ---------------------------------------------------------------------------------
