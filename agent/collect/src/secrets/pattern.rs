@@ -1,6 +1,6 @@
 //! Secrets that are recognised by their own shape, wherever they stand.
 
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use super::Hit;
 use super::expression::Expression;
@@ -255,27 +255,25 @@ const SHAPES: &[Shape] = &[
     },
 ];
 
-struct Compiled {
-    words: AhoCorasick,
-    expressions: Vec<Expression>,
-    lone_secret_key: Expression,
-    service_account: Expression,
-}
-
-static COMPILED: LazyLock<Compiled> = LazyLock::new(|| Compiled {
-    words: AhoCorasick::builder()
+/// Finds which shapes may be there.
+static WORDS: LazyLock<AhoCorasick> = LazyLock::new(|| {
+    AhoCorasick::builder()
         .ascii_case_insensitive(true)
         .build(SHAPES.iter().map(|shape| shape.word))
-        .expect("the words are few and short"),
-    expressions: SHAPES
-        .iter()
-        .map(|shape| Expression::new(shape.expression))
-        .collect(),
-    lone_secret_key: Expression::new(
-        r"(?:^|[^A-Za-z0-9/+=])([A-Za-z0-9/+]{40})(?:[^A-Za-z0-9/+=]|$)",
-    ),
-    service_account: Expression::new(r#""type"\s*:\s*\\?"service_account\\?""#),
+        .expect("the words are few and short")
 });
+
+/// The shapes' expressions, each compiled when its word is met first: together they take 4 MB, and
+/// most words are in no text that an agent reads.
+static EXPRESSIONS: [OnceLock<Expression>; SHAPES.len()] =
+    [const { OnceLock::new() }; SHAPES.len()];
+
+static LONE_SECRET_KEY: LazyLock<Expression> = LazyLock::new(|| {
+    Expression::new(r"(?:^|[^A-Za-z0-9/+=])([A-Za-z0-9/+]{40})(?:[^A-Za-z0-9/+=]|$)")
+});
+
+static SERVICE_ACCOUNT: LazyLock<Expression> =
+    LazyLock::new(|| Expression::new(r#""type"\s*:\s*\\?"service_account\\?""#));
 
 /// How far a secret key may stand from its access key id to be taken for it, in bytes.
 const KEY_PAIR_BYTES: usize = 300;
@@ -285,16 +283,16 @@ const LONE_KEY_ENTROPY: f64 = 4.0;
 
 /// Returns every secret of a known shape.
 pub(super) fn find(text: &str) -> Vec<Hit<'_>> {
-    let compiled = &*COMPILED;
     let mut present = vec![false; SHAPES.len()];
-    for word in compiled.words.find_overlapping_iter(text) {
+    for word in WORDS.find_overlapping_iter(text) {
         if let Some(present) = present.get_mut(word.pattern().as_usize()) {
             *present = true;
         }
     }
     let mut hits: Vec<Hit<'_>> = Vec::new();
-    let tried = SHAPES.iter().zip(&compiled.expressions).zip(present);
+    let tried = SHAPES.iter().zip(&EXPRESSIONS).zip(present);
     for ((shape, expression), _) in tried.filter(|(_, present)| *present) {
+        let expression = expression.get_or_init(|| Expression::new(shape.expression));
         for captures in expression.captures_iter(text) {
             let Some(secret) = captures.get(1) else {
                 continue;
@@ -311,8 +309,9 @@ pub(super) fn find(text: &str) -> Vec<Hit<'_>> {
         }
     }
     add_lone_secret_keys(text, &mut hits);
-    if compiled.service_account.is_match(text) {
-        for hit in hits.iter_mut().filter(|hit| hit.kind == "private-key") {
+    let is_key = |hit: &Hit<'_>| hit.kind == "private-key";
+    if hits.iter().any(is_key) && SERVICE_ACCOUNT.is_match(text) {
+        for hit in hits.iter_mut().filter(|hit| is_key(hit)) {
             hit.kind = "gcp-service-account-key";
         }
     }
@@ -329,7 +328,7 @@ fn add_lone_secret_keys<'t>(text: &'t str, hits: &mut Vec<Hit<'t>>) {
     if ids.is_empty() {
         return;
     }
-    for captures in COMPILED.lone_secret_key.captures_iter(text) {
+    for captures in LONE_SECRET_KEY.captures_iter(text) {
         let Some(secret) = captures.get(1) else {
             continue;
         };
@@ -352,5 +351,20 @@ fn add_lone_secret_keys<'t>(text: &'t str, hits: &mut Vec<Hit<'t>>) {
                 secret: secret.as_str(),
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shape_compiles_before_a_text_asks_for_it() {
+        for shape in SHAPES {
+            // Panics on one that does not.
+            let _ = Expression::new(shape.expression);
+        }
+        LazyLock::force(&LONE_SECRET_KEY);
+        LazyLock::force(&SERVICE_ACCOUNT);
     }
 }
