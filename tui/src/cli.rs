@@ -100,8 +100,8 @@ enum Command {
         /// Your e-mail address.
         #[arg(long)]
         email: String,
-        /// Read the password from stdin.
-        #[arg(long, required = true)]
+        /// Read the password from stdin; a terminal is asked for it in any case.
+        #[arg(long)]
         password_stdin: bool,
     },
     /// Sign out.
@@ -229,8 +229,8 @@ enum UserVerb {
         /// Role in the organisation.
         #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(protocol::api::ROLES))]
         role: String,
-        /// Read the first password from stdin.
-        #[arg(long, required = true)]
+        /// Read the first password from stdin; a terminal is asked for it in any case.
+        #[arg(long)]
         password_stdin: bool,
     },
 }

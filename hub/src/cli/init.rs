@@ -4,7 +4,7 @@
 //! Every step can be run again, and the note of the founding is the last: an `init` that was cut
 //! off is finished by the next, and one that was not changes nothing.
 
-use std::io::Read as _;
+use std::io::{IsTerminal as _, Read as _};
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -47,7 +47,7 @@ pub(super) async fn run(config: &Config, args: &Init, format: Format) -> Result<
     let data_dir = config.data_dir.clone();
     let exists = Store::exists(&data_dir);
     // Before anything is made: a bad password must not leave half a hub behind.
-    let password = peek_password(&email, exists)?;
+    let password = peek_password(&email, exists, args.admin_password_stdin)?;
     let opened = config.clone();
     let store = tokio::task::spawn_blocking(move || {
         if exists {
@@ -237,23 +237,47 @@ fn no_password() -> Failure {
         .with_fix("give the password on standard input")
 }
 
-/// Reads the password from standard input and checks it. Where the store exists, none may be
-/// needed, so nothing that is read is an error yet.
-fn peek_password(email: &str, exists: bool) -> Result<Option<SecretString>, Failure> {
+/// Asks a terminal for the password twice, which it does not show; reads standard input elsewhere.
+fn read_password(on_stdin: bool) -> Result<Zeroizing<String>, Failure> {
+    let unreadable = |error: std::io::Error| {
+        Failure::new(Exit::Usage, "could not read the password").caused_by(&error)
+    };
+    if std::io::stdin().is_terminal() {
+        let ask = |prompt| rpassword::prompt_password(prompt).map(Zeroizing::new);
+        let password = ask("Password of the first admin: ").map_err(unreadable)?;
+        if ask("Once more: ").map_err(unreadable)? != password {
+            return Err(Failure::new(Exit::Usage, "the two passwords differ"));
+        }
+        return Ok(password);
+    }
+    if !on_stdin {
+        return Err(
+            Failure::new(Exit::Usage, "there is no terminal to ask for the password")
+                .with_fix("pipe it in and say --admin-password-stdin"),
+        );
+    }
     let mut text = Zeroizing::new(String::new());
     // The buffer has its size from the start, so that no copy is left behind by growing.
     text.reserve_exact(PASSWORD_BYTES + 1);
-    let read = std::io::stdin()
+    std::io::stdin()
         .lock()
         .take(PASSWORD_BYTES as u64)
-        .read_to_string(&mut text);
-    if let Err(error) = read {
-        return Err(Failure::new(
-            Exit::Usage,
-            "could not read the password from standard input",
-        )
-        .caused_by(&error));
+        .read_to_string(&mut text)
+        .map_err(unreadable)?;
+    Ok(text)
+}
+
+/// Reads the password and checks it. Where the store exists, none may be needed, so nothing that
+/// is read is an error yet, and nobody is asked.
+fn peek_password(
+    email: &str,
+    exists: bool,
+    on_stdin: bool,
+) -> Result<Option<SecretString>, Failure> {
+    if exists && !on_stdin {
+        return Ok(None);
     }
+    let mut text = read_password(on_stdin)?;
     password::strip(&mut text);
     match password::check(&text, email) {
         Ok(()) => Ok(Some(SecretString::from(text.as_str()))),

@@ -1,6 +1,6 @@
 //! What each command does: ask the hub, print the answer.
 
-use std::io::{Read, Write};
+use std::io::{IsTerminal as _, Read, Write};
 
 use http::Method;
 use protocol::api::{self, OrgCreate, ScopeConfirm, TokenCreate, TokenCreated, UserCreate, WhoAmI};
@@ -27,10 +27,11 @@ pub(super) async fn run(command: Command, global: &Global) -> Result<Exit, Stop>
             url,
             ca_pin,
             email,
-            password_stdin: _,
+            password_stdin,
         } => {
             let client = Client::anonymous(Endpoint::parse(&url, ca_pin.as_deref())?);
-            client.login(&email, read_password()?).await?;
+            let password = read_password(password_stdin, "Password: ", None)?;
+            client.login(&email, password).await?;
             let who: WhoAmI = client.get("/api/v1/whoami").await?;
             let names: Vec<&str> = who.orgs.iter().map(|org| org.name.as_str()).collect();
             let names = if names.is_empty() {
@@ -65,7 +66,7 @@ pub(super) async fn run(command: Command, global: &Global) -> Result<Exit, Stop>
         Command::User(UserVerb::Create {
             email,
             role,
-            password_stdin: _,
+            password_stdin,
         }) => {
             let Some(role) = api::Role::from_word(&role) else {
                 return Err(Failure::new(Exit::Usage, format!("there is no role {role}")).into());
@@ -73,7 +74,11 @@ pub(super) async fn run(command: Command, global: &Global) -> Result<Exit, Stop>
             let request = UserCreate {
                 email,
                 role,
-                password: read_password()?,
+                password: read_password(
+                    password_stdin,
+                    "Their first password: ",
+                    Some("Once more: "),
+                )?,
             };
             let path = in_org(global, "/api/v1/users");
             let made: Value = Client::signed_in()?.post(&path, &request).await?;
@@ -287,18 +292,39 @@ fn read_bounded(mut input: impl Read, name: &str) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// Reads a password from stdin: everything up to the first line break.
-fn read_password() -> Result<String, Failure> {
+/// Asks a terminal for a password, which it does not show; reads it from stdin elsewhere, up to the
+/// first line break. A password that is being chosen is asked for twice.
+fn read_password(on_stdin: bool, prompt: &str, again: Option<&str>) -> Result<String, Failure> {
+    let unreadable =
+        |error: std::io::Error| Failure::because(Exit::Usage, "cannot read the password", &error);
+    let none = |what: &str| {
+        Failure::new(Exit::Usage, what.to_owned())
+            .fix("pipe it in: printf %s \"$PASSWORD\" | zero-x … --password-stdin")
+    };
+    if std::io::stdin().is_terminal() {
+        let password = rpassword::prompt_password(prompt).map_err(unreadable)?;
+        if let Some(again) = again
+            && rpassword::prompt_password(again).map_err(unreadable)? != password
+        {
+            return Err(Failure::new(Exit::Usage, "the two passwords differ"));
+        }
+        if password.is_empty() {
+            return Err(Failure::new(Exit::Usage, "no password was given"));
+        }
+        return Ok(password);
+    }
+    if !on_stdin {
+        return Err(none("there is no terminal to ask for the password"));
+    }
     let mut text = String::new();
     let read = std::io::stdin()
         .lock()
         .take(PASSWORD_BYTES)
         .read_to_string(&mut text);
-    read.map_err(|error| Failure::because(Exit::Usage, "cannot read the password", &error))?;
+    read.map_err(unreadable)?;
     let password = text.lines().next().unwrap_or_default().to_owned();
     if password.is_empty() {
-        return Err(Failure::new(Exit::Usage, "stdin holds no password")
-            .fix("pipe it in: printf %s \"$PASSWORD\" | zero-x … --password-stdin"));
+        return Err(none("stdin holds no password"));
     }
     Ok(password)
 }
