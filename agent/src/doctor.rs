@@ -291,9 +291,12 @@ fn spool(
                 let detail = format!("{detail} ({})", waits.join(", "));
                 findings.add(CHECK, Verdict::Warn, detail, fix);
             }
-            (None, SpoolState::Good | SpoolState::Short | SpoolState::Broken) => {
-                findings.ok(CHECK, detail);
+            (None, SpoolState::Short) => {
+                let fix = "free some space on the disk of the state directory: sources wait until \
+                           there is more than spool.keep_free_bytes, and go on by themselves";
+                findings.add(CHECK, Verdict::Fail, detail, fix);
             }
+            (None, SpoolState::Good | SpoolState::Broken) => findings.ok(CHECK, detail),
         }
         if let Some(loss) = spool.losses.last.last() {
             findings.add(

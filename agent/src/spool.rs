@@ -42,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use engine::Engine;
 pub(crate) use file::{asides, file};
-pub(crate) use gauges::{Aside, LaneReport, Report, Trouble};
+pub(crate) use gauges::{Aside, LaneReport, Report, Trouble, Wants};
 use gauges::{Gauges, Why};
 pub(crate) use losses::Losses;
 

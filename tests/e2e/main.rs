@@ -6,6 +6,7 @@ mod bad_input;
 mod canaries;
 mod crash;
 mod demo;
+mod disk;
 mod enrolment;
 mod init;
 mod organisations;

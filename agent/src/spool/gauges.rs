@@ -51,8 +51,24 @@ pub(crate) struct LaneReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct WaitReport {
     pub(crate) source: SourceId,
+    /// What it waits for: room in a lane, in the spool, on the disk, or a file that works.
+    pub(crate) wants: Wants,
     pub(crate) why: String,
     pub(crate) since: Timestamp,
+}
+
+/// What a source waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Wants {
+    /// The hub takes what waits on the lane.
+    Lane,
+    /// The hub takes what waits.
+    Spool,
+    /// Somebody frees space.
+    Disk,
+    /// The file can be written again.
+    File,
 }
 
 /// A file that cannot be used at present.
@@ -187,6 +203,7 @@ impl Gauges {
     pub(super) fn wait(self: &Arc<Self>, source: SourceId, why: Why) -> Wait {
         let line = WaitReport {
             source,
+            wants: why.wants(),
             why: why.words(),
             since: Timestamp::now(),
         };
@@ -208,6 +225,15 @@ pub(super) enum Why {
 }
 
 impl Why {
+    fn wants(self) -> Wants {
+        match self {
+            Self::Full(Full::Lane(_)) => Wants::Lane,
+            Self::Full(Full::Spool) => Wants::Spool,
+            Self::Full(Full::Disk) => Wants::Disk,
+            Self::Trouble => Wants::File,
+        }
+    }
+
     fn words(self) -> String {
         match self {
             Self::Full(Full::Lane(lane)) => {
@@ -233,6 +259,7 @@ impl Wait {
     /// Shows another reason, if it is one.
     pub(super) fn renew(&self, why: Why) {
         if let Some(line) = self.gauges.lock().waits.get_mut(&self.source) {
+            line.wants = why.wants();
             line.why = why.words();
         }
     }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use protocol::ids::SourceId;
 use serde::{Deserialize, Serialize};
 
-use crate::spool::{self, Aside, LaneReport, Losses, Report, Trouble};
+use crate::spool::{self, Aside, LaneReport, Losses, Report, Trouble, Wants};
 
 /// Where the spool is and what it may take.
 #[derive(Debug, Clone)]
@@ -22,7 +22,6 @@ pub(crate) struct Bounds {
 /// The spool.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct SpoolStatus {
-    /// `good`, `full` (sources wait), `short` (of disk) or `broken` (the file cannot be used).
     pub(crate) state: SpoolState,
     /// Bytes of what the hub has not acknowledged, and how many the spool may take.
     pub(crate) bytes: u64,
@@ -51,9 +50,9 @@ pub(crate) struct SpoolStatus {
 #[serde(rename_all = "lowercase")]
 pub(crate) enum SpoolState {
     Good,
-    /// Sources wait for room.
+    /// Sources wait for the hub to take what is here.
     Full,
-    /// The disk has less free space than is to be left alone.
+    /// The disk has no more free space than is to be left alone; sources wait, or soon will.
     Short,
     /// The file cannot be read or written.
     Broken,
@@ -63,6 +62,7 @@ pub(crate) enum SpoolState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct WaitStatus {
     pub(crate) source: String,
+    pub(crate) wants: Wants,
     pub(crate) why: String,
     pub(crate) since: Timestamp,
 }
@@ -95,13 +95,14 @@ impl SpoolStatus {
     /// Puts together what the spool says of itself and what its disk looks like.
     pub(crate) fn new(report: Report, bounds: &Bounds, names: &BTreeMap<SourceId, String>) -> Self {
         let disk_free_bytes = spool::free_bytes(&bounds.folder);
-        let is_short = disk_free_bytes.is_some_and(|free| free < bounds.keep_free_bytes);
+        let is_below = disk_free_bytes.is_some_and(|free| free < bounds.keep_free_bytes);
+        let wants = |what: Wants| report.waiting.iter().any(|wait| wait.wants == what);
         let state = if report.trouble.is_some() {
             SpoolState::Broken
+        } else if is_below || wants(Wants::Disk) {
+            SpoolState::Short
         } else if !report.waiting.is_empty() {
             SpoolState::Full
-        } else if is_short {
-            SpoolState::Short
         } else {
             SpoolState::Good
         };
@@ -110,6 +111,7 @@ impl SpoolStatus {
                 Some(name) => name.clone(),
                 None => wait.source.to_string(),
             },
+            wants: wait.wants,
             why: wait.why,
             since: wait.since,
         });
@@ -155,7 +157,9 @@ impl SpoolStatus {
             (None, SpoolState::Full) => text += "; sources wait for room",
             (None, SpoolState::Short) => {
                 let free = self.disk_free_bytes.unwrap_or_default();
-                text += &format!("; the disk has only {free} bytes free");
+                let kept = self.keep_free_bytes;
+                text +=
+                    &format!("; the disk has {free} bytes free, of which {kept} are left alone");
             }
             (None, SpoolState::Good | SpoolState::Broken) => {}
         }

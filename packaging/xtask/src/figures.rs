@@ -188,7 +188,7 @@ fn frame_bytes(log: &str) -> Option<u64> {
 }
 
 /// The state of a process and the processor time it has used. Source: proc(5), fields 3, 14 and 15 of `stat`.
-fn times(pid: u32) -> Result<(char, f64)> {
+pub(crate) fn times(pid: u32) -> Result<(char, f64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process is gone")?;
     // The second field is the name in parentheses, which may hold spaces.
     let (_, rest) = text
@@ -221,14 +221,14 @@ fn ticks_per_second() -> Result<f64> {
 }
 
 /// One line of `/proc/PID/status`, in MiB.
-fn memory_mib(pid: u32, name: &str) -> Option<f64> {
+pub(crate) fn memory_mib(pid: u32, name: &str) -> Option<f64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: f64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kib / 1024.0)
 }
 
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpus
         .lines()

@@ -9,6 +9,7 @@
 mod chores;
 mod demo;
 mod figures;
+mod outage;
 mod sources;
 mod summary;
 mod units;
@@ -51,6 +52,15 @@ enum Chore {
         #[arg(long)]
         dev: bool,
     },
+    /// Measure an outage: how fast events are spooled while the hub is away, how fast they leave, in how much memory
+    Outage {
+        /// Measure the development build, to try the command
+        #[arg(long)]
+        dev: bool,
+        /// Events of the outage; a week at five a second are three million
+        #[arg(long, default_value_t = 3_000_000)]
+        events: u64,
+    },
 }
 
 fn main() -> ExitCode {
@@ -78,5 +88,6 @@ fn run(chore: Chore) -> Result<()> {
         }
         Chore::Sources => sources::run(),
         Chore::Figures { dev } => figures::run(dev),
+        Chore::Outage { dev, events } => outage::run(dev, events),
     }
 }

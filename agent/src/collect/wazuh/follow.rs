@@ -31,7 +31,7 @@ const SIBLINGS: usize = 1000;
 
 const LOST_CURSOR: &str = "the stored cursor cannot be read; the file is read again";
 const LOST_FILE: &str =
-    "the file is gone; any lines behind this byte are missing, how many is not known";
+    "the file is gone; the lines behind this byte are missing: at least so many bytes";
 const CUT_UNSEEN: &str = "the file was cut or replaced while nobody read it; lines may be missing";
 const CUT_SEEN: &str = "the file was cut; lines written just before may be missing";
 const DAMAGED: &str = "the archive cannot be read to its end; lines behind this byte are missing, how many is not known";
@@ -256,7 +256,14 @@ impl Follower {
             } else {
                 (self.name_of(place.day), LOST_FILE)
             };
-            note(step, format!("{}:{}", path.display(), place.offset), reason);
+            let at = format!("{}:{}", path.display(), place.offset);
+            // Without a look at the file since, more can have been written to it.
+            quarantine(
+                step,
+                at,
+                reason,
+                usize::try_from(place.unread()).unwrap_or(usize::MAX),
+            );
         }
         // What was cut is read again under its own name; what is gone is followed by the next.
         let is_next = |file: &DayFile| {

@@ -33,6 +33,9 @@ pub(super) struct Place {
     head: [u8; 32],
     /// Which of the manager's files it is, if it is one.
     pub(super) day: Option<Day>,
+    /// How long the file was by then, where that can be asked: what is known to be lost with a
+    /// file that is gone before it was read.
+    length: u64,
 }
 
 /// The encoded forms of a position.
@@ -53,6 +56,11 @@ impl Place {
     /// Returns the bytes for the spool.
     pub(super) fn encode(self) -> Vec<u8> {
         postcard::to_stdvec(&Position::V1(self)).expect("plain structs always serialise")
+    }
+
+    /// Returns how many bytes behind the position there were when it was taken.
+    pub(super) fn unread(&self) -> u64 {
+        self.length.saturating_sub(self.offset)
     }
 
     /// Returns whether the beginning of the file was read, so that it can be recognised by it.
@@ -383,6 +391,10 @@ impl Input {
             head_bytes: u16::try_from(head_bytes).unwrap_or(0),
             head: hash(head),
             day: self.day,
+            length: match &self.body {
+                Body::Plain(file) => file.metadata().map_or(0, |found| found.len()),
+                Body::Packed(_) => 0,
+            },
         }
     }
 

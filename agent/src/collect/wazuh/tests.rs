@@ -335,6 +335,26 @@ fn lines_of_a_file_that_is_gone_are_reported_and_later_days_are_read() {
 }
 
 #[test]
+fn of_a_file_that_is_gone_before_it_was_read_the_known_bytes_are_told() {
+    let mut manager = Manager::new();
+    let text = lines(0..4000);
+    assert!(text.len() > limits::BATCH_TARGET_BYTES * 3 / 2);
+    manager.write(&text);
+    let step = Follower::new(manager.path(), None).step().unwrap();
+    assert!(!step.is_end, "only the first part was read");
+    let read = lines(0..step.events.len()).len();
+    let gone = manager.day_file();
+    manager.rotate(true);
+    manager.write(&lines(4000..4001));
+    fs::remove_file(&gone).unwrap();
+    let mut later = Follower::new(manager.path(), Some(&step.cursor));
+    let record = later.step().unwrap().quarantined.pop().unwrap();
+    assert_eq!(record.place, format!("{}:{read}", gone.display()));
+    let unread = u64::try_from(text.len() - read).unwrap();
+    assert_eq!(record.bytes, unread);
+}
+
+#[test]
 fn an_archive_that_was_copied_elsewhere_is_known_by_its_content() {
     let mut manager = Manager::new();
     let mut reader = Reader::new(manager.path());
