@@ -165,6 +165,9 @@ pub enum SessionError {
 }
 
 impl SessionError {
+    /// A frame is of a version that was not agreed on.
+    const OTHER_VERSION: Self = Self::Unexpected("a frame of another version than the session's");
+
     /// Returns the code to close the connection with.
     pub fn close_code(&self) -> CloseCode {
         match self {

@@ -7,8 +7,9 @@ use protocol::enroll::{Pin, Reply, Request, Token};
 use protocol::event::EventRecord;
 use protocol::frame::{HEADER_BYTES, Lane};
 use protocol::ids::{AgentId, OrgId, SourceId, TokenId};
+use protocol::session::CloseCode;
 use protocol::wire::v1::{
-    Ack, Credit, GoAway, Heartbeat, Hello, HighWater, Lost, LostReason, Message, Refused,
+    Ack, Close, Credit, GoAway, Heartbeat, Hello, HighWater, Lost, LostReason, Message, Refused,
     ReportItem, Resync, SourceReport, SweepItem, Welcome, Witness, kind,
 };
 use ring::rand::SystemRandom;
@@ -102,6 +103,10 @@ fn messages() -> Vec<(&'static str, Message)> {
         ),
         ("go-away", Message::GoAway(away)),
         (
+            "close",
+            Message::Close(Close::new(CloseCode::Busy, "come back later")),
+        ),
+        (
             "resync",
             Message::Resync(Resync {
                 scope: "aws/1/us-east-1/ec2.vpc".into(),
@@ -158,10 +163,12 @@ pub(crate) fn made() -> Vec<(&'static str, String, Vec<u8>)> {
     };
     let (_, lost_batch) = seal_lost(&place(), 70_000, &lost, &key).unwrap();
 
-    let mut all = Vec::new();
+    let (mut all, mut bytes_of_all) = (Vec::new(), Vec::new());
     for (name, message) in messages() {
         let bytes = message.encode();
         add("frame", name, &bytes);
+        add("demux", name, &bytes);
+        bytes_of_all.extend_from_slice(&bytes);
         add("message", name, &behind(bytes[6], &bytes[HEADER_BYTES..]));
         add("hub_session", name, &behind(1, &spoken(&bytes)));
         let spoken = spoken(&bytes);
@@ -177,6 +184,13 @@ pub(crate) fn made() -> Vec<(&'static str, String, Vec<u8>)> {
         &[&all[all.len() / 4..], &all].concat(),
     );
     add("frame", "batch", &batch);
+    let mixed = [batch.clone(), bytes_of_all, lost_batch.clone()].concat();
+    add("demux", "mixed", &mixed);
+    add(
+        "demux",
+        "long-close",
+        &[0, 0, 0x10, 0, 1, 0, 9, 0, 1, 2, 3, 4, 5],
+    );
     add(
         "frame",
         "two",

@@ -8,6 +8,7 @@ use crate::frame::{Decoder, Lane};
 use crate::limits;
 use crate::parts;
 use crate::session::{CloseCode, Now, SessionError};
+use crate::wire;
 use crate::wire::v1::{self, Epoch, Heartbeat, Hello, Message, Witness};
 
 /// What an agent's session is made of.
@@ -224,7 +225,7 @@ impl Session {
         self.heard_at = Some(now.at);
         self.beat_at = Some(now.at + limits::HEARTBEAT);
         let hello = Hello {
-            versions: (v1::SCHEMA, v1::SCHEMA),
+            versions: wire::VERSIONS,
             agent_version: self.config.agent_version.clone(),
             epoch: self.config.epoch,
             process: self.config.process,
@@ -294,6 +295,9 @@ impl Session {
                 .pop()
                 .map_err(|source| SessionError::Frame { lane, source })?;
             let Some(frame) = frame else { return Ok(()) };
+            if frame.schema != v1::SCHEMA {
+                return Err(SessionError::OTHER_VERSION);
+            }
             let message = Message::decode(&frame).map_err(|source| SessionError::Message {
                 kind: frame.kind,
                 source,
@@ -307,6 +311,9 @@ impl Session {
     fn handle_message(&mut self, message: Message, now: Now) -> Result<(), SessionError> {
         match (&self.state, message) {
             (State::Greeting, Message::Welcome(welcome)) => {
+                if welcome.version != v1::SCHEMA {
+                    return Err(SessionError::OTHER_VERSION);
+                }
                 self.opened_at = Some(now.at);
                 self.open(welcome);
                 Ok(())
@@ -579,6 +586,7 @@ impl Session {
                         return;
                     }
                     if self.is_open() {
+                        self.ask_anew();
                         let Waiting { bytes, oldest_ms } = self.waiting;
                         let beat = Heartbeat {
                             wall_ms: now.wall_ms,
@@ -590,6 +598,23 @@ impl Session {
                 }
             }
             State::Waiting { .. } | State::Dialling | State::Stopped => {}
+        }
+    }
+
+    /// Tells the spool once more what it may let go, and looks for batches once more: a spool whose
+    /// disk was full has forgotten the one and could not answer the other.
+    fn ask_anew(&mut self) {
+        for lane in Lane::DATA {
+            let Some(state) = self.lanes.get_mut(&lane) else {
+                continue;
+            };
+            state.drained = false;
+            if state.acked > 0 {
+                let through_seq = state.acked;
+                self.outputs
+                    .push_back(Output::Release { lane, through_seq });
+            }
+            self.fill(lane);
         }
     }
 

@@ -8,6 +8,7 @@ use crate::batch::{SealedBatch, VerifiedBatch};
 use crate::frame::{Decoder, Frame, Lane};
 use crate::limits;
 use crate::session::{Now, SessionError};
+use crate::wire;
 use crate::wire::v1::{
     self, Ack, Credit, Epoch, GoAway, Heartbeat, Hello, HighWater, Message, Refused, Resync,
     Welcome, Witness,
@@ -107,6 +108,19 @@ impl Session {
     }
 
     fn handle_frame(&mut self, frame: &Frame, now: Now) -> Result<(), SessionError> {
+        if frame.schema != v1::SCHEMA {
+            // An agent greets in the lowest version that it speaks.
+            let version = frame.schema;
+            let newer = SessionError::Version {
+                agent_min: version,
+                agent_max: version,
+                hub: wire::VERSIONS.1,
+            };
+            return Err(match self.epoch {
+                None => newer,
+                Some(_) => SessionError::OTHER_VERSION,
+            });
+        }
         if frame.kind == v1::kind::BATCH {
             return self.handle_batch(frame);
         }
@@ -136,13 +150,11 @@ impl Session {
 
     fn greet(&mut self, hello: Hello, now: Now) -> Result<(), SessionError> {
         let (agent_min, agent_max) = hello.versions;
-        if !(agent_min..=agent_max).contains(&v1::SCHEMA) {
-            return Err(SessionError::Version {
-                agent_min,
-                agent_max,
-                hub: v1::SCHEMA,
-            });
-        }
+        let version = wire::agree(wire::VERSIONS, hello.versions).ok_or(SessionError::Version {
+            agent_min,
+            agent_max,
+            hub: wire::VERSIONS.1,
+        })?;
         self.epoch = Some(hello.epoch);
         let ours = |high_water: &&HighWater| high_water.epoch == hello.epoch;
         let high_water: Vec<HighWater> = self
@@ -167,7 +179,7 @@ impl Session {
             );
         }
         let welcome = Welcome {
-            version: v1::SCHEMA,
+            version,
             hub_epoch: self.config.hub_epoch,
             high_water,
             commit: self.config.commit,

@@ -378,6 +378,105 @@ fn a_spool_with_a_hole_is_asked_once_and_the_connection_given_up() {
     assert!(world.agent.poll_timeout().is_some(), "it tries again later");
 }
 
+/// Makes a hub's session and gives it an agent's first bytes.
+fn greeted_with(bytes: &[u8]) -> (hub::Session, Result<(), SessionError>) {
+    let world = World::new();
+    let config = hub::Config {
+        hub_epoch: [5; 16],
+        commit: 0,
+        high_water: vec![],
+        public_key: world.key.public(),
+    };
+    let mut hub = hub::Session::new(config, world.now);
+    let result = hub.handle_bytes(Lane::Control, bytes, world.now);
+    (hub, result)
+}
+
+fn hello(versions: (u8, u8)) -> Vec<u8> {
+    let hello = crate::wire::v1::Hello {
+        versions,
+        agent_version: "9.9.9".into(),
+        epoch: EPOCH,
+        process: 1,
+        witness: None,
+        wall_ms: 0,
+    };
+    crate::wire::v1::Message::Hello(hello).encode()
+}
+
+/// Returns bytes of one frame as those of another version or kind.
+fn with_head(frame: &[u8], change: impl FnOnce(&mut crate::frame::Frame)) -> Vec<u8> {
+    let mut decoder = crate::frame::Decoder::new(Lane::Control);
+    decoder.push(frame);
+    let mut frame = decoder.pop().unwrap().unwrap();
+    change(&mut frame);
+    frame.encode()
+}
+
+#[test]
+fn a_hub_greets_who_speaks_its_version_and_tells_others_why_not() {
+    for versions in [(1, 1), (0, 1), (1, 2), (0, 255)] {
+        let (mut hub, result) = greeted_with(&hello(versions));
+        result.unwrap();
+        let Some(hub::Output::Send { bytes, .. }) = hub.poll_output() else {
+            panic!("no greeting")
+        };
+        let mut decoder = crate::frame::Decoder::new(Lane::Control);
+        decoder.push(&bytes);
+        let answer = crate::wire::v1::Message::decode(&decoder.pop().unwrap().unwrap()).unwrap();
+        let Some(crate::wire::v1::Message::Welcome(welcome)) = answer else {
+            panic!("{answer:?}")
+        };
+        assert_eq!(welcome.version, 1);
+    }
+    for versions in [(0, 0), (2, 3), (2, 1)] {
+        let (mut hub, result) = greeted_with(&hello(versions));
+        assert_eq!(result.unwrap_err().close_code(), CloseCode::Version);
+        assert!(hub.poll_output().is_none());
+    }
+    // A greeting that this build cannot read, of an agent that no longer speaks version 1.
+    let newer = with_head(&hello((2, 3)), |frame| {
+        frame.schema = 2;
+        frame.payload = vec![0xff; 40];
+    });
+    let (_, result) = greeted_with(&newer);
+    assert_eq!(result.unwrap_err().close_code(), CloseCode::Version);
+    // It may have been told to come back with another program: it does not stop for ever.
+    assert!(!CloseCode::Version.is_final());
+}
+
+#[test]
+fn messages_of_unknown_kinds_are_skipped_and_other_versions_are_refused() {
+    let beat = crate::wire::v1::Message::Heartbeat(crate::wire::v1::Heartbeat {
+        wall_ms: 0,
+        spool_bytes: 0,
+        oldest_ms: 0,
+    });
+    let unknown = with_head(&beat.encode(), |frame| {
+        frame.kind = 200;
+        frame.payload = vec![0xff; 3000];
+    });
+    let other = with_head(&beat.encode(), |frame| frame.schema = 2);
+    let mut world = World::new();
+    world.wait(Duration::ZERO);
+    world.run(None);
+    let now = world.now;
+    let hub = world.hub.as_mut().unwrap();
+    hub.handle_bytes(Lane::Control, &unknown, now).unwrap();
+    assert!(hub.poll_output().is_none());
+    hub.handle_bytes(Lane::Control, &beat.encode(), now)
+        .unwrap();
+    assert!(hub.poll_output().is_some(), "what follows is read");
+    assert!(hub.handle_bytes(Lane::Control, &other, now).is_err());
+    let agent = &mut world.agent;
+    agent.handle_bytes(Lane::Control, &unknown, now).unwrap();
+    agent
+        .handle_bytes(Lane::Control, &beat.encode(), now)
+        .unwrap();
+    let refused = agent.handle_bytes(Lane::Control, &other, now);
+    assert_eq!(refused.unwrap_err().close_code(), CloseCode::Protocol);
+}
+
 #[test]
 fn a_batch_by_another_key_or_before_the_greeting_ends_the_session() {
     let mut world = World::new();
@@ -461,6 +560,34 @@ fn a_batch_that_nobody_acknowledges_is_sent_again_on_another_connection() {
     world.wait(Duration::from_secs(61));
     world.run(None);
     assert_eq!(world.stored[&Lane::Events], ["a"]);
+}
+
+#[test]
+fn a_spool_that_failed_for_a_while_is_asked_again() {
+    let mut world = World::new();
+    world.spool(Lane::Events, &["a"]);
+    world.wait(Duration::ZERO);
+    world.run(None);
+    assert!(world.spool.is_empty());
+    // A failed write has brought back what was let go, and a batch could not be read.
+    let batch = {
+        let (header, frame) = sealed(&world.key, &place(Lane::Events, 1), &["a".into()]);
+        StoredBatch {
+            first_seq: 1,
+            last_seq: header.last_seq(),
+            frame,
+        }
+    };
+    world.spool.insert((Lane::Events, 1), batch);
+    world.spool(Lane::Events, &["b"]);
+    assert_eq!(until_fetch(&mut world), 1);
+    world.agent.handle_batch(Lane::Events, None);
+    world.run(None);
+    assert_eq!(world.stored[&Lane::Events], ["a"]);
+    world.wait(crate::limits::HEARTBEAT);
+    world.run(None);
+    assert_eq!(world.stored[&Lane::Events], ["a", "b"]);
+    assert!(world.spool.is_empty());
 }
 
 /// Takes outputs until the spool is asked for a batch of events; says after which.

@@ -5,6 +5,7 @@
 //! `cargo fuzz` (`fuzz/`, needs a nightly compiler) and the bounded run of `replay.rs` call the
 //! same functions on the same corpus.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use data_encoding::BASE64URL_NOPAD;
@@ -17,6 +18,7 @@ use protocol::enroll::{Pin, Reply, Request, Token};
 use protocol::event::EventRecord;
 use protocol::filter::{FieldKind, FieldSpec, FieldValue, Filter, Row};
 use protocol::frame::{Decoder, Frame, Lane};
+use protocol::mux::{Demux, Piece};
 use protocol::session::agent::{self, Ended};
 use protocol::session::{Now, hub};
 use protocol::wire::v1::{
@@ -41,6 +43,7 @@ pub struct Target {
 /// Every target.
 pub const TARGETS: &[Target] = &[
     target("frame", frame, 20_000),
+    target("demux", demux, 20_000),
     target("message", message, 20_000),
     target("batch", batch, 20_000),
     target("item", item, 20_000),
@@ -105,6 +108,35 @@ pub fn frame(data: &[u8]) {
             "the cutting of bytes changes what is read"
         );
     }
+}
+
+/// Sorts a stream of all lanes.
+pub fn demux(data: &[u8]) {
+    let sorted = |chunk: usize| {
+        let (mut demux, mut lanes, mut farewell) = (Demux::default(), BTreeMap::new(), None);
+        for piece in data.chunks(chunk) {
+            match demux.push(piece) {
+                Ok(pieces) => {
+                    for piece in pieces {
+                        match piece {
+                            Piece::Bytes(lane, bytes) => {
+                                let all: &mut Vec<u8> = lanes.entry(lane).or_default();
+                                all.extend(bytes);
+                            }
+                            Piece::Close(close) => farewell = Some(close),
+                        }
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((lanes, farewell))
+    };
+    assert_eq!(
+        sorted(usize::MAX),
+        sorted(5),
+        "the cutting of bytes changes what is read"
+    );
 }
 
 /// Splits off the first byte.

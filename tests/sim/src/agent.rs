@@ -6,12 +6,12 @@ use protocol::batch::SealedBatch;
 use protocol::frame::{Decoder, Frame, Lane};
 use protocol::limits;
 use protocol::session::CloseCode;
-use protocol::session::agent::{self, Ended, Output, Session};
+use protocol::session::agent::{self, Ended, Output, Session, StoredBatch};
 use protocol::wire::v1::Epoch;
 
 use crate::chance::Chance;
 use crate::plan::Plan;
-use crate::spool::{Fetched, Key, Released, Spool, State};
+use crate::spool::{Key, Released, Spool, State};
 use crate::wire::{Toward, Wire};
 use crate::world::{Event, World};
 use crate::{Checked, Violation, violated};
@@ -44,9 +44,6 @@ pub(crate) struct Agent {
     /// What to tell the session when the connection has ended, where this side ended it.
     ending: Option<Ended>,
     snapshots: VecDeque<State>,
-    /// Whether its sources wait until it has met the hub: what they make earlier, on a disk that
-    /// was set back, would have numbers that the hub knows as others'.
-    is_silent: bool,
     /// Frames that were sent and not acknowledged, on this connection.
     in_flight: BTreeMap<(Lane, u64), u64>,
     /// How far the hub was known to be, by epoch.
@@ -60,7 +57,6 @@ impl Agent {
         let spool = Spool {
             durable: state.clone(),
             current: state,
-            released: BTreeMap::new(),
             full_until_ms: 0,
             keep_ms: plan.keep_ms,
             max_bytes: plan.spool_bytes,
@@ -80,7 +76,6 @@ impl Agent {
             wake_ms: None,
             ending: None,
             snapshots: VecDeque::new(),
-            is_silent: false,
             in_flight: BTreeMap::new(),
             acked: BTreeMap::new(),
             last_frame: None,
@@ -156,7 +151,7 @@ impl World {
                 Output::Send { lane, bytes } => self.agent_sends(index, lane, bytes)?,
                 Output::Fetch { lane, after_seq } => {
                     // What is answered may be old when it comes.
-                    let found = agent.spool.fetch(lane, after_seq);
+                    let found = agent.spool.fetch(lane, after_seq, self.now_ms);
                     let span = self.chance.below(self.plan.fetch_ms + 1);
                     self.after(span, Event::Fetched(index, no, lane, found));
                 }
@@ -339,7 +334,13 @@ impl World {
         Ok(())
     }
 
-    pub(crate) fn fetched(&mut self, index: usize, no: u64, lane: Lane, found: Fetched) -> Checked {
+    pub(crate) fn fetched(
+        &mut self,
+        index: usize,
+        no: u64,
+        lane: Lane,
+        found: Option<StoredBatch>,
+    ) -> Checked {
         if let Some(until) = self.pause_of(index) {
             self.at(until, Event::Fetched(index, no, lane, found));
             return Ok(());
@@ -348,18 +349,7 @@ impl World {
         if agent.is_none_or(|agent| agent.session_no != no || agent.session.is_none()) {
             return Ok(());
         }
-        match found {
-            Fetched::Batch(batch) => {
-                self.with_session(index, |session| session.handle_batch(lane, Some(batch)))
-            }
-            Fetched::Nothing => {
-                self.with_session(index, |session| session.handle_batch(lane, None))
-            }
-            Fetched::Diverged => {
-                self.trace(format!("agent {index} has another {lane:?}"));
-                self.roll(index)
-            }
-        }
+        self.with_session(index, |session| session.handle_batch(lane, found))
     }
 
     fn release(&mut self, index: usize, lane: Lane, through_seq: u64) -> Checked {
@@ -370,9 +360,10 @@ impl World {
         agent
             .in_flight
             .retain(|(of, last), _| *of != lane || *last > through_seq);
-        let range = (lane, 0)..=(lane, through_seq);
+        let told = through_seq.min(agent.spool.current.sent(lane));
+        let range = (lane, 0)..=(lane, told);
         let held = agent.spool.current.batches.range(range);
-        let gone = held.filter(|(_, batch)| batch.last_seq <= through_seq);
+        let gone = held.filter(|(_, batch)| batch.last_seq <= told);
         self.ledger
             .released(gone.flat_map(|(_, batch)| batch.ids.iter()))?;
         let released = agent.spool.release(lane, through_seq, now_ms);
@@ -498,10 +489,6 @@ impl World {
         if is_paused || agent.session.is_none() {
             return Ok(());
         }
-        agent.is_silent &= !agent.session.as_ref().is_some_and(Session::is_open);
-        if agent.is_silent {
-            return Ok(());
-        }
         let first = self.ledger.next_id();
         let ids: Vec<u64> = (first..first + count).collect();
         let Ok(first_seq) = agent.spool.commit(lane, ids.clone(), self.now_ms) else {
@@ -512,7 +499,11 @@ impl World {
         }
         let stream = (index, lane, agent.spool.durable.epoch);
         self.ledger.numbered(stream, first_seq, &ids);
-        self.with_session(index, |session| session.handle_spooled(lane))
+        self.with_session(index, |session| {
+            for lane in Lane::DATA {
+                session.handle_spooled(lane);
+            }
+        })
     }
 
     pub(crate) fn crash_agent(&mut self, index: usize, down_ms: u64) {
@@ -550,7 +541,6 @@ impl World {
             return;
         };
         agent.snapshots.truncate(which + 1);
-        agent.is_silent = true;
         self.ledger.set_back(&state);
         self.crash_agent(index, down_ms);
         self.forget_agent(index);

@@ -73,6 +73,8 @@ pub(crate) struct State {
     /// nothing is remembered.
     pub(crate) known_to: Option<Epoch>,
     next: BTreeMap<Lane, u64>,
+    /// The last item of each lane that may have been sent.
+    sent: BTreeMap<Lane, u64>,
     pub(crate) batches: BTreeMap<(Lane, u64), Batch>,
 }
 
@@ -83,6 +85,7 @@ impl State {
             witness: None,
             known_to: None,
             next: BTreeMap::new(),
+            sent: BTreeMap::new(),
             batches: BTreeMap::new(),
         }
     }
@@ -90,6 +93,11 @@ impl State {
     /// Returns the sequence of the next item of a lane.
     pub(crate) fn next(&self, lane: Lane) -> u64 {
         self.next.get(&lane).copied().unwrap_or(1)
+    }
+
+    /// Returns the last item of a lane that may have been sent.
+    pub(crate) fn sent(&self, lane: Lane) -> u64 {
+        self.sent.get(&lane).copied().unwrap_or(0)
     }
 
     /// Returns the items that are here, acknowledged ones included.
@@ -100,20 +108,11 @@ impl State {
     }
 }
 
-/// What a look for a batch found.
-#[derive(Debug)]
-pub(crate) enum Fetched {
-    Batch(StoredBatch),
-    Nothing,
-    /// That sequence is in the middle of a batch: the hub's history is another one.
-    Diverged,
-}
-
 /// What a release did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Released {
     Done,
-    /// The hub holds sequences that this spool has not made.
+    /// The hub holds sequences that this spool has not sent.
     Ahead,
 }
 
@@ -130,8 +129,6 @@ pub(crate) struct Spool {
     pub(crate) durable: State,
     /// What the process sees.
     pub(crate) current: State,
-    /// What the process was told to let go, which a file that is opened again does not know.
-    pub(crate) released: BTreeMap<Lane, u64>,
     /// Until when the disk takes nothing.
     pub(crate) full_until_ms: u64,
     pub(crate) keep_ms: u64,
@@ -145,7 +142,8 @@ impl Spool {
     /// Stores one batch in a durable transaction; returns the sequence of its first item.
     pub(crate) fn commit(&mut self, lane: Lane, ids: Vec<u64>, now_ms: u64) -> Result<u64, Full> {
         if now_ms < self.full_until_ms {
-            self.reopen(now_ms);
+            // A failed write: the file is opened again, as it is on the disk.
+            self.current = self.durable.clone();
             return Err(Full::Disk);
         }
         self.forget_old(now_ms);
@@ -209,27 +207,35 @@ impl Spool {
         });
     }
 
-    /// Returns what comes after a sequence: a batch, or a record in place of those that are gone.
-    pub(crate) fn fetch(&self, lane: Lane, after_seq: u64) -> Fetched {
-        let before = self.current.batches.range((lane, 0)..=(lane, after_seq));
-        let is_inside = |(_, batch): (_, &Batch)| batch.last_seq > after_seq;
-        if before.last().is_some_and(is_inside) {
-            return Fetched::Diverged;
+    /// Returns what comes after a sequence: a batch, or a record in place of those that are gone;
+    /// nothing where that cannot be written down.
+    pub(crate) fn fetch(&mut self, lane: Lane, after_seq: u64, now_ms: u64) -> Option<StoredBatch> {
+        if after_seq + 1 >= self.current.next(lane) {
+            return None;
         }
         let range = (lane, after_seq + 1)..=(lane, u64::MAX);
         let found = self.current.batches.range(range).next();
         let first_seq = found.map_or(self.current.next(lane), |(&(_, first), _)| first);
-        if first_seq > after_seq + 1 {
-            return Fetched::Batch(self.lost(lane, after_seq + 1, first_seq - 1));
-        }
-        let Some((_, batch)) = found else {
-            return Fetched::Nothing;
+        let is_lost = first_seq > after_seq + 1;
+        let batch = match found {
+            Some((_, batch)) if !is_lost => StoredBatch {
+                first_seq,
+                last_seq: batch.last_seq,
+                frame: batch.frame.to_vec(),
+            },
+            _ => self.lost(lane, after_seq + 1, first_seq - 1),
         };
-        Fetched::Batch(StoredBatch {
-            first_seq,
-            last_seq: batch.last_seq,
-            frame: batch.frame.to_vec(),
-        })
+        // On the disk first: that it may have been sent, and that it is lost.
+        if is_lost || batch.last_seq > self.current.sent(lane) {
+            if now_ms < self.full_until_ms {
+                self.current = self.durable.clone();
+                return None;
+            }
+            let last = self.current.next(lane) - 1;
+            self.current.sent.insert(lane, last);
+            self.durable = self.current.clone();
+        }
+        Some(batch)
     }
 
     /// Makes the record in place of items that are gone.
@@ -258,17 +264,18 @@ impl Spool {
 
     /// Takes note that the hub holds everything up to a sequence. Not durable by itself.
     pub(crate) fn release(&mut self, lane: Lane, through_seq: u64, now_ms: u64) -> Released {
-        if through_seq >= self.current.next(lane) {
-            return Released::Ahead;
-        }
-        self.released.insert(lane, through_seq);
-        let range = (lane, 0)..=(lane, through_seq);
+        // What was sent before a disk was set back, the hub has as it is here.
+        let told = through_seq.min(self.current.sent(lane));
+        let range = (lane, 0)..=(lane, told);
         for (_, batch) in self.current.batches.range_mut(range) {
-            if batch.last_seq <= through_seq && batch.acked_at_ms.is_none() {
+            if batch.last_seq <= told && batch.acked_at_ms.is_none() {
                 batch.acked_at_ms = Some(now_ms);
             }
         }
         self.forget_old(now_ms);
+        if through_seq > told {
+            return Released::Ahead;
+        }
         Released::Done
     }
 
@@ -287,17 +294,9 @@ impl Spool {
         self.write(now_ms, |state| state.known_to = None);
     }
 
-    /// Opens the file again after a failed write, as it is on the disk.
-    fn reopen(&mut self, now_ms: u64) {
-        self.current = self.durable.clone();
-        for (lane, through_seq) in self.released.clone() {
-            self.release(lane, through_seq, now_ms);
-        }
-    }
-
     fn write(&mut self, now_ms: u64, change: impl FnOnce(&mut State)) {
         if now_ms < self.full_until_ms {
-            self.reopen(now_ms);
+            self.current = self.durable.clone();
             return;
         }
         change(&mut self.current);
@@ -308,7 +307,6 @@ impl Spool {
     pub(crate) fn roll(&mut self, epoch: Epoch, hub_has: impl Fn(Lane) -> u64) {
         let old = std::mem::replace(&mut self.current, State::new(epoch));
         self.current.witness = old.witness;
-        self.released.clear();
         for ((lane, _), batch) in old.batches {
             if batch.acked_at_ms.is_none() || batch.last_seq > hub_has(lane) {
                 let first_seq = self.current.next(lane);
@@ -321,7 +319,6 @@ impl Spool {
     /// What is left when the process ends without warning.
     pub(crate) fn crash(&mut self) {
         self.current = self.durable.clone();
-        self.released.clear();
     }
 
     /// Replaces the file.

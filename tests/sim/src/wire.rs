@@ -3,6 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use protocol::frame::Lane;
+use protocol::mux::{Demux, Mux, Piece};
+
+use crate::{Violation, violated};
 
 /// Which way bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +21,9 @@ pub(crate) struct Way {
     streams: BTreeMap<u8, VecDeque<(Lane, Vec<u8>)>>,
     /// When the last piece of a stream arrives: the next never comes before it.
     last_ms: BTreeMap<u8, u64>,
+    /// Of a way whose lanes are one stream: what sorts them again.
+    mux: Mux,
+    demux: Demux,
     /// Nothing arrives before this.
     pub(crate) frozen_until_ms: u64,
     /// Nothing arrives any more, and nobody is told.
@@ -34,6 +40,23 @@ impl Way {
             .or_default()
             .push_back((lane, piece));
         *last
+    }
+
+    /// Returns the next frames that go onto a stream of all lanes.
+    pub(crate) fn mix(&mut self, lane: Lane, frames: Vec<u8>) -> Vec<u8> {
+        self.mux.push(lane, frames);
+        std::iter::from_fn(|| self.mux.pop()).flatten().collect()
+    }
+
+    /// Sorts what came on a stream of all lanes.
+    pub(crate) fn sort(&mut self, piece: &[u8]) -> Result<Vec<(Lane, Vec<u8>)>, Violation> {
+        let pieces = self.demux.push(piece);
+        let pieces = pieces.map_err(|error| violated(format!("what was mixed: {error}")))?;
+        let bytes = |piece| match piece {
+            Piece::Bytes(lane, bytes) => Some((lane, bytes)),
+            Piece::Close(_) => None,
+        };
+        Ok(pieces.into_iter().filter_map(bytes).collect())
     }
 
     pub(crate) fn front(&self, stream: u8) -> Option<Lane> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use protocol::frame::Lane;
-use protocol::session::agent::Ended;
+use protocol::session::agent::{Ended, StoredBatch};
 use protocol::session::{CloseCode, Now};
 
 use crate::agent::Agent;
@@ -12,7 +12,6 @@ use crate::chance::Chance;
 use crate::hub::Hub;
 use crate::ledger::Ledger;
 use crate::plan::Plan;
-use crate::spool::Fetched;
 use crate::wire::{Toward, Wire};
 use crate::{Checked, Failure, Summary, violated};
 
@@ -43,7 +42,7 @@ pub(crate) enum Event {
     /// An attempt to connect has failed.
     NotReached(usize, u64),
     /// The spool answers.
-    Fetched(usize, u64, Lane, Fetched),
+    Fetched(usize, u64, Lane, Option<StoredBatch>),
     /// The agent hears that its connection ended.
     AgentHears(u64, Ended),
     /// The hub hears that a connection ended.
@@ -259,6 +258,9 @@ impl World {
 
     /// Puts bytes on their way.
     pub(crate) fn send(&mut self, wire: u64, toward: Toward, lane: Lane, mut bytes: Vec<u8>) {
+        if let Some(found) = self.wires.get_mut(&wire).filter(|wire| wire.one_order) {
+            bytes = found.way(toward).mix(lane, bytes);
+        }
         while !bytes.is_empty() {
             let piece = if self.chance.is_one_in(4) && bytes.len() > 1 {
                 let at = self.chance.index(bytes.len() - 1) + 1;
@@ -299,8 +301,8 @@ impl World {
             self.at(not_before, Event::Arrives(id, toward, stream));
             return Ok(());
         }
-        if toward == Toward::Hub && !self.hub.may_read(id, lane) {
-            // The receiver's window is closed.
+        if toward == Toward::Hub && !self.plan.one_order && !self.hub.may_read(id, lane) {
+            // The receiver's window of a stream is closed; one of all lanes is always read.
             self.after(5, Event::Arrives(id, toward, stream));
             return Ok(());
         }
@@ -311,10 +313,19 @@ impl World {
             return Ok(());
         };
         let breaks = wire.spend(&mut piece);
-        match toward {
-            Toward::Hub if wire.hub_holds => self.hub_reads(id, lane, &piece)?,
-            Toward::Agent if wire.agent_holds => self.agent_reads(id, lane, &piece)?,
-            Toward::Hub | Toward::Agent => {}
+        let holds = match toward {
+            Toward::Hub => wire.hub_holds,
+            Toward::Agent => wire.agent_holds,
+        };
+        let pieces = match wire.one_order {
+            true => wire.way(toward).sort(&piece)?,
+            false => vec![(lane, piece)],
+        };
+        for (lane, piece) in pieces.iter().filter(|_| holds) {
+            match toward {
+                Toward::Hub => self.hub_reads(id, *lane, piece)?,
+                Toward::Agent => self.agent_reads(id, *lane, piece)?,
+            }
         }
         if breaks {
             self.trace(format!("wire {id} of agent {agent} breaks"));
