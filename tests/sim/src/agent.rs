@@ -392,10 +392,12 @@ impl World {
         let marks = Lane::DATA.map(|lane| (lane, session.map_or(0, |s| s.acknowledged(lane))));
         let marks = BTreeMap::from(marks);
         let hub_has = |lane| marks.get(&lane).copied().unwrap_or(0);
-        agent.spool.roll(epoch, hub_has);
-        for (&(lane, first_seq), batch) in &agent.spool.durable.batches {
-            let stream = (index, lane, epoch);
-            self.ledger.numbered(stream, first_seq, &batch.ids);
+        let old = agent.spool.current.clone();
+        let falls = agent.spool.roll(epoch, hub_has);
+        for (lane, fall) in falls {
+            let of = |epoch| (index, lane, epoch);
+            let range = fall..old.next(lane) - 1;
+            self.ledger.renumbered((of(old.epoch), of(epoch)), range);
         }
         self.summary.rolls += 1;
         if let Some(wire) = agent.wire.take() {

@@ -11,7 +11,8 @@
 //! - **No storm**: an agent that gets nothing done dials with growing pauses.
 //! - **No deadlock**: the end comes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use protocol::frame::Lane;
 use protocol::wire::v1::Epoch;
@@ -83,6 +84,16 @@ impl Ledger {
             }
             if let Some(item) = self.items.get_mut(id) {
                 item.numbers.push((stream, seq));
+            }
+        }
+    }
+
+    /// A spool begins a new epoch: what follows a sequence keeps its order.
+    pub(crate) fn renumbered(&mut self, (old, new): (Stream, Stream), range: Range<u64>) {
+        for (after, seq) in range.zip(1..) {
+            let ids = self.numbers.get(&(old, after + 1)).cloned();
+            for id in ids.unwrap_or_default() {
+                self.numbered(new, seq, &[id]);
             }
         }
     }
@@ -168,7 +179,7 @@ impl Ledger {
         spools: impl Iterator<Item = &'a State>,
         stores: &[OrgStore],
     ) {
-        let mut held = std::collections::BTreeSet::new();
+        let mut held = BTreeSet::new();
         for state in spools {
             held.extend(state.ids());
         }

@@ -303,17 +303,29 @@ impl Spool {
         self.durable = self.current.clone();
     }
 
-    /// Numbers and signs anew what waits, and what the hub lacks of the rest, under a new epoch.
-    pub(crate) fn roll(&mut self, epoch: Epoch, hub_has: impl Fn(Lane) -> u64) {
+    /// Numbers and signs anew what follows what the hub has of this history, under a new epoch;
+    /// returns by how much each lane's numbers fall.
+    pub(crate) fn roll(
+        &mut self,
+        epoch: Epoch,
+        hub_has: impl Fn(Lane) -> u64,
+    ) -> BTreeMap<Lane, u64> {
         let old = std::mem::replace(&mut self.current, State::new(epoch));
         self.current.witness = old.witness;
-        for ((lane, _), batch) in old.batches {
-            if batch.acked_at_ms.is_none() || batch.last_seq > hub_has(lane) {
-                let first_seq = self.current.next(lane);
-                self.put(lane, first_seq, batch.ids.to_vec());
+        let fall = |lane| (lane, old.sent(lane).min(hub_has(lane)));
+        let falls = BTreeMap::from(Lane::DATA.map(fall));
+        for (&(lane, first_seq), batch) in &old.batches {
+            let fall = falls.get(&lane).copied().unwrap_or(0);
+            if first_seq > fall {
+                self.put(lane, first_seq - fall, batch.ids.to_vec());
             }
         }
+        // What is gone behind the last batch stays a gap to be told.
+        for (&lane, fall) in &falls {
+            self.current.next.insert(lane, old.next(lane) - fall);
+        }
         self.durable = self.current.clone();
+        falls
     }
 
     /// What is left when the process ends without warning.
