@@ -15,6 +15,7 @@ pub(crate) use keys::{KEYS, address, interval, jitter};
 pub(crate) use layers::{Origin, Settings, nearest};
 
 use crate::exit::{Exit, Failure};
+use crate::link::proxy::{self, Proxy};
 
 /// Where the agent keeps what it writes, unless told otherwise.
 const STATE_DIR: &str = "/var/lib/zero-x-agent";
@@ -41,8 +42,23 @@ pub(crate) struct Config {
 /// Where the hub is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Hub {
-    /// `host:port`; `None` for the address that enrolment stored.
-    pub(crate) address: Option<String>,
+    /// Each `host:port`, in the order to try; none for those that enrolment stored.
+    pub(crate) addresses: Vec<String>,
+    /// The proxy on the way to it over TCP.
+    pub(crate) proxy: proxy::Setting,
+    /// File with `user:password` of the proxy.
+    pub(crate) proxy_credentials_file: Option<PathBuf>,
+}
+
+impl Hub {
+    /// Returns the addresses to try when enrolment stored these.
+    pub(crate) fn addresses_or(&self, enrolled: &[String]) -> Vec<String> {
+        if self.addresses.is_empty() {
+            enrolled.to_vec()
+        } else {
+            self.addresses.clone()
+        }
+    }
 }
 
 /// What is logged, to standard error.
@@ -82,6 +98,8 @@ impl Default for Config {
             transport: crate::link::Config {
                 gso: true,
                 connect_timeout: Duration::from_secs(10),
+                proxy: None,
+                probe_quic_after: Duration::from_secs(60),
             },
             vault: crate::vault::Config::default(),
         }
@@ -180,7 +198,17 @@ pub(crate) fn load(
         None => layers::read_default(Path::new(FILE))?,
     };
     let settings = Settings::gather(flags, &variables, &files)?;
-    let config = settings.check()?;
+    let mut config = settings.check()?;
+    let hub = &config.hub;
+    let file = hub.proxy_credentials_file.as_deref();
+    let proxy = Proxy::of(&hub.proxy, file, |name| std::env::var(name).ok());
+    config.transport.proxy = proxy.map_err(|(name, reason)| ConfigError::Value {
+        origin: Origin::Variable(name.to_owned()),
+        key: "hub.proxy",
+        value: "environment".to_owned(),
+        reason,
+        takes: "http://host:port in that variable",
+    })?;
     Ok((config, settings))
 }
 

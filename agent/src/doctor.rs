@@ -1,7 +1,8 @@
 //! `doctor`: looks at everything the agent needs and says what to do about what is wrong.
 
+mod hub;
+
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -11,7 +12,6 @@ use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::identity::{Identity, IdentityError};
 use crate::layout::{self, Layout};
-use crate::link::{self, tls};
 use crate::manage::{missing_drop_in, unreadable_alerts};
 use crate::show::{self, Format};
 use crate::sources::{Reads, Sources, SourcesError};
@@ -92,7 +92,7 @@ pub(crate) async fn run(config: &Config, format: Format) -> Result<Exit, Failure
     }
     spool(&layout, config, daemon.as_ref(), &mut findings);
     if let Some(identity) = &identity {
-        hub(config, identity, daemon.as_ref(), &mut findings).await;
+        hub::look(config, identity, daemon.as_ref(), &mut findings).await;
     }
     let mut all = findings.0.iter();
     let broken = all.any(|finding| finding.verdict == Verdict::Fail);
@@ -325,50 +325,4 @@ fn spool(
     } else {
         findings.ok("disk", detail);
     }
-}
-
-async fn hub(
-    config: &Config,
-    identity: &Identity,
-    daemon: Option<&status::Status>,
-    findings: &mut Findings,
-) {
-    // A second session of one identity would push the daemon's out.
-    if let Some(status) = daemon {
-        let link = &status.link;
-        let detail = format!("{} {} since {}", link.hub, link.state, link.since);
-        return match &link.error {
-            None => findings.ok("hub", detail),
-            Some(error) => {
-                let detail = format!("{detail}: {error}");
-                findings.add("hub", Verdict::Fail, detail, "see the error");
-            }
-        };
-    }
-    let tls = match tls::for_session(identity) {
-        Ok(tls) => tls,
-        Err(error) => {
-            return findings.add("hub", Verdict::Fail, error.to_string(), "enrol again");
-        }
-    };
-    let hubs = match &config.hub.address {
-        Some(address) => vec![address.clone()],
-        None => identity.hubs.clone(),
-    };
-    for address in hubs {
-        match link::probe(&address, tls.clone(), &config.transport).await {
-            Ok(took) => {
-                let detail = format!("{address} answers within {} ms", millis(took));
-                findings.ok("hub", detail);
-            }
-            Err(error) => {
-                let fix = "check address, name service and the way out (UDP)";
-                findings.add("hub", Verdict::Fail, error.to_string(), fix);
-            }
-        }
-    }
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

@@ -110,8 +110,8 @@ impl From<EnrollError> for Failure {
 pub(crate) struct Wish {
     /// The token's text.
     pub(crate) token: SecretSlice<u8>,
-    /// An address that takes the place of the token's.
-    pub(crate) hub: Option<String>,
+    /// Addresses that take the place of the token's; none for those.
+    pub(crate) hubs: Vec<String>,
     /// The name that the hub shows; the host's.
     pub(crate) name: String,
 }
@@ -135,9 +135,10 @@ pub(crate) async fn enroll(
     config: &link::Config,
 ) -> Result<Enrolled, EnrollError> {
     let token = read_token(&wish.token)?;
-    let hubs = match wish.hub {
-        Some(hub) => vec![hub],
-        None => token.0.hubs.clone(),
+    let hubs = if wish.hubs.is_empty() {
+        token.0.hubs.clone()
+    } else {
+        wish.hubs
     };
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(EnrollError::Key)?;
     let pkcs8 = Zeroizing::new(key.serialize_der());

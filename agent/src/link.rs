@@ -12,9 +12,12 @@
 
 mod drive;
 mod outbox;
+mod probe;
+pub(crate) mod proxy;
 mod quic;
 mod tcp;
 pub(crate) mod tls;
+mod way;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -29,6 +32,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 pub(crate) use drive::{Drive, LinkStatus, State, Stopped};
+pub(crate) use probe::{Answer, Greeting, probe};
 
 use crate::exit::{Exit, Failure};
 
@@ -44,6 +48,9 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 /// How long QUIC is tried alone. With it a session without UDP is up within two seconds.
 const HEAD_START: Duration = Duration::from_secs(1);
+
+/// How long one look for QUIC takes at most while the session is on TCP.
+const PROBE_TIME: Duration = Duration::from_secs(5);
 
 /// How long QUIC may come after TCP and still be taken.
 const MOMENT: Duration = Duration::from_millis(200);
@@ -62,6 +69,10 @@ pub(crate) struct Config {
     pub(crate) gso: bool,
     /// How long one attempt may take.
     pub(crate) connect_timeout: Duration,
+    /// The way to the hub over TCP.
+    pub(crate) proxy: Option<proxy::Proxy>,
+    /// How long a session stays on TCP before QUIC is looked for.
+    pub(crate) probe_quic_after: Duration,
 }
 
 /// What carries a session.
@@ -101,6 +112,17 @@ pub(crate) enum LinkError {
     /// The hub's certificate is not valid at this host's time.
     #[error("the certificate of the hub at {address} is not valid at this host's time")]
     Clock { address: String },
+    /// It was reached and then not heard any more.
+    #[error("{address} has fallen silent")]
+    Silent { address: String },
+    /// The proxy on the way lets nothing through.
+    #[error("the proxy {proxy} {reason}")]
+    Proxy {
+        proxy: String,
+        /// Its answer's status, where it gave one.
+        status: Option<u16>,
+        reason: String,
+    },
     /// The other side is no hub, or one of another time.
     #[error("{address} speaks no protocol of this agent")]
     NoHub { address: String },
@@ -130,9 +152,70 @@ impl LinkError {
             Self::Closed { code, .. } => code.is_some_and(CloseCode::is_final),
             Self::Resolve { .. }
             | Self::Unreachable { .. }
+            | Self::Silent { .. }
+            | Self::Proxy { .. }
             | Self::NoHub { .. }
             | Self::Clock { .. }
             | Self::Local { .. } => false,
+        }
+    }
+}
+
+impl LinkError {
+    /// Returns what an operator can do about it.
+    pub(crate) fn fix(&self) -> &'static str {
+        match self {
+            Self::Resolve { .. } => "check the hub's name and this host's name service",
+            Self::Unreachable { .. } | Self::Silent { .. } => {
+                "check that the hub runs and that its port is open from here, for UDP or for TCP; \
+                 where only a proxy leads out, set hub.proxy"
+            }
+            Self::Proxy {
+                status: Some(407), ..
+            } => {
+                "put the proxy's user:password into a file and name it in \
+                 hub.proxy_credentials_file"
+            }
+            Self::Proxy {
+                status: Some(_), ..
+            } => "have the proxy allow CONNECT to the hub's address and port",
+            Self::Proxy { status: None, .. } => "check hub.proxy and that the proxy runs",
+            Self::Clock { .. } => {
+                "set this host's clock, for example with chrony or systemd-timesyncd, and look at \
+                 the hub's"
+            }
+            Self::WrongHub {
+                issuer: Some(_), ..
+            } => {
+                "if that is a TLS-inspecting proxy, it must exempt the hub from inspection; else \
+                 check the address; if the hub was made anew, enrol again with a token of the new \
+                 one"
+            }
+            Self::WrongHub { issuer: None, .. } => {
+                "check the address; if the hub was made anew, enrol again with a token of the new one"
+            }
+            Self::NoHub { .. } => "check the port: agents use 7443, UDP and TCP; the API 8443",
+            Self::Certificate { .. } => {
+                "enrol again with a new token: `zero-x-agent enroll --replace --token-file F`"
+            }
+            Self::Closed { .. } => {
+                "see the hub's log; `zero-x agent show` tells this agent's state"
+            }
+            Self::Local { .. } => "run `zero-x-agent doctor`",
+        }
+    }
+
+    /// Returns the error that says most when both ways failed.
+    pub(crate) fn telling(of_quic: Self, of_tcp: Self) -> Self {
+        match (of_quic, of_tcp) {
+            (Self::Unreachable { address, reason }, Self::Unreachable { reason: of_tcp, .. }) => {
+                Self::Unreachable {
+                    address,
+                    reason: format!("{reason} over UDP, {of_tcp} over TCP"),
+                }
+            }
+            (of_quic, Self::Unreachable { .. }) => of_quic,
+            (_, of_tcp) => of_tcp,
         }
     }
 }
@@ -144,34 +227,7 @@ impl From<LinkError> for Failure {
         } else {
             Exit::Unreachable
         };
-        let fix = match &error {
-            LinkError::Resolve { .. } => "check the hub's name, or set hub.address",
-            LinkError::Unreachable { .. } => {
-                "check that the hub runs and that its port is open from here, for UDP or for TCP"
-            }
-            LinkError::Clock { .. } => {
-                "set this host's clock, for example with chrony or systemd-timesyncd, and look at \
-                 the hub's"
-            }
-            LinkError::WrongHub {
-                issuer: Some(_), ..
-            } => {
-                "if that is a TLS-inspecting proxy, it must exempt the hub from inspection; else \
-                 check the address; if the hub was made anew, enrol again with a token of the new \
-                 one"
-            }
-            LinkError::WrongHub { issuer: None, .. } => {
-                "check the address; if the hub was made anew, enrol again with a token of the new one"
-            }
-            LinkError::NoHub { .. } => "check the port: agents use 7443, UDP and TCP; the API 8443",
-            LinkError::Certificate { .. } => {
-                "enrol again with a new token: `zero-x-agent enroll --replace --token-file F`"
-            }
-            LinkError::Closed { .. } => {
-                "see the hub's log; `zero-x agent show` tells this agent's state"
-            }
-            LinkError::Local { .. } => "run `zero-x-agent doctor`",
-        };
+        let fix = error.fix();
         Failure::of(exit, "there is no link to the hub", error).fix(fix)
     }
 }
@@ -361,6 +417,10 @@ impl Line {
 pub(crate) enum Order {
     /// QUIC, and TCP beside it when it has not answered for [`HEAD_START`].
     QuicFirst,
+    /// TCP, and QUIC when that fails.
+    TcpFirst,
+    /// One alone.
+    Only(Transport),
 }
 
 /// Dials one address of a hub.
@@ -379,9 +439,17 @@ pub(crate) async fn dial(
     order: Order,
 ) -> Result<Connection, LinkError> {
     let quic = within(address, config, over_quic(address, tls.clone(), config));
-    let tcp = within(address, config, over_tcp(address, tls));
+    let tcp = within(address, config, over_tcp(address, tls, config));
     let kind = match order {
         Order::QuicFirst => race(quic, tcp).await,
+        Order::TcpFirst => match tcp.await {
+            Err(of_tcp) if !of_tcp.is_refusal() => quic
+                .await
+                .map_err(|of_quic| LinkError::telling(of_quic, of_tcp)),
+            result => result,
+        },
+        Order::Only(Transport::Quic) => quic.await,
+        Order::Only(Transport::Tcp) => tcp.await,
     }?;
     Ok(Connection {
         address: address.to_owned(),
@@ -412,8 +480,15 @@ async fn over_quic(
     first_of(address, attempt).await.map(Kind::Quic)
 }
 
-async fn over_tcp(address: &str, tls: Arc<rustls::ClientConfig>) -> Result<Dialled, LinkError> {
-    let stream = first_of(address, |socket| tcp::connect(address, socket)).await?;
+async fn over_tcp(
+    address: &str,
+    tls: Arc<rustls::ClientConfig>,
+    config: &Config,
+) -> Result<Dialled, LinkError> {
+    let stream = match &config.proxy {
+        Some(proxy) if proxy.is_for(address) => proxy::connect(proxy, address).await?,
+        Some(_) | None => first_of(address, |socket| tcp::connect(address, socket)).await?,
+    };
     let greeted = tcp::greet(address, stream, tls).await?;
     Ok(Kind::Tcp(Box::new(greeted)))
 }
@@ -426,7 +501,9 @@ async fn race(
     tokio::pin!(quic);
     let alone = tokio::time::timeout(HEAD_START, &mut quic).await;
     match alone {
-        Ok(Err(error)) if !error.is_refusal() => tcp.await.map_err(|of_tcp| telling(error, of_tcp)),
+        Ok(Err(error)) if !error.is_refusal() => tcp
+            .await
+            .map_err(|of_tcp| LinkError::telling(error, of_tcp)),
         Ok(result) => result,
         Err(_) => {
             tokio::pin!(tcp);
@@ -434,7 +511,7 @@ async fn race(
             tokio::select! {
                 result = &mut quic => match result {
                     Err(error) if !error.is_refusal() => {
-                        tcp.await.map_err(|of_tcp| telling(error, of_tcp))
+                        tcp.await.map_err(|of_tcp| LinkError::telling(error, of_tcp))
                     }
                     result => result,
                 },
@@ -443,25 +520,10 @@ async fn race(
                         Ok(Ok(quic)) => Ok(quic),
                         Ok(Err(_)) | Err(_) => Ok(tcp),
                     },
-                    Err(of_tcp) => quic.await.map_err(|error| telling(error, of_tcp)),
+                    Err(of_tcp) => quic.await.map_err(|error| LinkError::telling(error, of_tcp)),
                 },
             }
         }
-    }
-}
-
-/// Returns the error that says most when both ways failed.
-fn telling(of_quic: LinkError, of_tcp: LinkError) -> LinkError {
-    match (of_quic, of_tcp) {
-        (
-            LinkError::Unreachable { address, reason },
-            LinkError::Unreachable { reason: of_tcp, .. },
-        ) => LinkError::Unreachable {
-            address,
-            reason: format!("{reason} over UDP, {of_tcp} over TCP"),
-        },
-        (of_quic, LinkError::Unreachable { .. }) => of_quic,
-        (_, of_tcp) => of_tcp,
     }
 }
 
@@ -492,32 +554,6 @@ async fn first_of<T, A: Future<Output = Result<T, LinkError>>>(
                 result => return result,
             },
             () = tokio::time::sleep(STAGGER), if !next.is_empty() => {}
-        }
-    }
-}
-
-/// Dials a hub, and hangs up; returns how long its answer took.
-///
-/// # Errors
-///
-/// See [`LinkError`]. A certificate that the hub does not accept shows only after the handshake,
-/// so a moment is waited for that.
-pub(crate) async fn probe(
-    address: &str,
-    tls: Arc<rustls::ClientConfig>,
-    config: &Config,
-) -> Result<Duration, LinkError> {
-    /// One round trip and the hub's look into its list.
-    const VERDICT: Duration = Duration::from_millis(500);
-    let began = std::time::Instant::now();
-    let connection = dial(address, tls, config, Order::QuicFirst).await?;
-    let took = began.elapsed();
-    let (line, mut heard) = connection.open();
-    match tokio::time::timeout(VERDICT, heard.recv()).await {
-        Ok(Some(Heard::Ended(error))) => Err(error),
-        Ok(Some(Heard::Bytes(..)) | None) | Err(_) => {
-            line.leave(CloseCode::Done, "").await;
-            Ok(took)
         }
     }
 }

@@ -200,9 +200,9 @@ async fn enroll(verb: cli::Enroll, config: &Config, on_stdin: bool) -> Result<Ex
         say(&format!("already enrolled as {}", identity.agent));
         return Ok(Exit::Ok);
     }
-    let hub = match verb.hub.as_deref().map(config::address) {
-        None => config.hub.address.clone(),
-        Some(Ok(hub)) => hub,
+    let hubs = match verb.hub.as_deref().map(config::address) {
+        None => config.hub.addresses.clone(),
+        Some(Ok(hub)) => hub.into_iter().collect(),
         Some(Err(reason)) => {
             let failure = Failure::of(Exit::Usage, "--hub cannot be used", reason);
             return Err(failure.fix("write it as host:port"));
@@ -210,7 +210,7 @@ async fn enroll(verb: cli::Enroll, config: &Config, on_stdin: bool) -> Result<Ex
     };
     let wish = enroll::Wish {
         token: Input::of_flag(&verb.token_file, on_stdin).read()?,
-        hub,
+        hubs,
         name: host_name(),
     };
     let _lock = layout.lock()?;

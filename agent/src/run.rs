@@ -78,10 +78,7 @@ impl Node {
         let board = Arc::new(Board::default());
         let connector = Connector::new(layout.clone(), config.vault.clone());
         let syncer = Syncer::new(opened.spool.clone(), connector, config.sync, board.clone());
-        let hubs = match &config.hub.address {
-            Some(address) => vec![address.clone()],
-            None => identity.hubs.clone(),
-        };
+        let hubs = config.hub.addresses_or(&identity.hubs);
         let (status, link) = watch::channel(LinkStatus {
             state: State::Connecting,
             since: Timestamp::now(),
@@ -89,6 +86,7 @@ impl Node {
             transport: None,
             error: None,
             sent_bytes: 0,
+            clock_skew_ms: None,
         });
         let resync = Arc::new(Notify::new());
         let drive = Drive {

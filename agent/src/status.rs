@@ -64,6 +64,8 @@ pub(crate) struct Link {
     pub(crate) error: Option<String>,
     /// Bytes of frames sent since the agent was started.
     pub(crate) sent_bytes: u64,
+    /// How far this host's clock is ahead of the hub's, once the hub has told its time.
+    pub(crate) clock_skew_ms: Option<i64>,
 }
 
 /// The agent's certificate.
@@ -156,6 +158,7 @@ impl Teller {
                 transport: link.transport.map(|transport| transport.word().to_owned()),
                 error: link.error.map(|error| error.to_string()),
                 sent_bytes: link.sent_bytes,
+                clock_skew_ms: link.clock_skew_ms,
             },
             certificate: Certificate {
                 not_after: self.not_after,

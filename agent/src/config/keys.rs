@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 use super::{Config, LogFormat};
+use crate::link::proxy::Setting;
 
 /// What the name of every variable begins with.
 pub(super) const VARIABLE_PREFIX: &str = "ZERO_X_";
@@ -15,6 +16,8 @@ pub(super) const VARIABLE_PREFIX: &str = "ZERO_X_";
 pub(crate) enum Form {
     Text,
     Number,
+    /// An array of texts; in a variable, texts between commas.
+    List,
 }
 
 /// One configuration key.
@@ -82,10 +85,69 @@ pub(crate) static KEYS: &[Key] = &[
         takes: "host:port",
         meaning: "Address of the hub; empty for the one that enrolment stored.",
         set: |config, text| {
-            config.hub.address = address(text)?;
+            config.hub.addresses = address(text)?.into_iter().collect();
             Ok(())
         },
-        get: |config| config.hub.address.clone().unwrap_or_default(),
+        get: |config| match config.hub.addresses.as_slice() {
+            [one] => one.clone(),
+            [] | [..] => String::new(),
+        },
+    },
+    Key {
+        name: "hub.addresses",
+        form: Form::List,
+        takes: "a list of host:port, 8 at most",
+        meaning: "Addresses of the hub, tried in this order; takes the place of hub.address.",
+        set: |config, text| {
+            let found = addresses(text)?;
+            if !found.is_empty() {
+                config.hub.addresses = found;
+            }
+            Ok(())
+        },
+        get: |config| config.hub.addresses.join(","),
+    },
+    Key {
+        name: "hub.proxy",
+        form: Form::Text,
+        takes: "http://host:port, environment, or nothing",
+        meaning: "HTTP proxy on the way to the hub over TCP; `environment` takes the one in \
+                  HTTPS_PROXY unless NO_PROXY names the hub.",
+        set: |config, text| {
+            config.hub.proxy = Setting::parse(text)?;
+            Ok(())
+        },
+        get: |config| config.hub.proxy.text(),
+    },
+    Key {
+        name: "hub.proxy_credentials_file",
+        form: Form::Text,
+        takes: "an absolute path",
+        meaning: "File with user:password of the proxy, mode 0600; empty for none.",
+        set: |config, text| {
+            config.hub.proxy_credentials_file = if text.is_empty() {
+                None
+            } else {
+                Some(path(text)?)
+            };
+            Ok(())
+        },
+        get: |config| {
+            let path = config.hub.proxy_credentials_file.as_ref();
+            path.map(|path| path.display().to_string())
+                .unwrap_or_default()
+        },
+    },
+    Key {
+        name: "hub.probe_quic_after",
+        form: Form::Text,
+        takes: "a span of 1s to 1d, such as 1m",
+        meaning: "How long a session stays on TCP before QUIC is looked for; doubles up to 30m.",
+        set: |config, text| {
+            config.transport.probe_quic_after = bounded(text, Duration::from_secs(1), DAY)?;
+            Ok(())
+        },
+        get: |config| span_text(config.transport.probe_quic_after),
     },
     Key {
         name: "log.level",
@@ -305,6 +367,23 @@ fn level(text: &str) -> Result<tracing::Level, String> {
         "trace" => Ok(tracing::Level::TRACE),
         _ => Err("no such level".to_owned()),
     }
+}
+
+/// Most addresses of a hub.
+const HUBS: usize = 8;
+
+/// Reads addresses between commas.
+fn addresses(text: &str) -> Result<Vec<String>, String> {
+    let mut found = Vec::new();
+    for one in text.split(',').map(str::trim) {
+        if let Some(address) = address(one)? {
+            found.push(address);
+        }
+    }
+    if found.len() > HUBS {
+        return Err("too many".to_owned());
+    }
+    Ok(found)
 }
 
 /// Reads `host:port`; empty for none.

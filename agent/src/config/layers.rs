@@ -209,7 +209,7 @@ impl Settings {
                 (key.set)(&mut config, value).map_err(|reason| ConfigError::Value {
                     origin: origin.clone(),
                     key: key.name,
-                    value: value.clone(),
+                    value: without_password(value).to_owned(),
                     reason,
                     takes: key.takes,
                 })?;
@@ -225,6 +225,12 @@ impl Settings {
     }
 }
 
+/// Returns what may be shown of a value that was refused: of an address, what follows the
+/// password that somebody may have put before it.
+fn without_password(value: &str) -> &str {
+    value.rsplit_once('@').map_or(value, |(_, rest)| rest)
+}
+
 fn in_table(key: &Key, table: &str) -> bool {
     key.name
         .strip_prefix(table)
@@ -237,7 +243,17 @@ fn scalar(key: &Key, value: &DeValue<'_>) -> Result<String, &'static str> {
         (Form::Number, DeValue::Integer(number)) if number.radix() == 10 => {
             Ok(number.as_str().replace('_', ""))
         }
-        (Form::Text | Form::Number, other) => Err(other.type_str()),
+        (Form::List, DeValue::Array(items)) => {
+            let mut texts = Vec::new();
+            for item in items {
+                let DeValue::String(text) = item.get_ref() else {
+                    return Err(item.get_ref().type_str());
+                };
+                texts.push(text.to_string());
+            }
+            Ok(texts.join(","))
+        }
+        (Form::Text | Form::Number | Form::List, other) => Err(other.type_str()),
     }
 }
 
@@ -302,10 +318,36 @@ mod tests {
              1m to 7d, such as 15m or 6h",
         );
         refused(
+            "hub.proxy = \"http://joe:hunter2@proxy:3128\"",
+            "/etc/zero-x-agent/agent.toml:1: hub.proxy = \"proxy:3128\": user and password stand \
+             in a file of their own, hub.proxy_credentials_file; takes http://host:port, \
+             environment, or nothing",
+        );
+        refused(
+            "hub.addresses = [\"a:1\", 2]",
+            "/etc/zero-x-agent/agent.toml:1: hub.addresses = \"integer\": another type; takes a \
+             list of host:port, 8 at most",
+        );
+        refused(
             "hub.address = \"2001:db8::1:7443\"",
             "/etc/zero-x-agent/agent.toml:1: hub.address = \"2001:db8::1:7443\": an IPv6 address \
              stands in brackets, [2001:db8::1]:7443; takes host:port",
         );
+    }
+
+    #[test]
+    fn hubs_are_tried_in_the_order_of_their_list() {
+        let hubs = |text: &str| gather(text).unwrap().check().unwrap().hub.addresses;
+        let list = "hub.addresses = [\"b:1\", \"a:2\"]";
+        assert_eq!(hubs(list), ["b:1", "a:2"]);
+        assert_eq!(hubs("hub.address = \"c:3\""), ["c:3"]);
+        assert_eq!(
+            hubs(&format!("hub.address = \"c:3\"\n{list}")),
+            ["b:1", "a:2"]
+        );
+        let variables = [("ZERO_X_HUB_ADDRESSES".to_owned(), "x:1, y:2".to_owned())];
+        let settings = Settings::gather(&[], &variables, &[]).unwrap();
+        assert_eq!(settings.check().unwrap().hub.addresses, ["x:1", "y:2"]);
     }
 
     #[test]

@@ -14,7 +14,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{Config, Connection, Heard, Line, LinkError, Order, Transport, dial};
+use super::way::{End, Way};
+use super::{Config, Connection, Heard, Line, LinkError, Order, PROBE_TIME, Transport, dial};
 use crate::spool::{Fetched, Released, Spool};
 
 /// How the link stands.
@@ -31,6 +32,8 @@ pub(crate) struct LinkStatus {
     pub(crate) error: Option<LinkError>,
     /// Bytes of frames given to connections since the agent was started.
     pub(crate) sent_bytes: u64,
+    /// How far this host's clock is ahead of the hub's, as last heard.
+    pub(crate) clock_skew_ms: Option<i64>,
 }
 
 /// Whether there is a link.
@@ -73,6 +76,8 @@ struct Wire {
     address: String,
     /// What to tell the session when the connection has ended, where this side ended it.
     ending: Option<Ended>,
+    /// Whether this side ended it because nothing was heard any more.
+    is_silent: bool,
 }
 
 impl Wire {
@@ -84,6 +89,7 @@ impl Wire {
             heard,
             address,
             ending: None,
+            is_silent: false,
         }
     }
 
@@ -128,8 +134,10 @@ impl Drive {
         let mut epoch = self.spool.epoch();
         let mut session = self.session(epoch, self.witness);
         let mut wire: Option<Wire> = None;
+        let mut way = Way::new(self.config.probe_quic_after);
         // Dropped with this function, and the attempts with them.
         let mut dialling = JoinSet::new();
+        let mut probing = JoinSet::new();
         let mut leaving = JoinSet::new();
         loop {
             let mut is_ahead = false;
@@ -142,7 +150,7 @@ impl Drive {
                     Output::Dial => {
                         let (hubs, tls) = (self.hubs.clone(), self.tls.clone());
                         let config = self.config.clone();
-                        dialling.spawn(dial_one_of(hubs, tls, config));
+                        dialling.spawn(dial_one_of(hubs, tls, config, way.order(Instant::now())));
                     }
                     Output::Send { lane, bytes } => {
                         if let Some(wire) = &mut wire {
@@ -222,6 +230,7 @@ impl Drive {
                     Output::Close { code, reason } => {
                         if let Some(wire) = &mut wire {
                             wire.line.close(code, &reason);
+                            wire.is_silent = code == CloseCode::Silent;
                             wire.ending = Some(ending(code, reason));
                         }
                     }
@@ -251,7 +260,8 @@ impl Drive {
             if self.spool.epoch() != epoch {
                 epoch = self.spool.epoch();
                 // An attempt for the old session would be taken for one of the new.
-                dialling = JoinSet::new();
+                (dialling, probing) = (JoinSet::new(), JoinSet::new());
+                way.down(End::Told, Instant::now());
                 session = self.renew(epoch, &mut wire, &mut leaving).await;
                 continue;
             }
@@ -263,13 +273,7 @@ impl Drive {
                     .map_or("", |wire| wire.line.transport().word());
                 info!(hub = %self.status.borrow().hub, transport, "link up");
             }
-            let due = session.poll_timeout().map(tokio::time::Instant::from_std);
-            let wait = async {
-                match due {
-                    Some(due) => tokio::time::sleep_until(due).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let (wait, look) = (at(session.poll_timeout()), at(way.probe_at()));
             // Every branch may be cancelled: what was not taken stays in its queue, a wake-up is
             // kept, a sleep has no effect.
             tokio::select! {
@@ -281,6 +285,7 @@ impl Drive {
                 }
                 Some(dialled) = dialling.join_next() => match dialled {
                     Ok(Ok(connection)) => {
+                        way.up(connection.transport(), Instant::now());
                         wire = Some(Wire::new(connection));
                         session.handle_connected(now());
                     }
@@ -301,9 +306,13 @@ impl Drive {
                             wire.line.close(code, &reason);
                             wire.ending = Some(Ended::Lost { reason });
                         }
+                        self.tell_clock(&session);
                     }
                     Heard::Ended(error) => {
                         if let Some(ended) = wire.take() {
+                            let silent = ended.is_silent || matches!(error, LinkError::Silent { .. });
+                            let end = if silent { End::Silent } else { End::Told };
+                            way.down(end, Instant::now());
                             self.lost(&mut session, error, ended.ending);
                         }
                     }
@@ -313,6 +322,39 @@ impl Drive {
                         session.handle_spooled(lane);
                     }
                 }
+                () = look => {
+                    way.probing();
+                    if let Some(wire) = &wire {
+                        probing = JoinSet::new();
+                        probing.spawn(dial_quic(
+                            wire.address.clone(),
+                            self.tls.clone(),
+                            self.config.clone(),
+                        ));
+                    }
+                }
+                Some(probed) = probing.join_next() => match (probed, &wire) {
+                    (Ok(Ok(connection)), Some(on))
+                        if on.line.transport() == Transport::Tcp && session.is_open() =>
+                    {
+                        info!(hub = %on.address, "QUIC works again; the session moves to it");
+                        if let Some(wire) = wire.take() {
+                            wire.leave(CloseCode::Done, "moving to QUIC", &mut leaving);
+                        }
+                        self.tell(State::Connecting, None, None);
+                        let reason = "moving to QUIC".to_owned();
+                        session.handle_disconnected(Ended::Lost { reason }, now());
+                        way.up(Transport::Quic, Instant::now());
+                        wire = Some(Wire::new(connection));
+                        session.handle_connected(now());
+                    }
+                    (Ok(Err(error)), Some(_)) => {
+                        debug!(%error, "QUIC does not work yet");
+                        way.probe_failed(Instant::now());
+                    }
+                    // The session on TCP has ended meanwhile, and a new one tries both.
+                    (Ok(Ok(_)) | Err(_), Some(_)) | (_, None) => {}
+                },
                 () = wait => {
                     session.set_waiting(self.spool.waiting());
                     session.handle_timeout(now());
@@ -355,6 +397,14 @@ impl Drive {
         self.resync.notify_one();
         let witness = self.spool.call(|engine| engine.witness()).await;
         self.session(epoch, witness.ok().flatten())
+    }
+
+    fn tell_clock(&self, session: &Session) {
+        // Nobody waits for this number.
+        self.status.send_if_modified(|status| {
+            status.clock_skew_ms = session.clock_skew_ms();
+            false
+        });
     }
 
     fn lost(&self, session: &mut Session, error: LinkError, ending: Option<Ended>) {
@@ -414,6 +464,24 @@ fn ending(code: CloseCode, reason: String) -> Ended {
     }
 }
 
+/// Waits until an instant; for ever without one.
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Looks whether the hub of a session on TCP answers over QUIC.
+async fn dial_quic(
+    address: String,
+    tls: Arc<rustls::ClientConfig>,
+    mut config: Config,
+) -> Result<Connection, LinkError> {
+    config.connect_timeout = config.connect_timeout.min(PROBE_TIME);
+    dial(&address, tls, &config, Order::Only(Transport::Quic)).await
+}
+
 /// Dials the hubs in their order and takes the first that is up.
 ///
 /// # Errors
@@ -423,11 +491,12 @@ async fn dial_one_of(
     hubs: Vec<String>,
     tls: Arc<rustls::ClientConfig>,
     config: Config,
+    order: Order,
 ) -> Result<Connection, LinkError> {
     let mut first = None;
     for address in hubs {
         debug!(hub = %address, "dialling");
-        match dial(&address, tls.clone(), &config, Order::QuicFirst).await {
+        match dial(&address, tls.clone(), &config, order).await {
             Ok(connection) => {
                 let transport = connection.transport().word();
                 debug!(hub = %address, transport, "connected");

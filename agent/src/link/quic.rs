@@ -60,7 +60,15 @@ pub(super) async fn dial(
     let connecting = endpoint
         .connect_with(client, socket, HUB_NAME)
         .map_err(|error| local(error.to_string()))?;
-    let connection = connecting.await.map_err(|error| explain(address, error))?;
+    let connection = connecting.await.map_err(|error| {
+        if error == ConnectionError::TimedOut {
+            return LinkError::Unreachable {
+                address: address.to_owned(),
+                reason: "no answer".to_owned(),
+            };
+        }
+        explain(address, error)
+    })?;
     Ok(Connection {
         connection,
         endpoint,
@@ -115,7 +123,7 @@ fn explain(address: &str, error: ConnectionError) -> LinkError {
             code: CloseCode::from_number(close.error_code.into_inner()),
             reason: String::from_utf8_lossy(&close.reason).into_owned(),
         },
-        ConnectionError::TimedOut => unreachable("no answer".to_owned()),
+        ConnectionError::TimedOut => LinkError::Silent { address },
         ConnectionError::VersionMismatch => LinkError::NoHub { address },
         ConnectionError::Reset
         | ConnectionError::LocallyClosed

@@ -30,6 +30,8 @@ fn config() -> Config {
     Config {
         gso: false,
         connect_timeout: Duration::from_secs(10),
+        proxy: None,
+        probe_quic_after: Duration::from_secs(60),
     }
 }
 

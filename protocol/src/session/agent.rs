@@ -171,6 +171,7 @@ pub struct Session {
     decoders: BTreeMap<Lane, Decoder>,
     heard_at: Option<Instant>,
     beat_at: Option<Instant>,
+    clock_skew_ms: Option<i64>,
     retry_after: Option<Duration>,
     waiting: Waiting,
     outputs: VecDeque<Output>,
@@ -190,6 +191,7 @@ impl Session {
             decoders: BTreeMap::new(),
             heard_at: None,
             beat_at: None,
+            clock_skew_ms: None,
             retry_after: None,
             waiting: Waiting::default(),
             outputs: VecDeque::new(),
@@ -204,6 +206,12 @@ impl Session {
     /// Returns the last acknowledged sequence of a lane, 0 when none is known.
     pub fn acknowledged(&self, lane: Lane) -> u64 {
         self.lanes.get(&lane).map_or(0, |lane| lane.acked)
+    }
+
+    /// Returns how far this host's clock was ahead of the hub's when the hub last told its time.
+    /// The way of the message counts in.
+    pub fn clock_skew_ms(&self) -> Option<i64> {
+        self.clock_skew_ms
     }
 
     /// Takes note of what waits in the spool, for heartbeats.
@@ -315,6 +323,7 @@ impl Session {
                     return Err(SessionError::OTHER_VERSION);
                 }
                 self.opened_at = Some(now.at);
+                self.clock_skew_ms = Some(now.wall_ms.saturating_sub(welcome.wall_ms));
                 self.open(welcome);
                 Ok(())
             }
@@ -329,7 +338,10 @@ impl Session {
                 self.rewind(lane_of(refused.lane)?, refused.expected_seq);
                 Ok(())
             }
-            (State::Open, Message::Heartbeat(_)) => Ok(()),
+            (State::Open, Message::Heartbeat(beat)) => {
+                self.clock_skew_ms = Some(now.wall_ms.saturating_sub(beat.wall_ms));
+                Ok(())
+            }
             (State::Open, Message::Resync(resync)) => {
                 let v1::Resync { scope, sums } = resync;
                 if sums.is_empty() {
