@@ -133,17 +133,11 @@ fn only_the_store_and_the_spool_know_the_engine() {
 }
 
 #[test]
-fn only_the_link_the_ingest_and_the_enrolment_know_the_transport() {
+fn only_one_file_of_the_link_and_the_ingest_know_quic() {
     assert_absent(
         &[&AGENT[..], &HUB, &["protocol/src", "tui/src"]].concat(),
         &["quinn::"],
-        // Enrolment is a conversation on a connection that is no session yet.
-        &[
-            "agent/src/link",
-            "agent/src/enroll",
-            "hub/src/ingest",
-            "hub/src/enroll",
-        ],
+        &["agent/src/link/quic.rs", "hub/src/ingest"],
         "quinn is used outside its seam",
     );
 }

@@ -12,4 +12,5 @@ mod init;
 mod organisations;
 mod restricted;
 mod sync;
+mod transport;
 mod verdicts;

@@ -6,6 +6,7 @@
 
 pub mod alerts;
 pub mod canary;
+pub mod proxy;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
