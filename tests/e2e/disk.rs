@@ -143,8 +143,8 @@ fn a_full_disk_makes_sources_wait_with_clear_words_and_all_arrives_when_there_is
 fn check_fault(name: &str, fault: &str) -> Result<()> {
     const ALL: usize = 600;
     let strace = Path::new("/usr/bin/strace");
-    if !strace.exists() {
-        println!("skipped: {name}: no strace");
+    if !strace.exists() || !Path::new("/usr/bin/setpriv").exists() {
+        println!("skipped: {name}: no strace, or no setpriv");
         return Ok(());
     }
     let line = Line::start()?;
@@ -158,6 +158,8 @@ fn check_fault(name: &str, fault: &str) -> Result<()> {
         .arg(line.folder().join("strace.out"))
         .args(["-e", "trace=fsync,fdatasync,pwrite64"])
         .args(["-e", &format!("inject={fault}")])
+        // The agent ends with the program that watches it.
+        .args(["/usr/bin/setpriv", "--pdeathsig", "KILL", "--"])
         .arg(&line.programs().agent)
         .arg("--state-dir")
         .arg(agent.state_dir())

@@ -55,7 +55,7 @@ impl Engine {
         };
         let end = next.map_or(marks.next, |head| head.first);
         if end > after + 1 {
-            return self.lose(lane, after + 1, end - 1, LostReason::Released);
+            return self.lose(lane, (after + 1, end - 1), LostReason::Released, (0, 0));
         }
         let Some(head) = next else {
             return Ok(Fetched::Nothing);
@@ -68,7 +68,8 @@ impl Engine {
                 let following = ledger::first(&heads, lane, head.first + 1)?;
                 let last = following.map_or(marks.next, |head| head.first) - 1;
                 drop((heads, read));
-                return self.lose(lane, head.first, last, LostReason::Damaged);
+                let made = (head.made_at_ms, head.made_at_ms);
+                return self.lose(lane, (head.first, last), LostReason::Damaged, made);
             }
             Err(error) => return Err(error),
         };
@@ -138,37 +139,40 @@ impl Engine {
         Ok(())
     }
 
-    /// Puts a record in the place of items that cannot be sent any more, and hands it out.
+    /// Puts a record in the place of items that cannot be sent any more, and hands it out. `made`
+    /// holds when the first and the last of them were, 0 where that is not known.
     fn lose(
         &mut self,
         lane: Lane,
-        first: u64,
-        last: u64,
+        (first, last): (u64, u64),
         reason: LostReason,
+        made: (i64, i64),
     ) -> Result<Fetched, SpoolError> {
         let last = last.min(first.saturating_add(LOST_ITEMS - 1));
-        let frame = self.put_lost(lane, first, last, reason)?;
+        let frame = self.put_lost(lane, (first, last), reason, made)?;
         self.deliver(lane, (first, last), frame)
     }
 
-    /// Puts a record behind all that a lane holds, for items that had no sequence here.
+    /// Puts a record behind all that a lane holds, for items that were in a damaged file.
     pub(super) fn lose_more(
         &mut self,
         lane: Lane,
         items: u64,
-        reason: LostReason,
+        from_ms: i64,
     ) -> Result<(), SpoolError> {
         let first = self.lane(lane).marks.next;
         let last = first + items.clamp(1, LOST_ITEMS) - 1;
-        self.put_lost(lane, first, last, reason).map(drop)
+        let made = (from_ms, 0);
+        self.put_lost(lane, (first, last), LostReason::Damaged, made)
+            .map(drop)
     }
 
     fn put_lost(
         &mut self,
         lane: Lane,
-        first: u64,
-        last: u64,
+        (first, last): (u64, u64),
         reason: LostReason,
+        (from_ms, to_ms): (i64, i64),
     ) -> Result<Vec<u8>, SpoolError> {
         let mut state = self.lane(lane);
         let base = state.marks.base;
@@ -181,8 +185,8 @@ impl Engine {
         };
         let lost = Lost {
             reason,
-            from_ms: 0,
-            to_ms: 0,
+            from_ms,
+            to_ms,
             unsequenced: 0,
         };
         let count = u32::try_from(last + 1 - first).unwrap_or(u32::MAX);

@@ -15,7 +15,7 @@ use protocol::batch::{BatchBuilder, Place, Signer};
 use protocol::frame::Lane;
 use protocol::ids::SourceId;
 use protocol::session::agent::Waiting;
-use protocol::wire::v1::{Epoch, LostReason, ReportItem, Witness};
+use protocol::wire::v1::{Epoch, ReportItem, Witness};
 use redb::{Database, Durability, ReadTransaction, ReadableDatabase, WriteTransaction};
 
 use super::gauges::{Gauges, LaneReport, lane_name};
@@ -50,10 +50,12 @@ pub(crate) struct Engine {
     pub(super) doubt: Option<(u64, Lane, u64)>,
     /// Commits whose write failed, and which are in the file all the same.
     pub(super) landed: BTreeSet<u64>,
-    /// What the hub is to be told about the spool itself, and how many items of each lane were
-    /// lost with a file that was put aside.
+    /// What redb found wrong with what is in the file: it is not opened again.
+    pub(super) condemned: Option<String>,
+    /// What the hub is to be told about the spool itself.
     pub(super) untold: Vec<ReportItem>,
-    pub(super) owed: Vec<(Lane, u64)>,
+    /// What was lost with a file that was put aside: lane, items, when the first was made.
+    pub(super) owed: Vec<(Lane, u64, i64)>,
 }
 
 /// Turns an error of redb into one of the spool.
@@ -104,6 +106,7 @@ impl Engine {
             is_unsynced: false,
             doubt: None,
             landed: BTreeSet::new(),
+            condemned: None,
             untold: Vec::new(),
             owed: Vec::new(),
         };
@@ -125,6 +128,11 @@ impl Engine {
         if let Err(error) = &result
             && error.passes()
         {
+            if let SpoolError::Storage { source, .. } = error
+                && let redb::Error::Corrupted(words) = source.as_ref()
+            {
+                self.condemned = Some(words.clone());
+            }
             let held = self.slot.take();
             // The file's own end can fail like the work did.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(held)));
@@ -387,8 +395,8 @@ impl Engine {
 
     /// Stores what the hub is to be told; what cannot be stored yet is tried again.
     pub(super) fn tell(&mut self) {
-        while let Some((lane, items)) = self.owed.first().copied() {
-            if let Err(error) = self.lose_more(lane, items, LostReason::Damaged) {
+        while let Some((lane, items, from_ms)) = self.owed.first().copied() {
+            if let Err(error) = self.lose_more(lane, items, from_ms) {
                 let error = &error as &dyn std::error::Error;
                 return tracing::warn!(error, "the hub cannot be told about the spool yet");
             }

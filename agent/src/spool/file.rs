@@ -52,9 +52,12 @@ impl Engine {
             path: self.folder.clone(),
             source: io::Error::other(error),
         })?;
-        let why = match self.open_file() {
-            Ok(()) => return Ok(()),
-            Err(why) => why,
+        let why = match self.condemned.clone() {
+            Some(words) => OpenError::Damaged(redb::Error::Corrupted(words)),
+            None => match self.open_file() {
+                Ok(()) => return Ok(()),
+                Err(why) => why,
+            },
         };
         if !why.is_for_good() {
             return Err(why.into_error(&self.path()));
@@ -66,12 +69,16 @@ impl Engine {
             "the spool was moved aside; sources are read anew"
         );
         // Known where the file broke while it was in use.
-        let unsent: Vec<(Lane, u64)> = self
+        let unsent: Vec<(Lane, u64, i64)> = self
             .lanes
             .iter()
-            .map(|(lane, state)| (*lane, (state.marks.next - 1) - state.marks.acked))
-            .filter(|(_, items)| *items > 0)
+            .map(|(lane, state)| {
+                let items = (state.marks.next - 1).saturating_sub(state.marks.acked);
+                (*lane, items, state.oldest_ms)
+            })
+            .filter(|(_, items, _)| *items > 0)
             .collect();
+        self.condemned = None;
         self.doubt = None;
         self.landed.clear();
         self.reached = 0;
@@ -249,10 +256,10 @@ fn has_tables(database: &Database) -> Result<bool, OpenError> {
 }
 
 /// Returns what the hub is told of a file that was put aside.
-fn report(aside: &Aside, unsent: &[(Lane, u64)]) -> ReportItem {
+fn report(aside: &Aside, unsent: &[(Lane, u64, i64)]) -> ReportItem {
     let counts: Vec<String> = unsent
         .iter()
-        .map(|(lane, items)| format!("{items} of lane {}", lane_name(*lane)))
+        .map(|(lane, items, _)| format!("{items} of lane {}", lane_name(*lane)))
         .collect();
     let lost = if counts.is_empty() {
         "how many is not known".to_owned()

@@ -248,6 +248,31 @@ async fn a_file_that_breaks_in_use_is_told_with_exact_counts() {
     assert!(told.ends_with("are lost: 4 of lane events"), "{told}");
 }
 
+#[tokio::test]
+async fn a_file_in_which_redb_finds_damage_is_not_opened_again() {
+    let folder = tempfile::tempdir().unwrap();
+    three(folder.path()).await;
+    let opened = open(folder.path());
+    let spool = &opened.spool;
+    let found = spool.call(|engine| {
+        engine.guarded(|_| -> Result<(), SpoolError> {
+            Err(SpoolError::Storage {
+                doing: "read a batch",
+                source: Box::new(redb::Error::Corrupted("a page".to_owned())),
+            })
+        })
+    });
+    assert!(found.await.unwrap().is_err());
+    assert!(spool.report().trouble.is_some());
+    push(spool, Lane::Events, &["g"]).await;
+    assert!(spool.report().trouble.is_none());
+    assert_eq!(asides_of(folder.path()), 1);
+    let lost = spool.fetch(Lane::Events, 0).await.unwrap();
+    let (count, record) = lost_of(Lane::Events, &lost).unwrap();
+    assert_eq!((count, record.reason), (6, LostReason::Damaged));
+    assert!(record.from_ms > 0);
+}
+
 #[track_caller]
 fn refused_as_newer(folder: &Path, want: &str) {
     let key = SealKey::new(&[7; 32]);
