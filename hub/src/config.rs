@@ -10,17 +10,23 @@ use std::fmt;
 use std::fs;
 use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
 use tracing_subscriber::EnvFilter;
 
 use crate::failure::{Exit, Explain};
+use crate::ingest::{Quotas, Rates};
 
 /// Largest settings file, in bytes.
 const FILE_BYTES: u64 = 1 << 20;
+
+/// Longest burst, in seconds.
+const BURST_SECONDS: u64 = 3600;
 
 const DEFAULT_FILE: &str = "/etc/zero-x-hub/hub.toml";
 
@@ -165,6 +171,8 @@ pub(crate) struct Config {
     pub(crate) public_hosts: Vec<String>,
     /// The API's own certificate; `None` for one from the hub's CA.
     pub(crate) tls: Option<OwnTls>,
+    /// How much agents and organisations may send.
+    pub(crate) quotas: Quotas,
     /// How the log is written.
     pub(crate) log_format: LogFormat,
     /// What is logged.
@@ -197,7 +205,12 @@ pub(crate) struct Flags {
 }
 
 /// Every key: name, default, meaning. An empty default stands for none.
-const KEYS: [(&str, &str, &str); 10] = [
+///
+/// The quotas stop nobody who is well. An agent that drains a full spool (1 GiB) at its default
+/// takes half a minute, and one core of a hub stores about as many events a second as an
+/// organisation may send; what is shared out under load is the work of the fair queue. They bound
+/// what one agent that is broken or stolen costs the others, and how fast it fills the disk.
+const KEYS: [(&str, &str, &str); 15] = [
     (
         "data_dir",
         "/var/lib/zero-x-hub",
@@ -230,6 +243,31 @@ const KEYS: [(&str, &str, &str); 10] = [
         "PEM file with the API's certificate and chain; default: from the hub's CA",
     ),
     ("tls.key", "", "PEM file with the private key of tls.cert"),
+    (
+        "quota.agent_bytes_per_second",
+        "33554432",
+        "bytes that one agent may send before it is slowed down, uncompressed; 0 for no limit",
+    ),
+    (
+        "quota.agent_events_per_second",
+        "100000",
+        "events that one agent may send before it is slowed down; 0 for no limit",
+    ),
+    (
+        "quota.org_bytes_per_second",
+        "134217728",
+        "the same of an organisation, all its agents together; 0 for no limit",
+    ),
+    (
+        "quota.org_events_per_second",
+        "400000",
+        "the same of an organisation, all its agents together; 0 for no limit",
+    ),
+    (
+        "quota.burst_seconds",
+        "10",
+        "what may come at once after a quiet time: so many seconds' worth, 1 to 3600",
+    ),
     ("log.format", "text", "text or json"),
     (
         "log.level",
@@ -250,6 +288,8 @@ struct RawFile {
     #[serde(default)]
     tls: RawTls,
     #[serde(default)]
+    quota: RawQuota,
+    #[serde(default)]
     log: RawLog,
 }
 
@@ -258,6 +298,16 @@ struct RawFile {
 struct RawTls {
     cert: Option<Spanned<String>>,
     key: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawQuota {
+    agent_bytes_per_second: Option<Spanned<u64>>,
+    agent_events_per_second: Option<Spanned<u64>>,
+    org_bytes_per_second: Option<Spanned<u64>>,
+    org_events_per_second: Option<Spanned<u64>>,
+    burst_seconds: Option<Spanned<u64>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -392,6 +442,10 @@ impl Layers {
         let plain = |value: Option<Spanned<String>>| {
             value.map(|value| (value.span().start, value.into_inner()))
         };
+        let number = |value: Option<Spanned<u64>>| {
+            value.map(|value| (value.span().start, value.into_inner().to_string()))
+        };
+        let quota = raw.quota;
         let given = [
             ("data_dir", plain(raw.data_dir)),
             ("master_key_file", plain(raw.master_key_file)),
@@ -401,6 +455,23 @@ impl Layers {
             ("public_hosts", hosts),
             ("tls.cert", plain(raw.tls.cert)),
             ("tls.key", plain(raw.tls.key)),
+            (
+                "quota.agent_bytes_per_second",
+                number(quota.agent_bytes_per_second),
+            ),
+            (
+                "quota.agent_events_per_second",
+                number(quota.agent_events_per_second),
+            ),
+            (
+                "quota.org_bytes_per_second",
+                number(quota.org_bytes_per_second),
+            ),
+            (
+                "quota.org_events_per_second",
+                number(quota.org_events_per_second),
+            ),
+            ("quota.burst_seconds", number(quota.burst_seconds)),
             ("log.format", plain(raw.log.format)),
             ("log.level", plain(raw.log.level)),
         ];
@@ -491,6 +562,33 @@ impl Layers {
         })
     }
 
+    fn number(&self, key: &'static str) -> Result<(u64, Setting<String>), ConfigError> {
+        let setting = self.text(key)?.ok_or(ConfigError::Missing { key })?;
+        match setting.value.parse() {
+            Ok(number) => Ok((number, setting)),
+            Err(_) => Err(refused(key, &setting, "not a whole number")),
+        }
+    }
+
+    fn quotas(&self) -> Result<Quotas, ConfigError> {
+        let rate = |key| Ok::<_, ConfigError>(NonZeroU64::new(self.number(key)?.0));
+        let (burst, setting) = self.number("quota.burst_seconds")?;
+        if !(1..=BURST_SECONDS).contains(&burst) {
+            return Err(refused("quota.burst_seconds", &setting, "1 to 3600"));
+        }
+        Ok(Quotas {
+            agent: Rates {
+                bytes: rate("quota.agent_bytes_per_second")?,
+                events: rate("quota.agent_events_per_second")?,
+            },
+            org: Rates {
+                bytes: rate("quota.org_bytes_per_second")?,
+                events: rate("quota.org_events_per_second")?,
+            },
+            burst: Duration::from_secs(burst),
+        })
+    }
+
     fn finish(self) -> Result<Config, ConfigError> {
         let shown = KEYS
             .iter()
@@ -552,6 +650,7 @@ impl Layers {
                 .ok_or(ConfigError::Missing { key: "checks_dir" })?,
             public_hosts,
             tls,
+            quotas: self.quotas()?,
             log_format,
             log_level,
             shown,
@@ -624,154 +723,4 @@ fn with_nearest(message: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flag_wins_over_a_variable_over_a_later_file_over_an_earlier_one() {
-        let mut layers = Layers::default();
-        let first = "data_dir = '/1'\nchecks_dir = '/1'\nagent_listen = '127.0.0.1:1'\n\
-                     api_listen = '127.0.0.1:1'\n";
-        layers.parse(Path::new("hub.toml"), first).unwrap();
-        let second = "data_dir = '/2'\nagent_listen = '127.0.0.1:2'\napi_listen = '127.0.0.1:2'\n";
-        layers.parse(Path::new("hub.d/10.toml"), second).unwrap();
-        layers
-            .variables(|name| {
-                let value = match name {
-                    "ZERO_X_AGENT_LISTEN" => "127.0.0.1:3",
-                    "ZERO_X_API_LISTEN" => "127.0.0.1:3",
-                    _ => return None,
-                };
-                Some(value.into())
-            })
-            .unwrap();
-        layers.flags(&Flags {
-            api_listen: Some("127.0.0.1:4".to_owned()),
-            ..Flags::default()
-        });
-        let config = layers.finish().unwrap();
-        assert_eq!(config.checks_dir, Path::new("/1"));
-        assert_eq!(config.data_dir, Path::new("/2"));
-        assert_eq!(config.agent_listen.port(), 3);
-        assert_eq!(config.api_listen.port(), 4);
-        let origins: Vec<&str> = [
-            "checks_dir",
-            "data_dir",
-            "agent_listen",
-            "api_listen",
-            "log.level",
-        ]
-        .iter()
-        .map(|key| {
-            let shown = config.shown().iter().find(|shown| shown.key == *key);
-            shown.unwrap().origin.as_str()
-        })
-        .collect();
-        assert_eq!(
-            origins,
-            [
-                "hub.toml:2",
-                "hub.d/10.toml:1",
-                "variable ZERO_X_AGENT_LISTEN",
-                "flag --api-listen",
-                "default",
-            ]
-        );
-    }
-
-    #[test]
-    fn an_unknown_key_is_refused_with_its_line_and_the_nearest_one() {
-        let error = read("# a comment\ndata_dri = 'x'\n").unwrap_err();
-        let text = error.to_string();
-        assert!(
-            text.starts_with("hub.toml:2: unknown field `data_dri`"),
-            "{text}"
-        );
-        assert!(text.ends_with("did you mean data_dir?"), "{text}");
-        assert_eq!(error.exit().code(), 78);
-
-        let text = read("[log]\nlevl = 'x'\n").unwrap_err().to_string();
-        assert!(
-            text.starts_with("hub.toml:2: unknown field `levl`"),
-            "{text}"
-        );
-        assert!(text.ends_with("did you mean level?"), "{text}");
-    }
-
-    #[test]
-    fn a_bad_value_is_named_with_file_line_key_and_what_is_allowed() {
-        let cases = [
-            (
-                "\nagent_listen = 'foo'",
-                "hub.toml:2: agent_listen = \"foo\": not an address with a port",
-            ),
-            (
-                "[log]\nformat = 'xml'",
-                "hub.toml:2: log.format = \"xml\": one of text, json",
-            ),
-            (
-                "[tls]\ncert = '/a'",
-                "hub.toml:2: tls.cert = \"/a\": tls.key must be set with it",
-            ),
-            (
-                "public_hosts = ['hub.example.com', 'https://a']",
-                "hub.toml:1: public_hosts = \"hub.example.com,https://a\": \"https://a\" is \
-                 neither a DNS name nor an IP address (no port, no scheme)",
-            ),
-            (
-                "public_hosts = ['10.0.0.300']",
-                "hub.toml:1: public_hosts = \"10.0.0.300\": \"10.0.0.300\" is neither a DNS name \
-                 nor an IP address (no port, no scheme)",
-            ),
-            ("data_dir = ''", "hub.toml:1: data_dir = \"\": it is empty"),
-            (
-                "\n\ndata_dir = 3",
-                "hub.toml:3: invalid type: integer `3`, expected a string",
-            ),
-        ];
-        for (text, want) in cases {
-            let error = read(text).unwrap_err();
-            assert_eq!(error.to_string(), want);
-            assert_eq!(error.exit().code(), 78);
-        }
-    }
-
-    #[test]
-    fn a_missing_setting_says_every_way_to_give_it() {
-        let config = read("").unwrap();
-        let error = config.master_key_file().unwrap_err();
-        assert_eq!(error.to_string(), "no master_key_file is set");
-        assert_eq!(
-            error.fix().unwrap(),
-            "give --master-key-file, set ZERO_X_MASTER_KEY_FILE or write master_key_file in \
-             /etc/zero-x-hub/hub.toml"
-        );
-    }
-
-    #[test]
-    fn every_key_of_the_table_can_be_set_in_a_file() {
-        for (key, _, _) in KEYS {
-            let value = match key {
-                "agent_listen" | "api_listen" => "'127.0.0.1:9'",
-                "public_hosts" => "['127.0.0.1']",
-                "log.format" => "'json'",
-                "log.level" => "'zero_x_hub=debug'",
-                _ => "'/somewhere'",
-            };
-            let other = match key {
-                "tls.cert" => "tls.key = '/k'",
-                "tls.key" => "tls.cert = '/c'",
-                _ => "",
-            };
-            let config = read(&format!("{key} = {value}\n{other}\n")).unwrap();
-            let shown = config.shown().iter().find(|shown| shown.key == key);
-            assert_eq!(shown.unwrap().origin, "hub.toml:1", "{key}");
-        }
-    }
-
-    fn read(text: &str) -> Result<Config, ConfigError> {
-        let mut layers = Layers::default();
-        layers.parse(Path::new("hub.toml"), text)?;
-        layers.finish()
-    }
-}
+mod tests;

@@ -8,8 +8,10 @@
 mod admit;
 pub(crate) mod carried;
 mod connection;
+mod fair;
 mod intake;
 mod quic;
+mod quota;
 mod session;
 mod tcp;
 
@@ -39,7 +41,10 @@ use crate::failure::{Exit, Explain};
 use crate::identity::Identity;
 use crate::live::Live;
 use connection::Connection;
+use fair::Fair;
 use intake::Spoiled;
+use quota::Quota;
+pub(crate) use quota::{Quotas, Rates};
 
 /// Connections at once. An idle one costs some 40 KB.
 const CONNECTIONS: usize = 20_000;
@@ -116,12 +121,16 @@ pub(crate) struct Hub {
     pub(crate) live: Arc<Live>,
     /// Names this life of the store.
     pub(crate) epoch: Epoch,
+    /// How much may be sent.
+    pub(crate) quotas: Quotas,
 }
 
 /// What all connections share.
 struct Shared {
     hub: Arc<Hub>,
     spoiled: Arc<Spoiled>,
+    fair: Arc<Fair>,
+    quota: Arc<Quota>,
     handshakes: Semaphore,
     tcp_handshakes: Arc<Semaphore>,
     enrolments: Semaphore,
@@ -194,9 +203,12 @@ fn bind(address: SocketAddr) -> Result<(UdpSocket, TcpListener), OpenPortError> 
 /// Serves agents until `stop`, then asks them to come back later and ends.
 pub(crate) async fn serve(port: Port, hub: Arc<Hub>, stop: CancellationToken) {
     info!(address = %port.address, "listening for agents, UDP and TCP");
+    let quota = Arc::new(Quota::new(hub.quotas));
     let shared = Arc::new(Shared {
         hub,
         spoiled: Arc::default(),
+        fair: Arc::default(),
+        quota,
         handshakes: Semaphore::new(HANDSHAKES),
         tcp_handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
         enrolments: Semaphore::new(ENROLMENTS),
@@ -242,7 +254,11 @@ pub(crate) async fn serve(port: Port, hub: Arc<Hub>, stop: CancellationToken) {
     endpoint.set_server_config(None);
     drop(listener);
     tasks.close();
-    if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
+    let drained = async {
+        tasks.wait().await;
+        shared.fair.drained().await;
+    };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
         warn!(sessions = tasks.len(), "sessions were cut off at the stop");
     }
     endpoint.close(

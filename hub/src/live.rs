@@ -61,6 +61,17 @@ pub(crate) struct SessionInfo {
     pub(crate) since: Timestamp,
     /// When it was last heard.
     pub(crate) heard_at: Timestamp,
+    /// Set while its quota slows it down.
+    pub(crate) throttled: Option<Throttled>,
+}
+
+/// Since when and why an agent is slowed down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Throttled {
+    /// Since when, with no longer pause than some seconds.
+    pub(crate) since: Timestamp,
+    /// Which limit, in a clause.
+    pub(crate) reason: &'static str,
 }
 
 /// Tells a session to end.
@@ -218,10 +229,23 @@ pub(crate) struct Registered {
 impl Registered {
     /// Notes that the agent was heard.
     pub(crate) fn heard(&self, at: Timestamp) {
+        self.note(|info| info.heard_at = at);
+    }
+
+    /// Notes that the agent is slowed down, or is no more, and tells so.
+    pub(crate) fn throttled(&self, throttled: Option<Throttled>) {
+        self.note(|info| info.throttled = throttled);
+        self.live.tell(Changed {
+            org: self.org,
+            what: What::Agents,
+        });
+    }
+
+    fn note(&self, change: impl FnOnce(&mut SessionInfo)) {
         if let Some(entry) = self.live.sessions().by_agent.get_mut(&self.agent)
             && entry.number == self.number
         {
-            entry.info.heard_at = at;
+            change(&mut entry.info);
         }
     }
 }
@@ -294,6 +318,7 @@ mod tests {
             remote: "127.0.0.1:1".parse().unwrap(),
             since: now,
             heard_at: now,
+            throttled: None,
         }
     }
 }

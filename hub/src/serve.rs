@@ -165,6 +165,7 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
         authority: Arc::clone(&identity.authority),
         live: Arc::clone(&live),
         epoch: identity.epoch,
+        quotas: config.quotas,
     });
     let state = Arc::new(api::State {
         store: store.clone(),

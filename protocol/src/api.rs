@@ -364,6 +364,16 @@ pub struct CertificateInfo {
     pub not_after: Timestamp,
 }
 
+/// Since when and why the hub slows an agent down. Nothing is lost: its spool holds what waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Throttled {
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// The limit that it exceeds, in a clause.
+    pub reason: String,
+}
+
 /// An enrolled agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Agent {
@@ -392,6 +402,8 @@ pub struct Agent {
     pub clock_skew_ms: Option<i64>,
     /// Batches refused for breaking the protocol.
     pub refused: u64,
+    /// Set while a quota slows it down.
+    pub throttled: Option<Throttled>,
 }
 
 /// A source that an agent reads.

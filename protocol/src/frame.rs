@@ -145,6 +145,7 @@ pub struct Decoder {
     lane: Lane,
     pending: Vec<u8>,
     read: usize,
+    frames: u64,
 }
 
 impl Decoder {
@@ -154,6 +155,7 @@ impl Decoder {
             lane,
             pending: Vec::new(),
             read: 0,
+            frames: 0,
         }
     }
 
@@ -164,6 +166,11 @@ impl Decoder {
             self.read = 0;
         }
         self.pending.extend_from_slice(bytes);
+    }
+
+    /// Returns the number of the frame that has begun to arrive and is not whole, from 0.
+    pub fn unfinished(&self) -> Option<u64> {
+        (self.read < self.pending.len()).then_some(self.frames)
     }
 
     /// Returns the next complete frame.
@@ -205,6 +212,7 @@ impl Decoder {
             codec,
             payload: payload.to_vec(),
         };
+        self.frames += 1;
         self.read += HEADER_BYTES + payload_bytes;
         if self.read >= limits::FRAME_BYTES {
             self.pending.drain(..self.read);
@@ -262,7 +270,10 @@ mod tests {
             for piece in bytes.chunks(cut) {
                 decoder.push(piece);
                 while let Some(frame) = decoder.pop().unwrap() { seen.push(frame.payload); }
+                let whole = u64::try_from(seen.len()).unwrap();
+                prop_assert!(decoder.unfinished().is_none_or(|number| number == whole));
             }
+            prop_assert_eq!(decoder.unfinished(), None);
             prop_assert_eq!(seen, payloads);
         }
 

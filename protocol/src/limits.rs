@@ -69,6 +69,10 @@ pub const CLOSE_REASON_BYTES: usize = 512;
 /// Time between two heartbeats on an idle session.
 pub const HEARTBEAT: Duration = Duration::from_secs(20);
 
+/// Time in which a frame that has begun to arrive must be whole, while its reader reads: enough
+/// for the largest one at 28 kbit/s.
+pub const FRAME_TIME: Duration = Duration::from_secs(300);
+
 /// Silence after which a session is considered dead. Three heartbeats may be lost.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(70);
 
@@ -89,6 +93,23 @@ pub const RETIRE_SHARE: u64 = 10;
 
 /// Number of resources up to which an `end` may retire any share of its scope.
 pub const RETIRE_FREE: u64 = 20;
+
+/// Most sources of one agent: a source is a cloud account or a file, and each is configured.
+pub const AGENT_SOURCES: u64 = 1024;
+
+/// Most scopes of one agent: 500 accounts, 20 regions, 25 types.
+pub const AGENT_SCOPES: u64 = 250_000;
+
+/// Most living resources of one agent. The hub's lists hold half a kilobyte of each in memory;
+/// whoever has more lets several agents share the accounts.
+pub const AGENT_RESOURCES: u64 = 500_000;
+
+/// Most sequence spaces of one agent that the hub remembers: four for each life of its spool, and
+/// they are read at every greeting.
+pub const AGENT_STREAMS: usize = 1024;
+
+/// Most links of one document.
+pub const DOCUMENT_LINKS: usize = 4096;
 
 /// Largest page of a list in the API.
 pub const PAGE_ITEMS: usize = 1000;

@@ -8,8 +8,8 @@ use axum::extract::State as Shared;
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use protocol::api::{
-    AGENT_FIELDS, Agent, AgentState, CertificateInfo, Page, Problem, SpoolInfo, TokenCreate,
-    TokenCreated,
+    AGENT_FIELDS, Agent, AgentState, CertificateInfo, Page, Problem, SpoolInfo, Throttled,
+    TokenCreate, TokenCreated,
 };
 use protocol::enroll::Token;
 use protocol::ids::{AgentId, SourceId, TokenId};
@@ -81,6 +81,12 @@ fn agent_of(view: AgentView, sources: Vec<SourceId>, live: &Live) -> Agent {
         },
         clock_skew_ms: status.as_ref().map(|status| status.clock_skew_ms),
         refused: status.as_ref().map_or(0, |status| status.refused_batches),
+        throttled: session
+            .and_then(|session| session.throttled)
+            .map(|throttled| Throttled {
+                since: throttled.since,
+                reason: throttled.reason.to_owned(),
+            }),
     }
 }
 

@@ -399,6 +399,10 @@ fn check_gaps(gaps: &BTreeMap<String, Gap>) -> Result<(), No> {
 }
 
 fn check_links(document: &Document, declared: &ResourceType) -> Result<(), No> {
+    if document.links.len() > limits::DOCUMENT_LINKS {
+        let most = limits::DOCUMENT_LINKS;
+        return Err(format!("it has more than {most} links").into());
+    }
     for link in &document.links {
         let Some(relation) = declared.links.get(&link.rel) else {
             return Err(format!("the link {} is not declared", Shown(&link.rel)).into());

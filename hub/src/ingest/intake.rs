@@ -24,10 +24,8 @@ use protocol::{Scope, Urn};
 use store::error::{CommitError, ReadError};
 use store::rows::AgentState;
 use store::rows::event::{EventBlock, Loss, Quarantined};
-use store::rows::resource::{
-    Coverage, Provenance, ScopeState, SweepEnd, SweepOutcome, SweepResult,
-};
-use store::{OrgStore, OrgWrite, SignedHeader, Stream};
+use store::rows::resource::{Coverage, Provenance, ScopeState, SweepEnd, SweepResult};
+use store::{Committed, OrgStore, OrgWrite, SignedHeader, Stream};
 use tracing::{debug, info, warn};
 
 use super::admit::{self, Admitted, Item, Refusal, Spoils, Terms};
@@ -42,6 +40,10 @@ const OPEN_SWEEPS: usize = 16_384;
 /// Most refused resources that are remembered, over all agents. One that is not costs its scope
 /// to be sent whole once in a while, and nothing else.
 const SPOILED: usize = 100_000;
+
+/// Most refused resources of one agent that are remembered, so that no agent takes the memory of
+/// the others.
+const SPOILED_OF_AGENT: usize = 10_000;
 
 /// Most sources of which is remembered whose they are.
 const SOURCES: usize = 1024;
@@ -109,6 +111,7 @@ fn short_hash(urn: &Urn) -> Short {
 #[derive(Debug, Default)]
 struct Remembered {
     total: usize,
+    by_agent: BTreeMap<AgentId, usize>,
     by_scope: BTreeMap<(AgentId, Scope), BTreeSet<Short>>,
 }
 
@@ -132,10 +135,16 @@ impl Spoiled {
         let mut remembered = self.lock();
         let key = (agent, scope);
         let before = remembered.by_scope.remove(&key);
-        let others = remembered.total - before.map_or(0, |hashes| hashes.len());
-        remembered.total = others;
-        if !hashes.is_empty() && others + hashes.len() <= SPOILED {
-            remembered.total += hashes.len();
+        let before = before.map_or(0, |hashes| hashes.len());
+        let of_agent = remembered.by_agent.remove(&agent).unwrap_or_default();
+        let (others, own) = (remembered.total - before, of_agent - before);
+        let has_room = others + hashes.len() <= SPOILED && own + hashes.len() <= SPOILED_OF_AGENT;
+        let kept = if has_room { hashes.len() } else { 0 };
+        remembered.total = others + kept;
+        if own + kept > 0 {
+            remembered.by_agent.insert(agent, own + kept);
+        }
+        if kept > 0 {
             remembered.by_scope.insert(key, hashes);
         }
     }
@@ -212,7 +221,7 @@ impl Intake {
             let (write, staged) = staging.done();
             let error = match write.commit().await {
                 Ok(committed) => {
-                    let asked = self.remember(staged, &committed.sweeps, now);
+                    let asked = self.remember(staged, &committed, now);
                     let resync = self.sums(asked).await?;
                     self.tell(&kinds);
                     return Ok(Taken::Stored {
@@ -319,9 +328,7 @@ impl Intake {
         if let Some(is_foreign) = self.sources.get(&source) {
             return Ok(*is_foreign);
         }
-        let all = self.store.sources().await?;
-        let found = all.iter().find(|row| row.id == source);
-        let owner = found.map(|row| row.agent);
+        let owner = self.store.source(source).await?.map(|row| row.agent);
         let is_foreign = match owner.filter(|owner| *owner != self.terms.agent) {
             None => false,
             Some(owner) => {
@@ -462,17 +469,30 @@ impl Intake {
     }
 
     /// Takes note of what a commit made true; returns the scopes to ask for.
-    fn remember(&mut self, staged: Staged, outcomes: &[SweepOutcome], now: Timestamp) -> Vec<Ask> {
+    fn remember(&mut self, staged: Staged, committed: &Committed, now: Timestamp) -> Vec<Ask> {
         let agent = self.terms.agent;
         self.sweeps = staged.sweeps;
         for (scope, hashes) in staged.spoiled {
             self.spoiled.replace(agent, scope, hashes);
         }
-        if staged.refused > 0 {
-            warn!(%agent, count = staged.refused, "items quarantined");
+        // Of these the agent has more than it may have, so its sweeps cannot be complete.
+        let mut over: BTreeMap<Scope, BTreeSet<Short>> = BTreeMap::new();
+        for urn in &committed.refused {
+            let hashes = over.entry(urn.scope.clone());
+            hashes.or_default().insert(short_hash(urn));
+        }
+        for (scope, mut hashes) in over {
+            hashes.extend(self.spoiled.hashes(agent, &scope));
+            self.spoiled.replace(agent, scope, hashes);
+        }
+        let refused = staged
+            .refused
+            .saturating_add(u64::try_from(committed.refused.len()).unwrap_or(u64::MAX));
+        if refused > 0 {
+            warn!(%agent, count = refused, "items quarantined");
         }
         let mut resync = Vec::new();
-        for (outcome, coverage) in outcomes.iter().zip(staged.ends) {
+        for (outcome, coverage) in committed.sweeps.iter().zip(staged.ends) {
             let (scope, generation) = (&outcome.scope, outcome.generation);
             match outcome.result {
                 SweepResult::Complete { retired } => {
@@ -693,7 +713,7 @@ impl Staging<'_> {
                 let write = &mut self.write;
                 write.fail_sweep(&scope, agent, source, generation, gap, self.now);
             }
-            Item::Source(source) => self.write.put_source(*source),
+            Item::Source(source) => self.write.put_source(*source, self.now),
         }
     }
 

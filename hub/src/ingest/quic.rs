@@ -39,6 +39,9 @@ const INITIAL_MTU: u16 = 1200;
 /// Streams that an agent may have open: its lanes, and some that stay silent.
 const STREAMS: u8 = 16;
 
+/// Streams that an agent may open in one session. It needs one for each lane.
+const STREAMS_OPENED: u32 = 64;
+
 /// Window of one stream, in bytes. More would wait here instead of in the agent's spool.
 const STREAM_WINDOW: u32 = 512 << 10;
 
@@ -215,7 +218,15 @@ struct Opened {
 /// Takes the agent's streams until the connection ends.
 async fn accept(connection: quinn::Connection, mouths: Mouths, opened: Arc<Opened>) {
     let mut readers = JoinSet::new();
+    let mut count: u32 = 0;
     while let Ok((send, receive)) = connection.accept_bi().await {
+        count += 1;
+        if count > STREAMS_OPENED {
+            let reason = "the agent keeps opening streams".to_owned();
+            // The session has ended where nobody listens.
+            let _ = mouths.control.send(Heard::Broken(reason)).await;
+            return;
+        }
         while readers.try_join_next().is_some() {}
         readers.spawn(read_lane(
             send,

@@ -2,19 +2,22 @@
 //! state machine and the store. Decides nothing about items.
 //!
 //! ```text
-//! lanes of a line  ─▶ readers ─▶ pieces ─▶ hub::Session ─▶ batches, by lane ─▶ Intake ─▶ store
+//! lanes of a line  ─▶ readers ─▶ pieces ─▶ hub::Session ─▶ batches ─▶ turn ─▶ Intake ─▶ store
 //! control lane     ◀─ writer  ◀─ frames ◀──────┘◀────────── acknowledgement ◀─────┘
 //! ```
 //! An agent may try two connections at once and speaks on the one it takes. So a session begins
 //! with its first bytes: a connection that stays silent takes no other's place.
 //!
-//! One batch is in the store's hands at a time. While batches wait, no more of the data lanes is
-//! read and the transport's windows hold the agent back.
+//! Batches wait for their turn in the queue of all sessions ([`super::fair`]), and one is in the
+//! store's hands at a time. While they wait, no more of the data lanes is read and the transport's
+//! windows hold the agent back.
 
-use std::collections::{BTreeMap, VecDeque};
+mod frames;
+mod turns;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::error::Error;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,32 +26,30 @@ use jiff::Timestamp;
 use protocol::batch::VerifiedBatch;
 use protocol::declare::Declarations;
 use protocol::frame::Lane;
+use protocol::limits;
 use protocol::session::hub::{self, Output};
 use protocol::session::{CloseCode, Now, SessionError};
-use protocol::wire::v1::{GoAway, Heartbeat, Hello, HighWater};
+use protocol::wire::v1::{Epoch, GoAway, Heartbeat, Hello, HighWater};
 use rustls_pki_types::CertificateDer;
 use store::error::AdmitAgentError;
 use store::rows::AgentState;
 use store::rows::access::AgentStatus;
 use store::{AdmittedAgent, OrgStore};
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::Shared;
 use super::admit::{Terms, clip};
 use super::connection::{Connection, Ears, Full, Heard, Line};
+use super::fair::{Fair, Seat};
 use super::intake::{Intake, IntakeError, Taken};
+use super::quota::Pace;
 use crate::ca::spiffe::{self, read_peer};
-use crate::live::{Changed, EndSession, Live, Registered, SessionInfo, What};
-
-/// Largest piece given to the state machine at once, in bytes: what a hostile peer can make of it
-/// before [`HELD_BYTES`] is looked at again is some twenty small batches.
-const FEED_BYTES: usize = 4 << 10;
-
-/// Decompressed bytes of batches that wait, from which no more of the data lanes is read.
-const HELD_BYTES: usize = 8 << 20;
+use crate::live::{Changed, EndSession, Live, Registered, SessionInfo, Throttled, What};
+use frames::Frames;
+use turns::{Answer, next_answer, size};
 
 /// Time for an agent to greet after the handshake.
 const GREETING_TIME: Duration = Duration::from_secs(10);
@@ -200,6 +201,10 @@ async fn recognise(shared: &Shared, peer: &Peer) -> Result<Known, EndSession> {
     })?;
     let peer = read_peer(leaf, hub.authority.trust_domain())
         .map_err(|error| end(CloseCode::Unenrolled, error.to_string()))?;
+    if !shared.quota.may_begin(peer.identity.agent, Instant::now()) {
+        let reason = "this agent connects too often; it may try again in some seconds";
+        return Err(end(CloseCode::Busy, reason));
+    }
     let admitted = match hub.appliance.admit_agent(&peer.identity).await {
         Ok(admitted) => admitted,
         Err(error) => {
@@ -251,6 +256,7 @@ async fn prepare(
         remote: peer.remote,
         since,
         heard_at: since,
+        throttled: None,
     };
     let (registered, ended) = hub.live.register(agent, session);
     // Who was revoked between the two was not on the list of sessions to end.
@@ -267,6 +273,9 @@ async fn prepare(
     let high_water = store.high_waters(agent).await;
     let high_water = high_water.map_err(|error| failed(&error))?;
     let commit = store.read(|reader| reader.commit()).await;
+    let is_full = high_water.len() >= limits::AGENT_STREAMS;
+    let epochs = high_water.iter().map(|(stream, _)| stream.epoch);
+    let only_epochs = is_full.then(|| epochs.collect());
     let config = hub::Config {
         hub_epoch: hub.epoch,
         commit: commit.map_err(|error| failed(&error))?,
@@ -302,6 +311,9 @@ async fn prepare(
     let (live, spoiled) = (hub.live.clone(), shared.spoiled.clone());
     let intake = Intake::new(store.clone(), terms, live, spoiled);
     let core = hub::Session::new(config, now());
+    let fair = Arc::clone(&shared.fair);
+    let seat = fair.seat(store.org(), agent);
+    let pace = shared.quota.pace(store.org(), agent);
     let (live, transport) = (hub.live.clone(), peer.transport);
     let expires_at = expiry(names.not_after, since);
     let drive = move |line| Drive {
@@ -317,6 +329,13 @@ async fn prepare(
         expires_at,
         intake: Some(intake),
         answering: None,
+        fair,
+        seat,
+        pace,
+        throttled: None,
+        held_until: None,
+        only_epochs,
+        frames: Frames::default(),
         work: BTreeMap::new(),
         held_bytes: 0,
         piece: None,
@@ -341,28 +360,6 @@ fn refusal_of(state: Option<AgentState>) -> Option<EndSession> {
         None => (CloseCode::Unenrolled, AdmitAgentError::Unknown),
     };
     Some(end(error.0, error.1.to_string()))
-}
-
-/// What became of a batch that was given to the store.
-struct Answer {
-    intake: Intake,
-    lane: Lane,
-    bytes: usize,
-    taken: Result<Taken, IntakeError>,
-}
-
-type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
-
-/// Waits for the answer that is due; for ever when none is.
-async fn next_answer(answering: &mut Option<Answering>) -> Answer {
-    match answering {
-        Some(answer) => {
-            let answer = answer.await;
-            *answering = None;
-            answer
-        }
-        None => std::future::pending().await,
-    }
 }
 
 /// Waits until an instant; for ever without one.
@@ -390,7 +387,18 @@ struct Drive {
     expires_at: Instant,
     /// At home, or with the batch that is being stored.
     intake: Option<Intake>,
-    answering: Option<Answering>,
+    answering: Option<JoinHandle<Answer>>,
+    fair: Arc<Fair>,
+    seat: Seat,
+    pace: Pace,
+    /// As the list of sessions shows it.
+    throttled: Option<Throttled>,
+    /// Until when the quota lets nothing more of the data lanes be read.
+    held_until: Option<Instant>,
+    /// The lives of its spool that are known, once there may be no more.
+    only_epochs: Option<BTreeSet<Epoch>>,
+    frames: Frames,
+    /// As they wait in the queue of all.
     work: BTreeMap<Lane, VecDeque<Box<VerifiedBatch>>>,
     /// Decompressed bytes of the batches in `work` and of the one that is being stored.
     held_bytes: usize,
@@ -441,9 +449,9 @@ impl Drive {
         self.hear(first)?;
         loop {
             self.feed()?;
-            self.next_work();
             let silent = tokio::time::Instant::from_std(self.core.poll_timeout());
             let may_hear = self.piece.is_none();
+            let may_store = self.intake.is_some();
             // Every branch may be cancelled: what was not taken stays where it was.
             tokio::select! {
                 why = &mut ended => {
@@ -460,7 +468,11 @@ impl Drive {
                 () = at(self.greet_by) => return Err(ungreeted().into()),
                 Some(heard) = ears.control.recv() => self.hear(heard)?,
                 Some(heard) = ears.data.recv(), if may_hear => self.hear(heard)?,
+                turn = self.seat.granted(), if may_store => self.store(turn),
                 answer = next_answer(&mut self.answering) => self.answered(answer)?,
+                // What waits is given at the next turn of the loop.
+                () = at(self.held_until) => {}
+                () = at(self.frames.due()) => self.check_frames()?,
                 // While a piece waits it is this side that does not listen.
                 () = tokio::time::sleep_until(silent), if may_hear => {
                     if let Err(error) = self.core.handle_timeout(now()) {
@@ -477,7 +489,13 @@ impl Drive {
             Heard::Broken(reason) => return Err(self.breaks(reason).into()),
         };
         match lane {
-            Lane::Control => self.give(lane, &bytes),
+            Lane::Control => {
+                if self.pace.floods(bytes.len(), Instant::now()) {
+                    let reason = "the agent sends more control messages than a session needs";
+                    return Err(self.breaks(reason.to_owned()).into());
+                }
+                self.give(lane, &bytes)
+            }
             Lane::Events | Lane::Inventory | Lane::Cost | Lane::Results => {
                 self.piece = Some((lane, bytes));
                 Ok(())
@@ -485,52 +503,16 @@ impl Drive {
         }
     }
 
-    /// Gives the core what waits, until enough batches wait in turn.
-    fn feed(&mut self) -> Result<(), Ending> {
-        while self.held_bytes < HELD_BYTES
-            && let Some((lane, mut bytes)) = self.piece.take()
-        {
-            let some = bytes.split_to(FEED_BYTES.min(bytes.len()));
-            if !bytes.is_empty() {
-                self.piece = Some((lane, bytes));
-            }
-            self.give(lane, &some)?;
-        }
-        Ok(())
-    }
-
     fn give(&mut self, lane: Lane, bytes: &[u8]) -> Result<(), Ending> {
-        match self.core.handle_bytes(lane, bytes, now()) {
-            Ok(()) => self.send_outputs(),
+        let now = now();
+        match self.core.handle_bytes(lane, bytes, now) {
+            Ok(()) => {
+                let unfinished = self.core.unfinished(lane);
+                self.frames.heard(lane, unfinished, now.at);
+                self.send_outputs()
+            }
             Err(error) => Err(self.broken(&error).into()),
         }
-    }
-
-    /// Gives the next batch to the store, the most urgent lane first.
-    fn next_work(&mut self) {
-        if self.answering.is_some() {
-            return;
-        }
-        let Some((lane, batch)) = self
-            .work
-            .iter_mut()
-            .find_map(|(lane, queue)| Some((*lane, queue.pop_front()?)))
-        else {
-            return;
-        };
-        let Some(mut intake) = self.intake.take() else {
-            return;
-        };
-        let bytes = size(&batch);
-        self.answering = Some(Box::pin(async move {
-            let taken = intake.take(batch, Timestamp::now()).await;
-            Answer {
-                intake,
-                lane,
-                bytes,
-                taken,
-            }
-        }));
     }
 
     /// Counts a breach of the protocol.
@@ -588,16 +570,22 @@ impl Drive {
         }
     }
 
-    fn answered(&mut self, answer: Answer) -> Result<(), Ending> {
+    fn answered(&mut self, answer: Result<Answer, JoinError>) -> Result<(), Ending> {
+        let agent = self.status.agent;
+        let answer = answer.map_err(|error| {
+            error!(%agent, error = &error as &dyn Error, "storing a batch failed");
+            end(CloseCode::Store, "the hub cannot store at the moment")
+        })?;
         let Answer {
             intake,
             lane,
             bytes,
             taken,
+            // Held until what waits of a refused lane is withdrawn.
+            _turn,
         } = answer;
         self.intake = Some(intake);
         self.held_bytes = self.held_bytes.saturating_sub(bytes);
-        let agent = self.status.agent;
         match taken {
             Ok(Taken::Stored {
                 seq,
@@ -618,6 +606,7 @@ impl Drive {
                 self.status.refused_batches = self.status.refused_batches.saturating_add(1);
                 // What waits follows the refused one; the agent will send it again.
                 let dropped = self.work.remove(&lane).unwrap_or_default();
+                self.seat.withdraw(lane);
                 let bytes: usize = dropped.iter().map(|batch| size(batch)).sum();
                 self.held_bytes = self.held_bytes.saturating_sub(bytes);
                 self.core.handle_refused(lane, expected);
@@ -645,19 +634,20 @@ impl Drive {
                         return Err(self.breaks(reason.to_owned()).into());
                     }
                 }
-                Output::Greeted(hello) => self.greeted(hello),
-                Output::Admit(batch) => {
-                    let lane = Lane::from_number(batch.header().lane).unwrap_or(Lane::Control);
-                    self.held_bytes = self.held_bytes.saturating_add(size(&batch));
-                    self.work.entry(lane).or_default().push_back(batch);
-                }
+                Output::Greeted(hello) => self.greeted(hello)?,
+                Output::Admit(batch) => self.queue(batch),
                 Output::Beat(beat) => self.beat(&beat),
             }
         }
         Ok(())
     }
 
-    fn greeted(&mut self, hello: Hello) {
+    fn greeted(&mut self, hello: Hello) -> Result<(), Ending> {
+        let is_known = |epochs: &BTreeSet<Epoch>| epochs.contains(&hello.epoch);
+        if !self.only_epochs.as_ref().is_none_or(is_known) {
+            let reason = "this agent has begun more spools than the hub keeps; enrol it again";
+            return Err(self.breaks(reason.to_owned()).into());
+        }
         let at = Timestamp::now();
         self.greet_by = None;
         self.status.version = clip(&hello.agent_version, VERSION_BYTES);
@@ -672,6 +662,7 @@ impl Drive {
         }
         info!(%agent, version = %self.status.version, skew_ms, "agent greeted");
         self.alive(at);
+        Ok(())
     }
 
     fn beat(&mut self, beat: &Heartbeat) {
@@ -719,10 +710,4 @@ async fn store_status(store: OrgStore, status: AgentStatus) {
     if let Err(error) = write.commit().await {
         warn!(%agent, error = &error as &dyn Error, "an agent's status could not be stored");
     }
-}
-
-/// Returns how many bytes a batch holds in memory.
-fn size(batch: &VerifiedBatch) -> usize {
-    let items = usize::try_from(batch.header().payload_bytes).unwrap_or(usize::MAX);
-    items.saturating_add(batch.payload().len())
 }

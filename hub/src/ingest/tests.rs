@@ -1,5 +1,7 @@
 //! Agents against the port: real QUIC and TCP on loopback, a real store in a folder of its own.
 
+mod hostile;
+mod pace;
 mod parties;
 mod tcp;
 
@@ -877,7 +879,7 @@ fn agents_of_a_hub_that_was_killed_are_told_at_once_by_its_next_life() {
     agents.block_on(async {
         assert!(talk.connection.close_reason().is_none());
         let stop = CancellationToken::new();
-        let (_, _, serve) = port(&hub.store, hub.address, &Arc::default(), &stop).await;
+        let (_, _, serve) = port(&hub.store, hub.address, &Arc::default(), &stop, NO_QUOTAS).await;
         let serving = tokio::spawn(serve);
         let began = std::time::Instant::now();
         talk.write(Lane::Events, &[0; 64]).await;

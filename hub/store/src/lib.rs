@@ -46,6 +46,7 @@ pub use list::{
 };
 pub use master::MasterKey;
 pub use org::{
-    Administration, Committed, OrgReader, OrgStore, OrgWrite, SignedHeader, StoredHeader, Stream,
+    Administration, AgentBounds, Committed, OrgReader, OrgStore, OrgWrite, SignedHeader,
+    StoredHeader, Stream,
 };
 pub use store::{Store, StoreConfig};

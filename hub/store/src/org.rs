@@ -5,6 +5,7 @@ mod columns;
 mod read;
 pub(crate) mod search;
 mod sweep;
+mod tally;
 #[cfg(test)]
 mod tamper;
 mod write;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use jiff::Timestamp;
-use protocol::ids::{AgentId, EventId, FindingId, OrgId, ResourceId, TokenId};
+use protocol::ids::{AgentId, EventId, FindingId, OrgId, ResourceId, SourceId, TokenId};
 use protocol::wire::v1::Epoch;
 use protocol::{Scope, Urn};
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,7 @@ use tokio::sync::watch;
 use self::apply::{Applied, meta};
 use self::columns::{Columns, Lists};
 pub use self::read::OrgReader;
+pub use self::tally::AgentBounds;
 pub use self::write::OrgWrite;
 use crate::appliance::Shared;
 use crate::codec;
@@ -93,6 +95,8 @@ pub struct Committed {
     pub audit: AuditHead,
     /// What each [`OrgWrite::end_sweep`] came to, in order.
     pub sweeps: Vec<SweepOutcome>,
+    /// Resources that were refused because their agent has as many as it may have.
+    pub refused: Vec<Urn>,
 }
 
 /// One organisation's store: the authority to read and write it.
@@ -144,6 +148,7 @@ pub(crate) struct OrgInner {
     door: Door,
     alarm: Alarm,
     appliance: Arc<Shared>,
+    bounds: AgentBounds,
     columns: Columns,
     last_commit: watch::Sender<u64>,
     block_salt: [u8; 2],
@@ -308,6 +313,11 @@ impl OrgStore {
         self.read(move |reader| reader.carried(agent)).await
     }
 
+    /// Returns a source.
+    pub async fn source(&self, id: SourceId) -> Result<Option<Source>, ReadError> {
+        self.read(move |reader| reader.source(id)).await
+    }
+
     /// Returns every source.
     pub async fn sources(&self) -> Result<Vec<Source>, ReadError> {
         self.read(OrgReader::sources).await
@@ -436,6 +446,7 @@ pub(crate) struct Surroundings {
     pub(crate) door: Door,
     pub(crate) alarm: Alarm,
     pub(crate) appliance: Arc<Shared>,
+    pub(crate) bounds: AgentBounds,
 }
 
 impl OrgInner {
@@ -498,6 +509,7 @@ impl OrgInner {
             door: around.door,
             alarm: around.alarm,
             appliance: around.appliance,
+            bounds: around.bounds,
             columns: Columns::default(),
             last_commit: watch::Sender::new(last_commit),
             block_salt,

@@ -25,7 +25,7 @@ use crate::engine::{Engine, WriteSet};
 use crate::error::{ApplianceError, Fatal, OpenError};
 use crate::keys::Names;
 use crate::master::MasterKey;
-use crate::org::{OrgInner, OrgStore, Surroundings};
+use crate::org::{AgentBounds, OrgInner, OrgStore, Surroundings};
 use crate::rows::access::Org;
 use crate::seal::{Keyring, Owner, Sealer, UnwrapError, Wrap, fill_random};
 use crate::tables::Table;
@@ -41,6 +41,8 @@ pub struct StoreConfig {
     pub data_dir: PathBuf,
     /// Page cache of each open file, in bytes. The kernel's cache stands behind it.
     pub cache_bytes: usize,
+    /// The most that one agent may have in its organisation's store.
+    pub agent_bounds: AgentBounds,
 }
 
 impl StoreConfig {
@@ -50,6 +52,7 @@ impl StoreConfig {
         Self {
             data_dir: data_dir.into(),
             cache_bytes: 1 << 20,
+            agent_bounds: AgentBounds::default(),
         }
     }
 }
@@ -400,6 +403,7 @@ impl Hub {
             door: self.door.clone(),
             alarm: self.alarm.clone(),
             appliance: Arc::clone(&self.shared),
+            bounds: self.config.agent_bounds,
         };
         OrgInner::open(org, path, Arc::new(engine), names, sealer, around).map(OrgStore::of)
     }

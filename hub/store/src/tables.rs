@@ -54,6 +54,8 @@ pub(crate) enum Table {
     Losses = 20,
     /// `h(agent id)` → the chain of bundles that its batches come in by.
     Carried = 21,
+    /// `h(agent id)` → how many sources, scopes and resources it has.
+    Tallies = 22,
     // -- of the appliance ----------------------------------------------------------------------
     /// `h(org id)` → organisation with its wrapped keyring.
     Orgs = 32,
@@ -103,6 +105,7 @@ impl Table {
         Self::Audit,
         Self::Losses,
         Self::Carried,
+        Self::Tallies,
     ];
 
     /// The tables of the appliance's file.
@@ -144,6 +147,7 @@ impl Table {
             Self::Audit => "audit",
             Self::Losses => "losses",
             Self::Carried => "carried",
+            Self::Tallies => "tallies",
             Self::Orgs => "orgs",
             Self::OrgNames => "org-names",
             Self::Users => "users",

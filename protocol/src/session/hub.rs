@@ -304,6 +304,12 @@ impl Session {
         self.config.commit
     }
 
+    /// Returns the number of a lane's frame that has begun to arrive and is not whole. The driver
+    /// gives up an agent that never ends one.
+    pub fn unfinished(&self, lane: Lane) -> Option<u64> {
+        self.decoders.get(&lane)?.unfinished()
+    }
+
     /// Returns when [`Session::handle_timeout`] should be called.
     pub fn poll_timeout(&self) -> Instant {
         self.heard_at + limits::IDLE_TIMEOUT

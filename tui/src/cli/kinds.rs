@@ -90,6 +90,7 @@ kinds! {
     } [
         "id" "name" "state" "version" "transport" "last_seen" "spool.bytes"
         "spool.oldest" "sources" "certificate.not_after" "clock_skew_ms" "refused"
+        "throttled.since" "throttled.reason"
     ]
     /// Sources.
     SOURCE "/api/v1/sources" {

@@ -737,7 +737,7 @@ async fn seed(store: &Store, data: &OrgStore) -> Seeded {
         note: "the check fails".to_owned(),
     };
     let mut write = data.write();
-    write.put_source(Source {
+    let reported = Source {
         id: source,
         agent,
         name: "shop".to_owned(),
@@ -748,7 +748,8 @@ async fn seed(store: &Store, data: &OrgStore) -> Seeded {
         documents: 1,
         faults: vec![],
         error: None,
-    });
+    };
+    write.put_source(reported, now);
     write.begin_sweep(&urn.scope, agent, source, 1, now);
     let facts_hash = document.content_hash();
     let from = Provenance {

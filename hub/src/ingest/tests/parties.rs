@@ -22,13 +22,13 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::Serialize;
 use store::rows::access::{AgentStatus, EnrolToken};
-use store::{MasterKey, OrgStore, Store, StoreConfig};
+use store::{AgentBounds, MasterKey, OrgStore, Store, StoreConfig};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::ca::Authority;
 use crate::identity::{self, Identity};
-use crate::ingest::{self, open};
+use crate::ingest::{self, Quotas, Rates, open};
 use crate::live::Live;
 use crate::tls::{self, CurrentLeaf};
 
@@ -50,18 +50,46 @@ pub(super) struct Hub {
     _folder: tempfile::TempDir,
 }
 
+/// No limits.
+pub(super) const NO_QUOTAS: Quotas = Quotas {
+    agent: NO_RATES,
+    org: NO_RATES,
+    burst: Duration::from_secs(1),
+};
+
+const NO_RATES: Rates = Rates {
+    bytes: None,
+    events: None,
+};
+
 pub(super) async fn hub() -> Hub {
+    hub_with(NO_QUOTAS).await
+}
+
+pub(super) async fn hub_with(quotas: Quotas) -> Hub {
+    hub_of(quotas, AgentBounds::default()).await
+}
+
+pub(super) async fn hub_bounded(bounds: AgentBounds) -> Hub {
+    hub_of(NO_QUOTAS, bounds).await
+}
+
+async fn hub_of(quotas: Quotas, agent_bounds: AgentBounds) -> Hub {
     let folder = tempfile::tempdir().unwrap();
     let data_dir = folder.path().join("data");
     let master = MasterKey::create(&folder.path().join("master.key"), &data_dir).unwrap();
-    let store = Store::create(StoreConfig::new(&data_dir), master).unwrap();
+    let config = StoreConfig {
+        agent_bounds,
+        ..StoreConfig::new(&data_dir)
+    };
+    let store = Store::create(config, master).unwrap();
     let appliance = store.appliance();
     let now = Timestamp::now();
     let org = appliance.create_org("acme", now).await.unwrap().id;
     identity::establish(&appliance, &[], now).await.unwrap();
     let (live, stop) = (Arc::new(Live::default()), CancellationToken::new());
     let any = "127.0.0.1:0".parse().unwrap();
-    let (address, authority, serve) = port(&store, any, &live, &stop).await;
+    let (address, authority, serve) = port(&store, any, &live, &stop, quotas).await;
     Hub {
         store,
         live,
@@ -80,6 +108,7 @@ pub(super) async fn port(
     address: SocketAddr,
     live: &Arc<Live>,
     stop: &CancellationToken,
+    quotas: Quotas,
 ) -> (
     SocketAddr,
     Arc<Authority>,
@@ -98,6 +127,7 @@ pub(super) async fn port(
         authority: Arc::clone(&authority),
         live: Arc::clone(live),
         epoch: identity.epoch,
+        quotas,
     };
     let serve = ingest::serve(port, Arc::new(parts), stop.clone());
     (address, authority, serve)
@@ -259,9 +289,10 @@ pub(super) async fn connect(
     alpn: &[u8],
 ) -> Result<(Endpoint, Connection), ConnectionError> {
     let crypto = QuicClientConfig::try_from(client_tls(hub, agent, alpn)).unwrap();
+    let config = ClientConfig::new(Arc::new(crypto));
     let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     let connecting = endpoint
-        .connect_with(ClientConfig::new(Arc::new(crypto)), hub.address, HUB_NAME)
+        .connect_with(config, hub.address, HUB_NAME)
         .unwrap();
     let connection = tokio::time::timeout(PATIENCE, connecting).await;
     connection

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::columns::Delta;
 use super::sweep::{Incoming, Inventory};
+use super::tally::{Counted, Over, Tallies};
 use super::{Committed, OrgInner, SignedHeader, StoredHeader, StoredStream, Stream};
 use crate::draft::Draft;
 use crate::engine::{Group, Range, Refused, WriteSet};
@@ -66,7 +67,7 @@ pub(super) enum Op {
     Gone(Urn),
     End(SweepEnd),
     Confirm(Scope, u64, Timestamp),
-    Source(Source),
+    Source(Source, Timestamp),
     AgentStatus(AgentStatus),
     Verdicts(VerdictRow),
     NoVerdicts(Subject),
@@ -160,6 +161,8 @@ fn draft(
         draft: Draft::new(group, &org.sealer)?,
         delta: Delta::default(),
         sweeps: Vec::new(),
+        tallies: Tallies::new(org.bounds),
+        refused: Vec::new(),
         checks: None,
     };
     for op in ops {
@@ -168,15 +171,19 @@ fn draft(
     let audit = writing.audit_head()?;
     let commit = writing.draft.commit_number();
     let Writing {
-        draft,
+        mut draft,
         delta,
         sweeps,
+        tallies,
+        refused,
         ..
     } = writing;
+    tallies.store(&mut draft, &org.names);
     let committed = Committed {
         commit,
         audit,
         sweeps,
+        refused,
     };
     Ok((draft.finish(), Applied { committed, delta }))
 }
@@ -193,6 +200,8 @@ struct Writing<'g> {
     draft: Draft<'g>,
     delta: Delta,
     sweeps: Vec<SweepOutcome>,
+    tallies: Tallies,
+    refused: Vec<Urn>,
     /// The list of checks, once it was read.
     checks: Option<Checks>,
 }
@@ -218,6 +227,7 @@ impl<'g> Writing<'g> {
             names: &self.org.names,
             draft: &mut self.draft,
             delta: &mut self.delta,
+            tallies: &mut self.tallies,
         }
     }
 
@@ -238,8 +248,12 @@ impl<'g> Writing<'g> {
                 generation,
                 at,
             } => {
-                self.inventory()
+                let over = self
+                    .inventory()
                     .begin(scope, *agent, *source, *generation, *at)?;
+                if let Some(over) = over {
+                    self.refuse(*agent, *source, *at, scope.to_string(), over)?;
+                }
             }
             Op::Fail(failed) => {
                 let FailedSweep {
@@ -250,10 +264,20 @@ impl<'g> Writing<'g> {
                     gap,
                     at,
                 } = &**failed;
-                self.inventory()
+                let over = self
+                    .inventory()
                     .fail(scope, *agent, *source, *generation, gap, *at)?;
+                if let Some(over) = over {
+                    self.refuse(*agent, *source, *at, scope.to_string(), over)?;
+                }
             }
-            Op::Put(document) => self.inventory().put(document)?,
+            Op::Put(document) => {
+                if let Some(over) = self.inventory().put(document)? {
+                    let (urn, from) = (document.urn(), document.from());
+                    self.refuse(from.agent, from.source, from.at, urn.to_string(), over)?;
+                    self.refused.push(urn.clone());
+                }
+            }
             Op::Gone(urn) => self.inventory().stage_gone(urn)?,
             Op::End(end) => {
                 let outcome = self.inventory().end(end)?;
@@ -262,10 +286,7 @@ impl<'g> Writing<'g> {
             Op::Confirm(scope, retiring, at) => {
                 self.inventory().confirm(scope, *retiring, *at)?;
             }
-            Op::Source(source) => {
-                self.draft
-                    .put(Table::Sources, self.org.names.source(source.id), source);
-            }
+            Op::Source(source, at) => self.put_source(source, *at)?,
             Op::AgentStatus(status) => {
                 let key = self.org.names.agent_status(status.agent);
                 self.draft.put(Table::AgentStatus, key, status);
@@ -477,6 +498,45 @@ impl<'g> Writing<'g> {
         }
         count.refused = count.refused.saturating_add(1);
         self.draft.put(Table::Meta, count_key, &count);
+        Ok(())
+    }
+
+    /// Keeps something in the quarantine of which its agent has too many.
+    fn refuse(
+        &mut self,
+        agent: AgentId,
+        source: SourceId,
+        at: Timestamp,
+        what: String,
+        over: Over,
+    ) -> Result<(), CommitError> {
+        self.quarantine(&Quarantined {
+            at,
+            agent,
+            source: Some(source),
+            reason: over.to_string(),
+            what,
+        })
+    }
+
+    fn put_source(&mut self, source: &Source, at: Timestamp) -> Result<(), CommitError> {
+        let names = &self.org.names;
+        let key = names.source(source.id);
+        let before: Option<Source> = self.draft.get(Table::Sources, &key)?;
+        let owner = before.map(|before| before.agent);
+        if owner != Some(source.agent) {
+            let counted = Counted::Sources;
+            let over = self
+                .tallies
+                .add(&self.draft, names, source.agent, counted)?;
+            if let Some(over) = over {
+                return self.refuse(source.agent, source.id, at, source.name.clone(), over);
+            }
+            if let Some(owner) = owner {
+                self.tallies.remove(&self.draft, names, owner, counted)?;
+            }
+        }
+        self.draft.put(Table::Sources, key, source);
         Ok(())
     }
 

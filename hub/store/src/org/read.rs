@@ -7,7 +7,7 @@ use std::sync::Arc;
 use data_encoding::BASE64URL_NOPAD;
 use jiff::Timestamp;
 use protocol::document::Link;
-use protocol::ids::{AgentId, EventId, FindingId, OrgId, ResourceId};
+use protocol::ids::{AgentId, EventId, FindingId, OrgId, ResourceId, SourceId};
 use protocol::limits::PAGE_ITEMS;
 use protocol::parts::{self, Sums};
 use protocol::{Scope, Urn};
@@ -259,6 +259,11 @@ impl OrgReader {
         let mut sources: Vec<Source> = self.view().all(Table::Sources, &Range::all())?;
         sources.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
         Ok(sources)
+    }
+
+    /// See [`OrgStore::source`](super::OrgStore::source).
+    pub fn source(&self, id: SourceId) -> Result<Option<Source>, ReadError> {
+        self.view().row(Table::Sources, &self.org.names.source(id))
     }
 
     /// Returns what an agent last said about itself.

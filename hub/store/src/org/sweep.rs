@@ -10,6 +10,7 @@ use protocol::limits::{RETIRE_FREE, RETIRE_SHARE};
 use protocol::{Document, Scope, Urn};
 
 use super::columns::{Delta, document_summary};
+use super::tally::{Counted, Over, Tallies};
 use crate::draft::Draft;
 use crate::engine::{Key, Range};
 use crate::error::ReadError;
@@ -44,6 +45,14 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
+    pub(super) fn urn(&self) -> &Urn {
+        &self.urn
+    }
+
+    pub(super) fn from(&self) -> Provenance {
+        self.from
+    }
+
     pub(super) fn new(org: OrgId, document: &Document, from: Provenance) -> Self {
         let text =
             serde_json::to_string(document).expect("documents have string keys and finite numbers");
@@ -75,6 +84,7 @@ pub(super) struct Inventory<'w, 'g> {
     pub(super) names: &'w Names,
     pub(super) draft: &'w mut Draft<'g>,
     pub(super) delta: &'w mut Delta,
+    pub(super) tallies: &'w mut Tallies,
 }
 
 /// Resources that an end of a sweep would retire, and what the hub would hold then.
@@ -86,6 +96,15 @@ struct Retiring {
 impl Inventory<'_, '_> {
     fn scope(&self, scope: &Scope) -> Result<Option<ScopeStatus>, ReadError> {
         self.draft.get(Table::Scopes, &self.names.scope(scope))
+    }
+
+    /// Counts a scope that is new; says so if its agent may have no more.
+    fn count_scope(&mut self, scope: &Scope, agent: AgentId) -> Result<Option<Over>, ReadError> {
+        if self.draft.exists(Table::Scopes, &self.names.scope(scope))? {
+            return Ok(None);
+        }
+        self.tallies
+            .add(self.draft, self.names, agent, Counted::Scopes)
     }
 
     /// Stores a scope's status, and names it in the feed if what it proves has changed.
@@ -139,7 +158,10 @@ impl Inventory<'_, '_> {
         source: SourceId,
         generation: u64,
         at: Timestamp,
-    ) -> Result<(), ReadError> {
+    ) -> Result<Option<Over>, ReadError> {
+        if let Some(over) = self.count_scope(scope, agent)? {
+            return Ok(Some(over));
+        }
         let status = self.begun(scope, agent, source, at)?;
         let is_open = matches!(status.state, ScopeState::Sweeping | ScopeState::Held(_));
         if !is_open || status.agent != agent {
@@ -153,7 +175,8 @@ impl Inventory<'_, '_> {
             state: ScopeState::Sweeping,
             last_begin_at: at,
             ..status
-        })
+        })?;
+        Ok(None)
     }
 
     /// A list could not be read.
@@ -165,7 +188,10 @@ impl Inventory<'_, '_> {
         generation: u64,
         gap: &Gap,
         at: Timestamp,
-    ) -> Result<(), ReadError> {
+    ) -> Result<Option<Over>, ReadError> {
+        if let Some(over) = self.count_scope(scope, agent)? {
+            return Ok(Some(over));
+        }
         let status = self.begun(scope, agent, source, at)?;
         self.clear_staged(scope);
         let state = ScopeState::Failed(gap.clone());
@@ -175,11 +201,12 @@ impl Inventory<'_, '_> {
             generation,
             state,
             ..status
-        })
+        })?;
+        Ok(None)
     }
 
     /// Stores a document: its row, its history, its links, its scope's set hash.
-    pub(super) fn put(&mut self, document: &Incoming) -> Result<(), ReadError> {
+    pub(super) fn put(&mut self, document: &Incoming) -> Result<Option<Over>, ReadError> {
         let Incoming {
             urn,
             content_hash,
@@ -187,10 +214,26 @@ impl Inventory<'_, '_> {
             from,
             ..
         } = document;
-        let mut scope = self.begun(&urn.scope, from.agent, from.source, from.at)?;
         let key = self.names.resource(urn);
         let before: Option<StoredResource> = self.draft.get(Table::Resources, &key)?;
         let living = before.as_ref().filter(|row| row.retired_at.is_none());
+        let owner = living.map(|row| row.agent);
+        if owner != Some(from.agent) {
+            let over = match self.count_scope(&urn.scope, from.agent)? {
+                Some(over) => Some(over),
+                None => self
+                    .tallies
+                    .add(self.draft, self.names, from.agent, Counted::Resources)?,
+            };
+            if over.is_some() {
+                return Ok(over);
+            }
+            if let Some(owner) = owner {
+                self.tallies
+                    .remove(self.draft, self.names, owner, Counted::Resources)?;
+            }
+        }
+        let mut scope = self.begun(&urn.scope, from.agent, from.source, from.at)?;
         let is_changed = living.is_none_or(|row| row.content_hash != *content_hash);
         if is_changed {
             let name = urn.to_string();
@@ -227,7 +270,8 @@ impl Inventory<'_, '_> {
         });
         self.draft.put(Table::Resources, key.clone(), &row);
         self.draft.delete(Table::Gone, key);
-        self.put_scope(&scope)
+        self.put_scope(&scope)?;
+        Ok(None)
     }
 
     /// Keeps a document that ceases to be the current one.
@@ -473,6 +517,8 @@ impl Inventory<'_, '_> {
     ) -> Result<(), ReadError> {
         self.keep_past(&row, at)?;
         self.relink(&row.urn, &links_of(&row)?, &[]);
+        self.tallies
+            .remove(self.draft, self.names, row.agent, Counted::Resources)?;
         self.draft.note(Table::Resources, key.clone());
         self.delta.retired(row.urn.clone());
         // The last sweep that confirmed it is a fact of the row from here on.

@@ -45,6 +45,7 @@ pub(super) fn store_on(engine: &Arc<dyn Engine>) -> OrgStore {
         door,
         alarm,
         appliance: Arc::new(appliance),
+        bounds: super::AgentBounds::default(),
     };
     let path = std::path::Path::new("memory");
     OrgStore::of(OrgInner::open(ORG, path, Arc::clone(engine), names, sealer, around).unwrap())

@@ -112,7 +112,9 @@ impl OrgWrite {
     }
 
     /// Stores a document as part of the current sweep of its scope: the resource row, its
-    /// history, its links, its scope's set hash.
+    /// history, its links, its scope's set hash. Where its agent has as much as it may have
+    /// ([`AgentBounds`](crate::AgentBounds)), it goes to the quarantine and [`Committed::refused`]
+    /// names it.
     pub fn put_resource(&mut self, document: Document, from: Provenance) {
         let incoming = Incoming::new(self.org.org, &document, from);
         self.bytes = self.bytes.saturating_add(incoming.bytes());
@@ -137,9 +139,9 @@ impl OrgWrite {
         self.push(Op::Confirm(scope.clone(), retiring, at));
     }
 
-    /// Stores a source.
-    pub fn put_source(&mut self, source: Source) {
-        self.push(Op::Source(source));
+    /// Stores a source that was reported at `at`.
+    pub fn put_source(&mut self, source: Source, at: Timestamp) {
+        self.push(Op::Source(source, at));
     }
 
     /// Stores what an agent last said about itself.

@@ -347,12 +347,22 @@ fn agent_summary(agent: &Agent, now: Timestamp) -> Vec<Line> {
         None => "never".to_owned(),
         Some(at) => format!("{} ({})", minute(at), age(at, now)),
     };
+    let pace = match &agent.throttled {
+        None => "not slowed down".to_owned(),
+        Some(throttled) => format!(
+            "slowed down since {} ({}): {}; nothing is lost",
+            minute(throttled.since),
+            age(throttled.since, now),
+            throttled.reason
+        ),
+    };
     vec![
         line("State", agent.state.word()),
         line("Last seen", seen),
         line("Transport", agent.transport.clone()),
         line("Version", agent.version.clone()),
         line("Spool", spool),
+        line("Pace", pace),
         line("Clock", clock),
         line(
             "Certificate",

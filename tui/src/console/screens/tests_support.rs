@@ -135,6 +135,7 @@ pub(crate) fn agent() -> Agent {
         },
         clock_skew_ms: Some(-31),
         refused: 0,
+        throttled: None,
     }
 }
 
