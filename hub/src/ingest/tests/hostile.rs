@@ -216,7 +216,7 @@ async fn a_storm_of_sessions_of_one_identity_is_slowed_and_harms_no_other() {
     while refused == 0 {
         assert!(began.elapsed() < PATIENCE, "nothing was refused");
         let (_endpoint, connection) = connect(&hub, Some(&storm), v1::ALPN).await.unwrap();
-        let soon = tokio::time::timeout(Duration::from_millis(200), connection.closed());
+        let soon = tokio::time::timeout(Duration::from_millis(100), connection.closed());
         if let Ok(ConnectionError::ApplicationClosed(close)) = soon.await {
             let reason = String::from_utf8_lossy(&close.reason).into_owned();
             assert_eq!(
