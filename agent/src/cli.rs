@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use protocol::limits;
 
 use crate::show::Format;
 use crate::sources::Wanted;
@@ -56,6 +57,9 @@ pub(crate) enum Verb {
     Source(SourceVerb),
     /// Runs the daemon.
     Run(Run),
+    /// Carries batches to a hub that cannot be reached, and its replies back, in files.
+    #[command(subcommand)]
+    Bundle(BundleVerb),
     /// Syncs one source to standard output, without a hub: one resource document a line.
     Collect(Collect),
     /// Shows what the running daemon is doing.
@@ -168,6 +172,72 @@ pub(crate) struct Collect {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum BundleVerb {
+    /// Writes what waits for the hub to FILE, sealed to the hub's key.
+    ///
+    /// Carry it to the hub (`zero-x-hub bundle import FILE`) and its reply back (`zero-x-hub bundle
+    /// reply FILE` there, `zero-x-agent bundle import FILE` here). Until then the batches stay here,
+    /// and the next export holds them too. The daemon must not run meanwhile.
+    Export(BundleExport),
+    /// Takes a reply: lets go what the hub has, and sends again what it asks for.
+    Import {
+        /// The file that `zero-x-hub bundle reply` wrote.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Checks that an exported bundle is whole and signed, for example after copying it.
+    Verify {
+        /// Its first file.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BundleExport {
+    /// The file to write; further volumes are FILE.2, FILE.3, …
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Largest volume, in bytes; K, M and G stand for powers of 1024.
+    #[arg(long, value_name = "BYTES", default_value = "256M", value_parser = volume_bytes)]
+    pub(crate) volume_size: u64,
+    /// Syncs every source once before, so that no daemon has to run on this host.
+    #[arg(long)]
+    pub(crate) sync: bool,
+    /// For one-way diodes: no reply will come, so what was written is let go. The hub still names
+    /// what never came.
+    #[arg(long)]
+    pub(crate) diode: bool,
+    /// From where on: what no reply has acknowledged, or only what no bundle has held yet.
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = Since::Acknowledged)]
+    pub(crate) since: Since,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Since {
+    /// Everything that no reply has acknowledged.
+    Acknowledged,
+    /// Only what no bundle has held yet.
+    Exported,
+}
+
+/// Reads the size of a volume.
+fn volume_bytes(text: &str) -> Result<u64, String> {
+    let (digits, factor) = match text.as_bytes().last() {
+        Some(b'k' | b'K') => (text.get(..text.len() - 1), 1 << 10),
+        Some(b'm' | b'M') => (text.get(..text.len() - 1), 1 << 20),
+        Some(b'g' | b'G') => (text.get(..text.len() - 1), 1 << 30),
+        Some(_) | None => (Some(text), 1),
+    };
+    let number: Option<u64> = digits.and_then(|digits| digits.parse().ok());
+    let bytes = number.and_then(|number| number.checked_mul(factor));
+    let range = limits::BUNDLE_VOLUME_MIN_BYTES..=limits::BUNDLE_VOLUME_MAX_BYTES;
+    bytes.filter(|bytes| range.contains(bytes)).ok_or_else(|| {
+        "a volume has 4M to 4095M: what a memory stick's file system takes".to_owned()
+    })
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum ConfigVerb {
     /// Prints every value and where it came from.
     Show,
@@ -203,6 +273,16 @@ mod tests {
         assert!(told(&["zero-x-agent", "run", "--onse"]).contains("'--once'"));
         assert!(told(&["zero-x-agent", "sorce", "list"]).contains("'source'"));
         assert!(told(&["zero-x-agent", "source", "add", "awz", "--name", "n"]).contains("'aws'"));
+    }
+
+    #[test]
+    fn a_volume_fits_a_memory_stick_and_the_largest_chunk() {
+        assert_eq!(volume_bytes("256M"), Ok(256 << 20));
+        assert_eq!(volume_bytes("4194304"), Ok(4 << 20));
+        assert_eq!(volume_bytes("3g"), Ok(3 << 30));
+        for bad in ["", "M", "1M", "4G", "-5", "9999999999999G", "5T"] {
+            assert!(volume_bytes(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use jiff::Timestamp;
+use protocol::bundle::HubKey;
 use protocol::enroll::{
     EXPORTER_LABEL, MESSAGE_BYTES, Pin, Reply, Request, Token, TokenError, signed_message,
 };
@@ -156,7 +157,7 @@ pub(crate) async fn enroll(
         }
     };
     connection.leave().await;
-    let (chain, root) = check(reply, &token.0.pins, &key)?;
+    let (chain, root, bundle_key) = check(reply, &token.0.pins, &key)?;
     if Identity::exists(layout) {
         set_spool_aside(layout).map_err(EnrollError::Spool)?;
     }
@@ -165,6 +166,7 @@ pub(crate) async fn enroll(
         root: &root,
         key: &pkcs8,
         hubs,
+        bundle_key,
         at: Timestamp::now(),
     };
     let names = Identity::store(layout, &issued)?;
@@ -239,22 +241,27 @@ async fn exchange(
     }
 }
 
-type Certificates = (Vec<CertificateDer<'static>>, CertificateDer<'static>);
+type Certificates = (
+    Vec<CertificateDer<'static>>,
+    CertificateDer<'static>,
+    HubKey,
+);
 
 /// Checks that what was issued is for this key, by the pinned root, and names an agent.
 fn check(reply: Reply, pins: &[Pin], key: &KeyPair) -> Result<Certificates, EnrollError> {
     let answer = |reason: &str| EnrollError::Answer {
         reason: reason.to_owned(),
     };
-    let (org, agent, chain, root) = match reply {
+    let (org, agent, chain, root, bundle_key) = match reply {
         Reply::Refused { code, reason } => return Err(EnrollError::Refused { code, reason }),
         Reply::Issued {
             org,
             agent,
             chain,
             root,
+            bundle_key,
             ..
-        } => (org, agent, chain, root),
+        } => (org, agent, chain, root, bundle_key),
     };
     let pinned = Pin::of_certificate(&root).is_ok_and(|pin| pins.contains(&pin));
     if !pinned {
@@ -273,7 +280,9 @@ fn check(reply: Reply, pins: &[Pin], key: &KeyPair) -> Result<Certificates, Enro
     if (names.org, names.agent) != (org, agent) {
         return Err(answer("the certificate names somebody else"));
     }
-    Ok((chain, CertificateDer::from(root)))
+    let bundle_key =
+        HubKey::from_bytes(&bundle_key).map_err(|_| answer("its key for bundles is none"))?;
+    Ok((chain, CertificateDer::from(root), bundle_key))
 }
 
 /// Puts the spool of the old identity beside: nothing in it can be read or sent by the new one.

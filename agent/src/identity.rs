@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use data_encoding::BASE64;
 use jiff::Timestamp;
 use protocol::batch::{BatchError, Signer};
+use protocol::bundle::HubKey;
 use protocol::ids::{AgentId, OrgId};
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
@@ -83,6 +84,8 @@ pub(crate) struct Identity {
     pub(crate) root: CertificateDer<'static>,
     /// When the certificate begins and ends to be valid.
     pub(crate) valid: (Timestamp, Timestamp),
+    /// What bundles for the hub are sealed to.
+    pub(crate) bundle_key: Option<HubKey>,
     key: Zeroizing<Vec<u8>>,
     spool_key: Zeroizing<[u8; 32]>,
 }
@@ -103,6 +106,8 @@ pub(crate) struct Issued<'a> {
     /// PKCS #8 of the agent's key.
     pub(crate) key: &'a Zeroizing<Vec<u8>>,
     pub(crate) hubs: Vec<String>,
+    /// What bundles are to be sealed to.
+    pub(crate) bundle_key: HubKey,
     pub(crate) at: Timestamp,
 }
 
@@ -114,6 +119,9 @@ struct Enrolment {
     org: OrgId,
     hubs: Vec<String>,
     enrolled_at: Timestamp,
+    /// Hexadecimal digits; an enrolment of before has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bundle_key: Option<String>,
 }
 
 /// The names in an agent's certificate.
@@ -219,7 +227,17 @@ impl Identity {
         if !fits || digits.decode_mut(&hex, spool_key.as_mut_slice()).is_err() {
             return Err(damaged("spool.key", "it is not 64 hexadecimal digits"));
         }
+        let bundle_key = enrolment.bundle_key.as_ref().map(|text| {
+            let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).ok();
+            bytes.and_then(|bytes| HubKey::from_bytes(&bytes).ok())
+        });
+        let bundle_key = match bundle_key {
+            Some(None) => return Err(damaged("enrolment.json", "its key for bundles is none")),
+            Some(key) => key,
+            None => None,
+        };
         let identity = Self {
+            bundle_key,
             agent: names.agent,
             org: names.org,
             hubs: enrolment.hubs,
@@ -259,6 +277,16 @@ impl Identity {
         })
     }
 
+    /// Returns the public key of the certificate: an uncompressed P-256 point.
+    ///
+    /// # Errors
+    ///
+    /// When the key is no P-256 key.
+    pub(crate) fn public_key(&self) -> Result<Vec<u8>, BatchError> {
+        let signer = self.signer()?;
+        Ok(signer.pair.public_key().as_ref().to_vec())
+    }
+
     /// Writes what a hub issued in the place of whatever was there.
     ///
     /// # Errors
@@ -281,6 +309,7 @@ impl Identity {
             org: names.org,
             hubs: issued.hubs.clone(),
             enrolled_at: issued.at,
+            bundle_key: Some(data_encoding::HEXLOWER.encode(issued.bundle_key.as_bytes())),
         };
         let fresh = folder.with_extension("new");
         let write = |source| LayoutError::Write {
@@ -395,6 +424,7 @@ impl Signer for BatchSigner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protocol::bundle::HubSecret;
     use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
 
     /// A self-signed certificate with an agent's name, and its key.
@@ -417,6 +447,7 @@ mod tests {
             root: &leaf,
             key: &key,
             hubs: vec!["hub.example:7443".into()],
+            bundle_key: HubSecret::derive(&[1; 32]).public(),
             at: Timestamp::UNIX_EPOCH,
         };
         Identity::store(layout, &issued).unwrap();

@@ -5,6 +5,7 @@
 //!   lock                       held by the one process that runs, enrols or leaves
 //!   identity/            0700  agent.pem agent.key ca.pem enrolment.json spool.key: together or not at all
 //!   spool/               0700  spool.redb
+//!   bundles/             0700  ledger.json: what was exported, where the chain stands
 //!   vault/               0700  key, <source id>.sealed
 //!   sources.toml         0600
 //! ```
@@ -106,6 +107,10 @@ impl Layout {
 
     pub(crate) fn spool(&self) -> PathBuf {
         self.state.join("spool")
+    }
+
+    pub(crate) fn bundles(&self) -> PathBuf {
+        self.state.join("bundles")
     }
 
     pub(crate) fn vault(&self) -> PathBuf {

@@ -3,6 +3,7 @@
 //! This file is the contents page: it reads the command line and the configuration, gives up
 //! root, starts the runtime and hands over to the verb's own module.
 
+mod bundle;
 mod checks;
 mod cli;
 mod collect;
@@ -113,6 +114,7 @@ fn start(cli: Cli) -> Result<Exit, Failure> {
 fn writes_state(verb: &Verb) -> bool {
     match verb {
         Verb::Enroll(_)
+        | Verb::Bundle(_)
         | Verb::Source(_)
         | Verb::Run(_)
         | Verb::Collect(_)
@@ -129,6 +131,7 @@ fn secret_of(verb: &Verb, on_stdin: bool) -> Option<Input> {
         Verb::Source(SourceVerb::Add(add)) => add.secret_file.as_ref(),
         Verb::Source(SourceVerb::Rotate(rotate)) => Some(&rotate.secret_file),
         Verb::Source(_)
+        | Verb::Bundle(_)
         | Verb::Run(_)
         | Verb::Collect(_)
         | Verb::Leave
@@ -181,6 +184,7 @@ async fn dispatch(
     match verb {
         Verb::Enroll(verb) => enroll(verb, config, on_stdin).await,
         Verb::Source(verb) => manage::run(verb, config, format, on_stdin).await,
+        Verb::Bundle(verb) => bundle::run(verb, config, format).await,
         Verb::Run(verb) if verb.once => run::once(config).await,
         Verb::Run(_) => run::daemon(config).await,
         Verb::Collect(verb) => collect_once(verb, config, global.output).await,

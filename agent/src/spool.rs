@@ -14,6 +14,7 @@
 //! [`engine`] holds the file open and writes it, [`file`] opens it and puts a damaged one aside,
 //! [`delivery`] answers the session, [`ledger`] keeps each lane's numbers, [`row`] seals.
 
+mod carry;
 mod delivery;
 mod engine;
 mod file;
@@ -40,6 +41,7 @@ use protocol::wire::v1::{Epoch, Resent, Witness};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use carry::Place;
 pub(crate) use engine::Engine;
 pub(crate) use file::{asides, file};
 pub(crate) use gauges::{Aside, LaneReport, Report, Trouble, Wants};

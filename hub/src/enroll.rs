@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use jiff::Timestamp;
+use protocol::bundle::HubKey;
 use protocol::enroll::{MESSAGE_BYTES, Reply, Request, signed_message};
 use protocol::ids::AgentId;
 use protocol::session::CloseCode;
@@ -133,6 +134,7 @@ pub(crate) struct Desk<'a> {
     pub(crate) appliance: &'a Appliance,
     pub(crate) authority: &'a Authority,
     pub(crate) live: &'a Live,
+    pub(crate) bundle_key: HubKey,
 }
 
 /// Answers a request.
@@ -222,6 +224,7 @@ async fn try_enroll(
         chain: leaf.chain.iter().map(|der| der.to_vec()).collect(),
         root: desk.authority.root().to_vec(),
         not_after_ms: leaf.not_after.as_millisecond(),
+        bundle_key: *desk.bundle_key.as_bytes(),
     })
 }
 

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use protocol::bundle::HubKey;
 use protocol::enroll::{self, EXPORTER_LABEL};
 use protocol::session::CloseCode;
 use protocol::wire::v1::{self, Epoch};
@@ -123,6 +124,8 @@ pub(crate) struct Hub {
     pub(crate) epoch: Epoch,
     /// How much may be sent.
     pub(crate) quotas: Quotas,
+    /// What agents seal bundles to, told at enrolment.
+    pub(crate) bundle_key: HubKey,
 }
 
 /// What all connections share.
@@ -399,6 +402,7 @@ async fn enrol(
         appliance: &shared.hub.appliance,
         authority: &shared.hub.authority,
         live: &shared.hub.live,
+        bundle_key: shared.hub.bundle_key,
     };
     let exporter = connection
         .keying_material(EXPORTER_LABEL)

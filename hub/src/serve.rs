@@ -166,6 +166,7 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
         live: Arc::clone(&live),
         epoch: identity.epoch,
         quotas: config.quotas,
+        bundle_key: identity.bundle_key.public(),
     });
     let state = Arc::new(api::State {
         store: store.clone(),

@@ -180,6 +180,8 @@ pub enum Reply {
         root: Vec<u8>,
         /// End of the leaf's validity, milliseconds since 1970 UTC.
         not_after_ms: i64,
+        /// The hub's key that bundles are sealed to ([`crate::bundle::HubKey`]).
+        bundle_key: [u8; 32],
     },
     /// The token was not accepted.
     Refused {

@@ -3,6 +3,7 @@
 #![expect(clippy::indexing_slicing, clippy::print_stdout, reason = "tests")]
 
 mod bad_input;
+mod bundle;
 mod canaries;
 mod crash;
 mod demo;

@@ -306,6 +306,7 @@ pub(crate) fn made() -> Vec<(&'static str, String, Vec<u8>)> {
         chain: vec![certificate.clone()],
         root: vec![0x30, 3, 2, 1, 0],
         not_after_ms: 1,
+        bundle_key: [4; 32],
     };
     add("enroll", "issued", &postcard(&issued));
     let refused = Reply::Refused {

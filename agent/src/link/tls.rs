@@ -65,6 +65,19 @@ pub(crate) fn for_enrolment(
     Ok((Arc::new(config), verifier))
 }
 
+/// Returns what checks a hub's certificates outside a handshake, as a session would.
+///
+/// # Errors
+///
+/// When the root cannot be one.
+pub(crate) fn hub_verifier(
+    root: &CertificateDer<'_>,
+) -> Result<Arc<dyn ServerCertVerifier>, rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add(root.clone().into_owned())?;
+    rooted(roots)
+}
+
 /// Longest name of an issuer that is told, in characters.
 const ISSUER_CHARS: usize = 120;
 
