@@ -209,3 +209,55 @@ fn a_sync_that_fails_loses_and_doubles_nothing() -> Result<()> {
 fn a_write_without_space_loses_and_doubles_nothing() -> Result<()> {
     check_fault("a_write_without_space", "pwrite64:error=ENOSPC:when=40..46")
 }
+
+#[test]
+fn a_spool_that_cannot_be_used_is_moved_aside_and_told_and_a_newer_one_is_left_alone() -> Result<()>
+{
+    let line = Line::start()?;
+    let agent = line.agent("agent")?;
+    let file = line.folder().join("alerts.json");
+    alerts::append(&file, (0..10).map(alerts::alert))?;
+    agent.source_add("wazuh", "manager", &[&format!("path={}", file.display())])?;
+    let there = |number: usize| {
+        wait_until("the events are stored", Duration::from_secs(60), || {
+            Ok((stored(&line)?.len() == number).then_some(()))
+        })
+    };
+    let daemon = agent.run()?;
+    there(10)?;
+    daemon.stop(Duration::from_secs(30))?;
+    let spool = agent.state_dir().join("spool/spool.redb");
+    let whole = fs::read(&spool)?;
+    fs::write(&spool, &whole[..whole.len() / 2])?;
+
+    let daemon = agent.run()?;
+    alerts::append(&file, (10..20).map(alerts::alert))?;
+    there(20)?;
+    let told = status(&agent)?;
+    let aside = &told["spool"]["moved_aside"][0];
+    let name = aside["file"].as_str().unwrap_or_default();
+    assert!(name.contains("/spool/spool.damaged-2"), "{aside}");
+    assert!(aside["reason"].is_string(), "{aside}");
+    let doctor = String::from_utf8(agent.output(&["doctor", "-o", "json"], "")?.stdout)?;
+    assert!(doctor.contains("was moved to"), "{doctor}");
+    let held = wait_until("the hub is told", Duration::from_secs(60), || {
+        let rows = line.client.rows(&["quarantine", "list"])?;
+        Ok((!rows.is_empty()).then_some(rows))
+    })?;
+    assert_eq!(held.len(), 1, "{held:?}");
+    assert!(held[0].to_string().contains("was moved aside"), "{held:?}");
+    daemon.stop(Duration::from_secs(30))?;
+
+    // As a program with a later redb would leave it.
+    let mut newer = fs::read(&spool)?;
+    (newer[64], newer[192]) = (4, 4);
+    fs::write(&spool, &newer)?;
+    let mut daemon = agent.run()?;
+    let ended = daemon.wait_exit(Duration::from_secs(30))?;
+    assert_eq!(ended.code(), Some(65));
+    let log = daemon.log_tail();
+    let both = "has redb's format 4; this program knows format 1 and redb's format 3";
+    assert!(log.contains(both), "{log}");
+    assert!(fs::read(&spool)? == newer, "left alone");
+    Ok(())
+}

@@ -43,3 +43,41 @@ impl RowPlace {
         key.open(&self.bound(), value).map(|frame| frame.to_vec())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_opens_in_its_own_place_only() {
+        let key = SealKey::new(&[1; 32]);
+        let own = RowPlace {
+            birth: [1; 16],
+            lane: Lane::Events,
+            first: 3,
+            last: 5,
+            made_at_ms: 7,
+        };
+        let sealed = own.seal(&key, b"frame");
+        assert_eq!(own.open(&key, &sealed).unwrap(), b"frame");
+        let others = [
+            RowPlace {
+                birth: [2; 16],
+                ..own
+            },
+            RowPlace {
+                lane: Lane::Results,
+                ..own
+            },
+            RowPlace { first: 4, ..own },
+            RowPlace { last: 6, ..own },
+            RowPlace {
+                made_at_ms: 8,
+                ..own
+            },
+        ];
+        for other in others {
+            assert_eq!(other.open(&key, &sealed), Err(SealError::Damaged));
+        }
+    }
+}
