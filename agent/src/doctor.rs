@@ -139,6 +139,7 @@ fn identity(layout: &Layout, findings: &mut Findings) -> Option<Identity> {
                     "`zero-x-agent enroll --token-file F`; with --replace if it is damaged"
                         .to_owned()
                 }
+                IdentityError::Unfit { .. } => chain(&error),
                 IdentityError::Newer { .. } => NEWER.to_owned(),
             };
             findings.add("identity", Verdict::Fail, chain(&error), fix);
@@ -162,10 +163,17 @@ fn identity(layout: &Layout, findings: &mut Findings) -> Option<Identity> {
     } else {
         findings.ok("clock", now.to_string());
     }
-    if now >= to {
-        findings.add("certificate", Verdict::Fail, format!("ended {to}"), enrol);
-    } else if to.duration_since(now) < EXPIRY_NEAR {
-        findings.add("certificate", Verdict::Warn, format!("ends {to}"), enrol);
+    let last = identity.renewable_until();
+    let by_itself = "keep the agent running and the hub reachable: it is renewed by itself";
+    if now > last {
+        let detail = format!("ended {to} and cannot be renewed any more");
+        findings.add("certificate", Verdict::Fail, detail, enrol);
+    } else if now >= to {
+        let detail = format!("ended {to}; it can be renewed until {last}");
+        findings.add("certificate", Verdict::Warn, detail, by_itself);
+    } else if to.duration_since(now) < EXPIRY_NEAR.min(to.duration_since(from) / 3) {
+        let detail = format!("ends {to}, and should have been renewed by now");
+        findings.add("certificate", Verdict::Warn, detail, by_itself);
     } else {
         findings.ok("certificate", format!("good until {to}"));
     }

@@ -3,16 +3,23 @@
 //! Enrolment makes the folder `identity/` as a whole: a folder beside it is filled, synced and
 //! renamed. So it is there completely or not at all, and `agent.pem` in it is what the systemd
 //! unit waits for.
+//!
+//! A renewal exchanges `agent.pem` alone, and a new authority `ca.pem` alone, each whole by one
+//! rename: the key stays, so that every mixture of old and new files is an identity that the hub
+//! lets in. The key stays because batches that wait in the spool are signed with it.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use data_encoding::BASE64;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use protocol::batch::{BatchError, Signer};
 use protocol::bundle::HubKey;
+use protocol::enroll::Pin;
 use protocol::ids::{AgentId, OrgId};
+use protocol::limits::RENEWAL_GRACE;
+use rcgen::PublicKeyData;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use rustls_pki_types::pem::PemObject;
@@ -29,6 +36,9 @@ use crate::seal::{self, SealKey};
 /// Version of `enrolment.json`.
 const FORMAT: u32 = 1;
 
+/// Most roots that a hub may have its agents trust.
+const MOST_ROOTS: usize = 4;
+
 /// Says why the identity cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -42,6 +52,9 @@ pub(crate) enum IdentityError {
     /// A file is not what enrolment wrote.
     #[error("{} is damaged: {reason}", path.display())]
     Damaged { path: PathBuf, reason: String },
+    /// What the hub sent for it does not fit it.
+    #[error("what the hub sent does not fit this agent: {reason}")]
+    Unfit { reason: &'static str },
     /// A newer program wrote it.
     #[error("{} has format {found}; this program knows {FORMAT}", path.display())]
     Newer { path: PathBuf, found: u32 },
@@ -64,6 +77,10 @@ impl From<IdentityError> for Failure {
                      --token-file F`",
                 )
             }
+            IdentityError::Unfit { .. } => {
+                Failure::of(Exit::Data, "cannot change the identity", error)
+                    .fix("agent and hub should be of one version; update the older")
+            }
             IdentityError::File(file) => {
                 let fix = file.fix();
                 Failure::of(Exit::No, "cannot read the identity", error).fix(fix)
@@ -80,8 +97,9 @@ pub(crate) struct Identity {
     pub(crate) hubs: Vec<String>,
     /// Certificate chain, leaf first.
     pub(crate) chain: Vec<CertificateDer<'static>>,
-    /// The hub's root, the only one that this agent trusts.
-    pub(crate) root: CertificateDer<'static>,
+    /// The hub's roots, the only ones that this agent trusts: two while the hub's authority is
+    /// being replaced.
+    pub(crate) roots: Vec<CertificateDer<'static>>,
     /// When the certificate begins and ends to be valid.
     pub(crate) valid: (Timestamp, Timestamp),
     /// What bundles for the hub are sealed to.
@@ -216,8 +234,12 @@ impl Identity {
                 found: enrolment.format,
             });
         }
-        let root = CertificateDer::from_pem_slice(&read("ca.pem")?)
+        let roots: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&read("ca.pem")?)
+            .collect::<Result<_, _>>()
             .map_err(|_| damaged("ca.pem", "it is not PEM"))?;
+        if roots.is_empty() {
+            return Err(damaged("ca.pem", "it is empty"));
+        }
         let key = PrivatePkcs8KeyDer::from_pem_slice(&read("agent.key")?)
             .map_err(|_| damaged("agent.key", "it is not PEM"))?;
         let mut spool_key = Zeroizing::new([0; 32]);
@@ -241,7 +263,7 @@ impl Identity {
             agent: names.agent,
             org: names.org,
             hubs: enrolment.hubs,
-            root,
+            roots,
             valid: names.valid,
             key: Zeroizing::new(key.secret_pkcs8_der().to_vec()),
             spool_key,
@@ -251,6 +273,91 @@ impl Identity {
             .signer()
             .map_err(|_| damaged("agent.key", "it is no P-256 key"))?;
         Ok(identity)
+    }
+
+    /// Returns a request for a certificate for the agent's key (PKCS #10, DER). The hub ignores its
+    /// names.
+    ///
+    /// # Errors
+    ///
+    /// When the key cannot sign.
+    pub(crate) fn request(&self) -> Result<Vec<u8>, rcgen::Error> {
+        let key = self.key_pair()?;
+        let request = rcgen::CertificateParams::default().serialize_request(&key)?;
+        Ok(request.der().to_vec())
+    }
+
+    fn key_pair(&self) -> Result<rcgen::KeyPair, rcgen::Error> {
+        let key = PrivatePkcs8KeyDer::from(self.key.as_slice());
+        rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&key, &rcgen::PKCS_ECDSA_P256_SHA256)
+    }
+
+    /// Returns until when the certificate may be renewed. The hub decides; this is for words.
+    pub(crate) fn renewable_until(&self) -> Timestamp {
+        let (from, until) = self.valid;
+        let life = until.duration_since(from);
+        let grace = SignedDuration::try_from(RENEWAL_GRACE).unwrap_or(life);
+        until
+            .saturating_add(life.min(grace))
+            .unwrap_or(Timestamp::MAX)
+    }
+
+    /// Puts a renewed certificate in the place of the old one, durably.
+    ///
+    /// # Errors
+    ///
+    /// When it is not for this agent's key and names, or cannot be written; nothing has changed
+    /// then.
+    pub(crate) fn renew(
+        &mut self,
+        layout: &Layout,
+        chain: Vec<CertificateDer<'static>>,
+    ) -> Result<(), IdentityError> {
+        let path = layout.identity().join("agent.pem");
+        let unfit = |reason: &'static str| IdentityError::Unfit { reason };
+        let leaf = chain.first().ok_or_else(|| unfit("it is empty"))?;
+        let names = names_of(leaf).map_err(unfit)?;
+        if (names.org, names.agent) != (self.org, self.agent) {
+            return Err(unfit("it names somebody else"));
+        }
+        let (_, parsed) =
+            X509Certificate::from_der(leaf).map_err(|_| unfit("it is no certificate"))?;
+        let own = self
+            .key_pair()
+            .map_err(|_| unfit("this agent's key is no P-256 key"))?;
+        if parsed.public_key().subject_public_key.data.as_ref() != own.der_bytes() {
+            return Err(unfit("it is for another key"));
+        }
+        layout::write_private(&path, pems(&chain).as_bytes())?;
+        self.valid = names.valid;
+        self.chain = chain;
+        Ok(())
+    }
+
+    /// Trusts other roots from here on, durably; says whether they are others.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, one is no certificate, or they cannot be written; nothing has changed
+    /// then.
+    pub(crate) fn trust(
+        &mut self,
+        layout: &Layout,
+        roots: Vec<CertificateDer<'static>>,
+    ) -> Result<bool, IdentityError> {
+        if roots == self.roots {
+            return Ok(false);
+        }
+        let unfit = |reason: &'static str| IdentityError::Unfit { reason };
+        if roots.is_empty() || roots.len() > MOST_ROOTS {
+            return Err(unfit("it has no root, or too many"));
+        }
+        if roots.iter().any(|root| Pin::of_certificate(root).is_err()) {
+            return Err(unfit("a root is no certificate"));
+        }
+        layout::write_private(&layout.identity().join("ca.pem"), pems(&roots).as_bytes())?;
+        self.roots = roots;
+        Ok(true)
     }
 
     /// Returns the agent's private key for TLS.
@@ -318,11 +425,7 @@ impl Identity {
         };
         remove_dir(&fresh).map_err(write)?;
         layout::make_private_dir(&fresh)?;
-        let chain: String = issued
-            .chain
-            .iter()
-            .map(|der| pem("CERTIFICATE", der))
-            .collect();
+        let chain = pems(issued.chain);
         let key = Zeroizing::new(pem("PRIVATE KEY", issued.key));
         let spool_key = Zeroizing::new(data_encoding::HEXLOWER.encode(&seal::random::<32>()));
         let enrolment =
@@ -389,6 +492,11 @@ fn remove_dir(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Returns certificates as PEM, one after the other.
+fn pems(chain: &[CertificateDer<'_>]) -> String {
+    chain.iter().map(|der| pem("CERTIFICATE", der)).collect()
+}
+
 /// Returns DER as PEM (RFC 7468 section 2): base64 in lines of 64 characters.
 fn pem(label: &str, der: &[u8]) -> String {
     let body = Zeroizing::new(BASE64.encode(der));
@@ -439,9 +547,13 @@ mod tests {
         )
     }
 
-    fn store(layout: &Layout, agent: AgentId) {
+    fn name_of(agent: AgentId) -> String {
         let org = OrgId::derived(&[b"o"]);
-        let (leaf, key) = issued(&format!("spiffe://hub.example/org/{org}/agent/{agent}"));
+        format!("spiffe://hub.example/org/{org}/agent/{agent}")
+    }
+
+    fn store(layout: &Layout, agent: AgentId) {
+        let (leaf, key) = issued(&name_of(agent));
         let issued = Issued {
             chain: std::slice::from_ref(&leaf),
             root: &leaf,
@@ -471,6 +583,68 @@ mod tests {
             let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
             assert_eq!(mode, 0o600, "{}", entry.path().display());
         }
+    }
+
+    /// A certificate for the key of an identity.
+    fn renewed(identity: &Identity, uri: &str) -> CertificateDer<'static> {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+        params.not_after = rcgen::date_time_ymd(2031, 1, 1);
+        let key = identity.key_pair().unwrap();
+        params.self_signed(&key).unwrap().der().clone()
+    }
+
+    #[test]
+    fn a_renewal_exchanges_the_certificate_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path());
+        let agent = AgentId::derived(&[b"a"]);
+        store(&layout, agent);
+        let mut identity = Identity::load(&layout).unwrap();
+        let key = fs::read(layout.identity().join("agent.key")).unwrap();
+        let fresh = renewed(&identity, &name_of(agent));
+        // A crash left half of a file behind.
+        fs::write(layout.identity().join("agent.new"), "-----BEGIN").unwrap();
+        identity.renew(&layout, vec![fresh.clone()]).unwrap();
+        let read = Identity::load(&layout).unwrap();
+        assert_eq!(read.chain, std::slice::from_ref(&fresh));
+        assert_eq!(read.valid, identity.valid);
+        assert_eq!(read.valid.1.to_string(), "2031-01-01T00:00:00Z");
+        assert_eq!(fs::read(layout.identity().join("agent.key")).unwrap(), key);
+
+        let stranger = AgentId::derived(&[b"b"]);
+        let bad = [
+            vec![],
+            vec![CertificateDer::from(vec![1, 2, 3])],
+            vec![renewed(&identity, &name_of(stranger))],
+            vec![issued(&name_of(agent)).0],
+        ];
+        for chain in bad {
+            let error = identity.renew(&layout, chain).unwrap_err();
+            assert!(matches!(error, IdentityError::Unfit { .. }), "{error}");
+        }
+        assert_eq!(Identity::load(&layout).unwrap().chain, [fresh]);
+    }
+
+    #[test]
+    fn roots_are_exchanged_as_a_whole_and_never_for_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path());
+        store(&layout, AgentId::derived(&[b"a"]));
+        let mut identity = Identity::load(&layout).unwrap();
+        let old = identity.roots[0].clone();
+        let new = issued("spiffe://x/y").0;
+        assert!(!identity.trust(&layout, vec![old.clone()]).unwrap());
+        let both = vec![old.clone(), new.clone()];
+        assert!(identity.trust(&layout, both.clone()).unwrap());
+        assert_eq!(Identity::load(&layout).unwrap().roots, both);
+        assert!(identity.trust(&layout, vec![]).is_err());
+        assert!(identity.trust(&layout, vec![old.clone(); 5]).is_err());
+        let junk = CertificateDer::from(vec![0; 9]);
+        assert!(identity.trust(&layout, vec![old, junk]).is_err());
+        assert_eq!(Identity::load(&layout).unwrap().roots, both);
+        assert!(identity.trust(&layout, vec![new.clone()]).unwrap());
+        assert_eq!(Identity::load(&layout).unwrap().roots, [new]);
     }
 
     #[test]

@@ -198,6 +198,17 @@ impl LinkError {
             Self::Certificate { .. } => {
                 "enrol again with a new token: `zero-x-agent enroll --replace --token-file F`"
             }
+            Self::Closed {
+                code: Some(CloseCode::Unenrolled),
+                ..
+            } => "enrol again with a new token: `zero-x-agent enroll --replace --token-file F`",
+            Self::Closed {
+                code: Some(CloseCode::Revoked),
+                ..
+            } => {
+                "if that was a mistake, enrol again with a new token: `zero-x-agent enroll \
+                 --replace --token-file F`; else remove the agent: `zero-x-agent leave`"
+            }
             Self::Closed { .. } => {
                 "see the hub's log; `zero-x agent show` tells this agent's state"
             }

@@ -20,6 +20,7 @@ mod link;
 mod manage;
 mod memory;
 mod privilege;
+mod renew;
 mod rights;
 mod run;
 mod seal;

@@ -25,6 +25,7 @@ use crate::exit::{Exit, Failure};
 use crate::identity::Identity;
 use crate::layout::{Layout, Lock};
 use crate::link::{Drive, LinkError, LinkStatus, State, Stopped, tls};
+use crate::renew::Keeper;
 use crate::sources::Sources;
 use crate::spool::Spool;
 use crate::status::{self, Bounds, Teller};
@@ -63,11 +64,15 @@ impl Node {
         let lock = layout.lock()?;
         Identity::recover(&layout)?;
         let identity = Identity::load(&layout)?;
-        let not_after = identity.valid.1;
-        if not_after <= Timestamp::now() {
-            warn!(ended = %not_after, "this agent's certificate has ended; the hub will refuse it");
+        let (ends, now) = (identity.valid.1, Timestamp::now());
+        let last = identity.renewable_until();
+        if last < now {
+            warn!(%ends, %last, "this agent's certificate has ended and cannot be renewed any more");
+        } else if ends <= now {
+            warn!(%ends, %last, "this agent's certificate has ended; it is renewed first");
         }
-        let tls = tls::for_session(&identity).map_err(unusable)?;
+        // Checked before anything is opened.
+        tls::for_session(&identity).map_err(unusable)?;
         let signer = identity.signer().map_err(unusable)?;
         let opened = Spool::open(
             &layout.spool(),
@@ -87,11 +92,14 @@ impl Node {
             error: None,
             sent_bytes: 0,
             clock_skew_ms: None,
+            certificate_ends: ends,
         });
+        let (agent, org) = (identity.agent, identity.org);
+        let keeper = Keeper::new(layout.clone(), identity).map_err(unusable)?;
         let resync = Arc::new(Notify::new());
         let drive = Drive {
             spool: opened.spool.clone(),
-            tls,
+            keeper,
             config: config.transport.clone(),
             hubs,
             witness: opened.witness,
@@ -102,10 +110,9 @@ impl Node {
         let stop_link = CancellationToken::new();
         let link_end = tokio::spawn(drive.run(stop_link.clone()));
         let teller = Arc::new(Teller {
-            agent: identity.agent,
-            org: identity.org,
+            agent,
+            org,
             started_at: Timestamp::now(),
-            not_after,
             bounds: Bounds {
                 folder: layout.spool(),
                 max_bytes: config.spool.max_bytes,
@@ -116,8 +123,8 @@ impl Node {
             board,
         });
         info!(
-            agent = %identity.agent,
-            org = %identity.org,
+            %agent,
+            %org,
             version = env!("CARGO_PKG_VERSION"),
             "agent started"
         );

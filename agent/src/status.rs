@@ -125,7 +125,6 @@ pub(crate) struct Teller {
     pub(crate) agent: AgentId,
     pub(crate) org: OrgId,
     pub(crate) started_at: Timestamp,
-    pub(crate) not_after: Timestamp,
     pub(crate) bounds: Bounds,
     pub(crate) link: watch::Receiver<LinkStatus>,
     pub(crate) spool: Spool,
@@ -161,7 +160,7 @@ impl Teller {
                 clock_skew_ms: link.clock_skew_ms,
             },
             certificate: Certificate {
-                not_after: self.not_after,
+                not_after: link.certificate_ends,
             },
             spool,
             sources,

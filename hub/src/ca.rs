@@ -4,11 +4,13 @@
 //! root (pinned by agents and consoles, may be taken offline)
 //!  └─ intermediate (signs)
 //!      ├─ hub leaf     server-auth, names of the hub, 90 days, renewed from half of its life
-//!      └─ agent leaf   client-auth, spiffe://<trust domain>/org/<org>/agent/<agent>, 30 days
+//!      └─ agent leaf   client-auth, spiffe://<trust domain>/org/<org>/agent/<agent>, 30 days,
+//!                      renewed from half of its life
 //! ```
 //! A leaf is backdated by [`BACKDATED`], so that a peer whose clock is a little behind takes it at
-//! once.
+//! once. None outlives what signed it.
 
+pub(crate) mod life;
 pub(crate) mod spiffe;
 
 use std::fmt;
@@ -17,6 +19,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use protocol::enroll::{HUB_NAME, Pin, TokenError};
 use protocol::ids::{AgentId, OrgId};
+use protocol::limits::RENEWAL_GRACE;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -27,26 +30,32 @@ use rustls_pki_types::{
     CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer,
 };
 use serde::{Deserialize, Serialize};
+use store::rows::access::AgentCertificate;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::failure::{Exit, Explain};
 use spiffe::TrustDomain;
 
-/// Life of the root, in days.
-const ROOT_DAYS: i64 = 20 * 365;
+/// Life of the root.
+const ROOT_LIFE: SignedDuration = days(20 * 365);
 
-/// Life of the intermediate, in days.
-const INTERMEDIATE_DAYS: i64 = 10 * 365;
+/// Life of the intermediate.
+const INTERMEDIATE_LIFE: SignedDuration = days(10 * 365);
 
-/// Life of a hub leaf, in days.
-const HUB_LEAF_DAYS: i64 = 90;
+/// Life of a hub leaf.
+const HUB_LEAF_LIFE: SignedDuration = days(90);
 
-/// Life of an agent leaf, in days (DESIGN 5).
-const AGENT_LEAF_DAYS: i64 = 30;
+/// Life of an agent leaf where nothing else is set.
+pub(crate) const AGENT_LEAF_LIFE: SignedDuration = days(30);
 
-/// How far before its making a certificate is already valid.
+/// How far before its making a certificate is already valid; a tenth of its life where that is
+/// less, so that half of a short life is not over at its beginning.
 const BACKDATED: SignedDuration = SignedDuration::from_hours(1);
+
+const fn days(days: i64) -> SignedDuration {
+    SignedDuration::from_hours(24 * days)
+}
 
 /// Longest certificate request, in bytes. One for a P-256 key has some 250.
 const REQUEST_BYTES: usize = 8 << 10;
@@ -151,10 +160,8 @@ impl fmt::Debug for HubLeaf {
 pub(crate) struct AgentLeaf {
     /// Leaf and intermediate.
     pub(crate) chain: Vec<CertificateDer<'static>>,
-    /// Serial number, big endian, without leading zeros.
-    pub(crate) serial: Vec<u8>,
-    /// End of its validity.
-    pub(crate) not_after: Timestamp,
+    /// What the positive list says of it.
+    pub(crate) certificate: AgentCertificate,
 }
 
 /// The authority at work: its certificates and the key of its intermediate.
@@ -164,6 +171,9 @@ pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pin: Pin,
     trust_domain: TrustDomain,
+    /// When the intermediate ends.
+    ends_at: Timestamp,
+    agent_leaf: SignedDuration,
 }
 
 impl fmt::Debug for Authority {
@@ -204,11 +214,11 @@ fn params(name: &str, serial: &[u8], validity: Validity) -> CertificateParams {
 }
 
 /// Returns the validity of a certificate that is made now. Certificates count whole seconds.
-fn validity(now: Timestamp, days: i64) -> Validity {
+fn validity(now: Timestamp, life: SignedDuration) -> Validity {
     let second = Timestamp::from_second(now.as_second()).unwrap_or(now);
-    let life = SignedDuration::from_hours(24 * days);
+    let backdated = BACKDATED.min(SignedDuration::from_secs(life.as_secs() / 10));
     Validity {
-        from: second.saturating_sub(BACKDATED).unwrap_or(second),
+        from: second.saturating_sub(backdated).unwrap_or(second),
         until: second.saturating_add(life).unwrap_or(Timestamp::MAX),
     }
 }
@@ -217,9 +227,9 @@ fn ca_params(
     name: &str,
     below: u8,
     now: Timestamp,
-    days: i64,
+    life: SignedDuration,
 ) -> Result<CertificateParams, CaError> {
-    let mut params = params(name, &serial()?, validity(now, days));
+    let mut params = params(name, &serial()?, validity(now, life));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(below));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     Ok(params)
@@ -239,7 +249,7 @@ impl Material {
         let spki = digest(&SHA256, &root_key.subject_public_key_info());
         let pin = spki.as_ref().try_into().expect("SHA-256 has 32 bytes");
         let hub = TrustDomain::of_root_key(Pin(pin));
-        let root_params = ca_params(&format!("Zero-X root {hub}"), 1, now, ROOT_DAYS)?;
+        let root_params = ca_params(&format!("Zero-X root {hub}"), 1, now, ROOT_LIFE)?;
         let root = root_params
             .self_signed(&root_key)
             .map_err(made("the root certificate"))?;
@@ -247,7 +257,7 @@ impl Material {
             .map_err(made("the intermediate's key"))?;
         let issuer = Issuer::from_params(&root_params, &root_key);
         let name = format!("Zero-X intermediate {hub}");
-        let intermediate = ca_params(&name, 0, now, INTERMEDIATE_DAYS)?
+        let intermediate = ca_params(&name, 0, now, INTERMEDIATE_LIFE)?
             .signed_by(&key, &issuer)
             .map_err(made("the intermediate certificate"))?;
         Ok(Self {
@@ -307,6 +317,8 @@ impl Authority {
         if below.public_key().subject_public_key.data.as_ref() != key.der_bytes() {
             return Err(stored("its intermediate's key is another's")());
         }
+        let ends_at = Timestamp::from_second(below.validity().not_after.timestamp())
+            .map_err(|_| stored("its intermediate ends at no time")())?;
         let trust_domain = TrustDomain::of_root_key(pin);
         let root = CertificateDer::from(material.root.clone());
         let intermediate = CertificateDer::from(material.intermediate.clone());
@@ -318,7 +330,24 @@ impl Authority {
             issuer,
             pin,
             trust_domain,
+            ends_at,
+            agent_leaf: AGENT_LEAF_LIFE,
         })
+    }
+
+    /// Gives agents' certificates another life.
+    pub(crate) fn with_agent_leaf(mut self, life: SignedDuration) -> Self {
+        self.agent_leaf = life;
+        self
+    }
+
+    /// Returns the validity of a leaf that is made now.
+    fn leaf_validity(&self, now: Timestamp, life: SignedDuration) -> Validity {
+        let validity = validity(now, life);
+        Validity {
+            until: validity.until.min(self.ends_at),
+            ..validity
+        }
     }
 
     /// Returns the pin of the root's key, which tokens carry.
@@ -348,7 +377,7 @@ impl Authority {
         now: Timestamp,
     ) -> Result<HubLeaf, CaError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(made("the hub's key"))?;
-        let validity = validity(now, HUB_LEAF_DAYS);
+        let validity = self.leaf_validity(now, HUB_LEAF_LIFE);
         let mut params = params(HUB_NAME, &serial()?, validity);
         let own = [HUB_NAME, "localhost", "127.0.0.1", "::1"];
         for host in own.into_iter().chain(hosts.iter().map(String::as_str)) {
@@ -392,19 +421,42 @@ impl Authority {
         agent: AgentId,
         now: Timestamp,
     ) -> Result<AgentLeaf, CaError> {
-        let refused = |reason| CaError::Request { reason };
-        if request.len() > REQUEST_BYTES {
-            return Err(refused("it is too long"));
+        let key = key_of(request)?;
+        self.certify(&key, org, agent, now)
+    }
+
+    /// Makes a new certificate for an agent that has one, by its request. The key stays: batches
+    /// that wait in the agent's spool, and evidence, are signed with it, and who could exchange it
+    /// with a stolen one could lock the agent out.
+    ///
+    /// # Errors
+    ///
+    /// As [`Authority::issue_agent_leaf`], and when the request is for another key than `own`, an
+    /// uncompressed point.
+    pub(crate) fn renew_agent_leaf(
+        &self,
+        request: &[u8],
+        own: &[u8],
+        org: OrgId,
+        agent: AgentId,
+        now: Timestamp,
+    ) -> Result<AgentLeaf, CaError> {
+        let key = key_of(request)?;
+        if key.der_bytes() != own {
+            let reason = "it is for another key than the agent's, which takes a new enrolment";
+            return Err(CaError::Request { reason });
         }
-        let request = CertificateSigningRequestDer::from(request);
-        // This checks the signature.
-        let request = CertificateSigningRequestParams::from_der(&request)
-            .map_err(|_| refused("it is malformed or not signed by its own key"))?;
-        let key = &request.public_key;
-        if key.algorithm() != &PKCS_ECDSA_P256_SHA256 || key.der_bytes().len() != POINT_BYTES {
-            return Err(refused("its key is not ECDSA P-256"));
-        }
-        let validity = validity(now, AGENT_LEAF_DAYS);
+        self.certify(&key, org, agent, now)
+    }
+
+    fn certify(
+        &self,
+        key: &rcgen::PublicKey,
+        org: OrgId,
+        agent: AgentId,
+        now: Timestamp,
+    ) -> Result<AgentLeaf, CaError> {
+        let validity = self.leaf_validity(now, self.agent_leaf);
         let serial = serial()?;
         let mut params = params(&agent.to_string(), &serial, validity);
         let name = self.trust_domain.name_of(org, agent);
@@ -418,10 +470,51 @@ impl Authority {
             .map_err(made("the agent's certificate"))?;
         Ok(AgentLeaf {
             chain: vec![leaf.der().clone(), self.intermediate.clone()],
-            serial,
-            not_after: validity.until,
+            certificate: AgentCertificate {
+                serial,
+                not_after: validity.until,
+                root: self.pin,
+            },
         })
     }
+}
+
+/// Returns the key of a PKCS #10 request.
+fn key_of(request: &[u8]) -> Result<rcgen::PublicKey, CaError> {
+    let refused = |reason| CaError::Request { reason };
+    if request.len() > REQUEST_BYTES {
+        return Err(refused("it is too long"));
+    }
+    let request = CertificateSigningRequestDer::from(request);
+    // This checks the signature.
+    let request = CertificateSigningRequestParams::from_der(&request)
+        .map_err(|_| refused("it is malformed or not signed by its own key"))?;
+    let key = request.public_key;
+    if key.algorithm() != &PKCS_ECDSA_P256_SHA256 || key.der_bytes().len() != POINT_BYTES {
+        return Err(refused("its key is not ECDSA P-256"));
+    }
+    Ok(key)
+}
+
+/// Returns until when an agent's certificate may be renewed.
+pub(crate) fn renewable_until(validity: Validity) -> Timestamp {
+    let life = validity.until.duration_since(validity.from);
+    let grace = SignedDuration::try_from(RENEWAL_GRACE).unwrap_or(life);
+    validity
+        .until
+        .saturating_add(life.min(grace))
+        .unwrap_or(Timestamp::MAX)
+}
+
+/// Reads when a certificate is valid; `None` where it cannot be read.
+pub(crate) fn validity_of(certificate: &[u8]) -> Option<Validity> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let at = |time: x509_parser::time::ASN1Time| Timestamp::from_second(time.timestamp()).ok();
+    let validity = certificate.validity();
+    Some(Validity {
+        from: at(validity.not_before)?,
+        until: at(validity.not_after)?,
+    })
 }
 
 /// Says whether a certificate should be replaced: half of its life is over.
@@ -482,10 +575,11 @@ mod tests {
         assert!(!read.is_ca());
         let usage = read.extended_key_usage().unwrap().unwrap().value;
         assert!(usage.client_auth && !usage.server_auth && !usage.any);
-        assert_eq!(read.raw_serial(), leaf.serial);
+        assert_eq!(read.raw_serial(), leaf.certificate.serial);
         let until = read.validity().not_after.timestamp();
-        assert_eq!(leaf.not_after.as_second(), until);
-        assert_eq!(until - now().as_second(), AGENT_LEAF_DAYS * 86_400);
+        assert_eq!(leaf.certificate.not_after.as_second(), until);
+        assert_eq!(until - now().as_second(), 30 * 86_400);
+        assert_eq!(leaf.certificate.root, authority.pin());
         let (_, issuer) = X509Certificate::from_der(&leaf.chain[1]).unwrap();
         read.verify_signature(Some(issuer.public_key())).unwrap();
     }
@@ -512,6 +606,51 @@ mod tests {
         let strange = CertificateParams::default().serialize_request(&strange);
         assert!(refused(strange.unwrap().der()).ends_with("its key is not ECDSA P-256"));
         assert!(authority.issue_agent_leaf(&good, org, agent, now()).is_ok());
+    }
+
+    #[test]
+    fn a_renewal_is_for_the_agents_own_key_and_no_other() {
+        let authority = authority();
+        let (org, agent) = ids();
+        let (key, own) = request(&CertificateParams::default());
+        let (_, other) = request(&CertificateParams::default());
+        let renew = |request: &[u8]| {
+            authority.renew_agent_leaf(request, key.der_bytes(), org, agent, now())
+        };
+        let leaf = renew(&own).unwrap();
+        let (_, read) = X509Certificate::from_der(&leaf.chain[0]).unwrap();
+        assert_eq!(
+            read.public_key().subject_public_key.data.as_ref(),
+            key.der_bytes()
+        );
+        let error = renew(&other).unwrap_err().to_string();
+        assert!(error.contains("another key"), "{error}");
+    }
+
+    #[test]
+    fn no_leaf_outlives_what_signed_it_and_a_short_one_is_not_due_at_once() {
+        let authority = authority();
+        let (org, agent) = ids();
+        let (_, own) = request(&CertificateParams::default());
+        let late = now() + INTERMEDIATE_LIFE - days(10);
+        let leaf = authority.issue_agent_leaf(&own, org, agent, late).unwrap();
+        assert_eq!(leaf.certificate.not_after, authority.ends_at);
+        let hub = authority.issue_hub_leaf(&[], late).unwrap();
+        assert_eq!(hub.validity.until, authority.ends_at);
+
+        let short = authority.with_agent_leaf(SignedDuration::from_secs(40));
+        let leaf = short.issue_agent_leaf(&own, org, agent, now()).unwrap();
+        let validity = validity_of(&leaf.chain[0]).unwrap();
+        assert!(!is_due(validity, now() + SignedDuration::from_secs(15)));
+        assert!(is_due(validity, now() + SignedDuration::from_secs(20)));
+        // It may be renewed for as long again as it lived; one of a year for 30 days.
+        let grace = renewable_until(validity).duration_since(validity.until);
+        assert_eq!(grace, SignedDuration::from_secs(44));
+        let year = Validity {
+            from: now(),
+            until: now() + days(365),
+        };
+        assert_eq!(renewable_until(year), now() + days(395));
     }
 
     #[test]

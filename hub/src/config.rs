@@ -15,10 +15,12 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use serde::Deserialize;
 use toml::Spanned;
 use tracing_subscriber::EnvFilter;
 
+use crate::ca::life;
 use crate::failure::{Exit, Explain};
 use crate::ingest::{Quotas, Rates};
 
@@ -173,6 +175,8 @@ pub(crate) struct Config {
     pub(crate) tls: Option<OwnTls>,
     /// How much agents and organisations may send.
     pub(crate) quotas: Quotas,
+    /// Life of an agent's certificate.
+    pub(crate) agent_leaf: SignedDuration,
     /// How the log is written.
     pub(crate) log_format: LogFormat,
     /// What is logged.
@@ -210,7 +214,7 @@ pub(crate) struct Flags {
 /// takes half a minute, and one core of a hub stores about as many events a second as an
 /// organisation may send; what is shared out under load is the work of the fair queue. They bound
 /// what one agent that is broken or stolen costs the others, and how fast it fills the disk.
-const KEYS: [(&str, &str, &str); 15] = [
+const KEYS: [(&str, &str, &str); 16] = [
     (
         "data_dir",
         "/var/lib/zero-x-hub",
@@ -268,6 +272,11 @@ const KEYS: [(&str, &str, &str); 15] = [
         "10",
         "what may come at once after a quiet time: so many seconds' worth, 1 to 3600",
     ),
+    (
+        "ca.agent_leaf",
+        "30d",
+        "life of an agent's certificate, renewed from half of it: 30d, 12h, 20s",
+    ),
     ("log.format", "text", "text or json"),
     (
         "log.level",
@@ -290,6 +299,8 @@ struct RawFile {
     #[serde(default)]
     quota: RawQuota,
     #[serde(default)]
+    ca: RawCa,
+    #[serde(default)]
     log: RawLog,
 }
 
@@ -308,6 +319,12 @@ struct RawQuota {
     org_bytes_per_second: Option<Spanned<u64>>,
     org_events_per_second: Option<Spanned<u64>>,
     burst_seconds: Option<Spanned<u64>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawCa {
+    agent_leaf: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -472,6 +489,7 @@ impl Layers {
                 number(quota.org_events_per_second),
             ),
             ("quota.burst_seconds", number(quota.burst_seconds)),
+            ("ca.agent_leaf", plain(raw.ca.agent_leaf)),
             ("log.format", plain(raw.log.format)),
             ("log.level", plain(raw.log.level)),
         ];
@@ -638,6 +656,11 @@ impl Layers {
             (Some(certificate), None) => return Err(lonely("tls.cert", &certificate, "tls.key")),
             (None, Some(key)) => return Err(lonely("tls.key", &key, "tls.cert")),
         };
+        let agent_leaf = self.text("ca.agent_leaf")?.ok_or(ConfigError::Missing {
+            key: "ca.agent_leaf",
+        })?;
+        let agent_leaf = life::parse(&agent_leaf.value)
+            .map_err(|reason| refused("ca.agent_leaf", &agent_leaf, reason))?;
         Ok(Config {
             data_dir: self
                 .path("data_dir")?
@@ -651,6 +674,7 @@ impl Layers {
             public_hosts,
             tls,
             quotas: self.quotas()?,
+            agent_leaf,
             log_format,
             log_level,
             shown,

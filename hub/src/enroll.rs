@@ -186,8 +186,7 @@ async fn try_enroll(
     let enrolment = Enrolment {
         agent,
         name,
-        serial: leaf.serial.clone(),
-        not_after: leaf.not_after,
+        certificate: leaf.certificate.clone(),
     };
     // The token's state is checked again in the commit: of two that use it at once one wins.
     let enrolled = desk.appliance.redeem_token(request.token, enrolment, now);
@@ -201,7 +200,7 @@ async fn try_enroll(
         );
         Refusal::Store
     })?;
-    if let Err(error) = audit(desk.appliance, &row, &token, &leaf.serial, now).await {
+    if let Err(error) = audit(desk.appliance, &row, &token, &leaf.certificate.serial, now).await {
         error!(
             error = &*error,
             %agent,
@@ -223,7 +222,7 @@ async fn try_enroll(
         agent,
         chain: leaf.chain.iter().map(|der| der.to_vec()).collect(),
         root: desk.authority.root().to_vec(),
-        not_after_ms: leaf.not_after.as_millisecond(),
+        not_after_ms: leaf.certificate.not_after.as_millisecond(),
         bundle_key: *desk.bundle_key.as_bytes(),
     })
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use protocol::bundle::HubSecret;
 use protocol::ids::{OrgId, UserId};
 use protocol::wire::v1::Epoch;
@@ -15,7 +15,7 @@ use store::Appliance;
 use store::error::{ApplianceError, ReadError};
 use zeroize::Zeroizing;
 
-use crate::ca::{self, Authority, CaError};
+use crate::ca::{self, AGENT_LEAF_LIFE, Authority, CaError};
 use crate::failure::{Exit, Explain};
 
 const CA: &str = "ca";
@@ -173,6 +173,17 @@ impl Identity {
     /// # Errors
     /// When one is missing or cannot be read.
     pub(crate) async fn load(appliance: &Appliance) -> Result<Self, IdentityError> {
+        Self::load_with(appliance, AGENT_LEAF_LIFE).await
+    }
+
+    /// Loads the keys; the certificates of agents are to live so long.
+    ///
+    /// # Errors
+    /// As [`Identity::load`].
+    pub(crate) async fn load_with(
+        appliance: &Appliance,
+        agent_leaf: SignedDuration,
+    ) -> Result<Self, IdentityError> {
         let bytes = async |name: &str, what: &'static str| {
             appliance
                 .secret(name)
@@ -182,7 +193,7 @@ impl Identity {
         let material = ca::Material::from_bytes(&bytes(CA, "certificate authority").await?)?;
         let hosts = bytes(PUBLIC_HOSTS, "public names").await?;
         Ok(Self {
-            authority: Arc::new(Authority::load(&material)?),
+            authority: Arc::new(Authority::load(&material)?.with_agent_leaf(agent_leaf)),
             epoch: *sized(&bytes(EPOCH, "epoch").await?, "its epoch")?,
             jwt_pkcs8: bytes(JWT, "session key").await?,
             bundle_key: Arc::new(HubSecret::derive(&*sized(

@@ -24,6 +24,7 @@ mod live;
 mod opening;
 mod password;
 mod posture;
+mod renew;
 mod ruleset;
 mod serve;
 mod status;

@@ -132,7 +132,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
 /// Starts every part, waits, and ends them.
 async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
     let appliance = store.appliance();
-    let identity = Identity::load(&appliance).await?;
+    let identity = Identity::load_with(&appliance, config.agent_leaf).await?;
     let pin = identity.authority.pin();
     let rules = Arc::new(RulesInForce::new(config.checks_dir.clone())?);
     let live = Arc::new(Live::default());

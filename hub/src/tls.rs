@@ -6,18 +6,24 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use protocol::{enroll, wire::v1};
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ResolvesServerCert, VerifierBuilderError,
     WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
 use rustls_pki_types::pem::{self, PemObject};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 use crate::ca::{self, Authority, CaError, HubLeaf, Validity};
 use crate::config::OwnTls;
@@ -157,8 +163,85 @@ fn current(leaf: HubLeaf) -> Result<Current, TlsError> {
     })
 }
 
+/// Verifies agents' certificates as usual, but for those that ended a short while ago: they pass
+/// as they would have in their last second, so that they can be renewed. What else such an agent
+/// may do is the session's business, which is nothing.
+#[derive(Debug)]
+struct Renewable {
+    usual: Arc<dyn ClientCertVerifier>,
+}
+
+impl ClientCertVerifier for Renewable {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.usual.root_hint_subjects()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.usual.client_auth_mandatory()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verdict = self
+            .usual
+            .verify_client_cert(end_entity, intermediates, now);
+        let Err(rustls::Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        )) = &verdict
+        else {
+            return verdict;
+        };
+        match last_second(end_entity, now) {
+            Some(last) => self
+                .usual
+                .verify_client_cert(end_entity, intermediates, last),
+            None => verdict,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.usual
+            .verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.usual
+            .verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.usual.supported_verify_schemes()
+    }
+}
+
+/// Returns the last second of a leaf that has ended and may still be renewed.
+fn last_second(leaf: &CertificateDer<'_>, now: UnixTime) -> Option<UnixTime> {
+    let validity = ca::validity_of(leaf)?;
+    let seconds = |at: Timestamp| u64::try_from(at.as_second()).ok();
+    let (last, until) = (
+        seconds(validity.until)?,
+        seconds(ca::renewable_until(validity))?,
+    );
+    let may_renew = last < now.as_secs() && now.as_secs() <= until;
+    may_renew.then(|| UnixTime::since_unix_epoch(Duration::from_secs(last)))
+}
+
 /// Returns the TLS settings of the agents' port. A peer shows a certificate of this authority, or
-/// none, for enrolment; a wrong or expired one ends the handshake.
+/// none, for enrolment; a wrong one, and one that ended long ago, ends the handshake.
 ///
 /// # Errors
 ///
@@ -167,11 +250,7 @@ pub(crate) fn for_agents(
     authority: &Authority,
     leaf: Arc<CurrentLeaf>,
 ) -> Result<ServerConfig, TlsError> {
-    let mut roots = RootCertStore::empty();
-    roots.add(authority.root().clone())?;
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
-        .allow_unauthenticated()
-        .build()?;
+    let verifier = agents_verifier(authority)?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
@@ -179,6 +258,15 @@ pub(crate) fn for_agents(
     config.alpn_protocols = vec![v1::ALPN.to_vec(), enroll::ALPN.to_vec()];
     without_resumption(&mut config);
     Ok(config)
+}
+
+fn agents_verifier(authority: &Authority) -> Result<Arc<Renewable>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.root().clone())?;
+    let usual = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+        .allow_unauthenticated()
+        .build()?;
+    Ok(Arc::new(Renewable { usual }))
 }
 
 /// Returns the TLS settings of the API's port with a certificate of the hub's own authority.
@@ -261,6 +349,67 @@ mod tests {
         assert!(leaf.renew_if_due(later).unwrap());
         assert_ne!(first.cert, leaf.read().0.cert);
         assert!(!leaf.renew_if_due(later).unwrap());
+    }
+
+    #[test]
+    fn an_agents_certificate_passes_for_as_long_again_as_it_lived_and_30_days_at_most() {
+        let now: Timestamp = "2026-03-01T10:00:00Z".parse().unwrap();
+        let day = SignedDuration::from_hours(24);
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let request = rcgen::CertificateParams::default().serialize_request(&key);
+        let request = request.unwrap();
+        let (org, agent) = (
+            protocol::ids::OrgId::derived(&[b"acme"]),
+            protocol::ids::AgentId::derived(&[b"one"]),
+        );
+        for (life, grace) in [(30, 30), (2, 2), (365, 30)] {
+            let material = Material::generate(now).unwrap();
+            let authority = Authority::load(&material).unwrap();
+            let authority = Arc::new(authority.with_agent_leaf(day * life));
+            let made = authority.issue_agent_leaf(request.der(), org, agent, now);
+            let chain = made.unwrap().chain;
+            let verify = |after: SignedDuration| {
+                let at = u64::try_from((now + after).as_second()).unwrap();
+                let at = UnixTime::since_unix_epoch(Duration::from_secs(at));
+                let verifier = agents_verifier(&authority).unwrap();
+                verifier.verify_client_cert(&chain[0], &chain[1..], at)
+            };
+            let second = SignedDuration::from_secs(1);
+            verify(SignedDuration::ZERO).unwrap();
+            verify(day * life).unwrap();
+            verify(day * life + second).unwrap();
+            verify(day * (life + grace)).unwrap();
+            // It began an hour before it was made, and so lives an hour longer than that.
+            let hour = SignedDuration::from_hours(1);
+            let error = verify(day * (life + grace) + hour + second).unwrap_err();
+            assert!(error.to_string().contains("xpired"), "{error}");
+            assert!(verify(-day).is_err(), "not yet valid");
+        }
+    }
+
+    #[test]
+    fn anothers_ended_certificate_does_not_pass_by_being_ended() {
+        let now: Timestamp = "2026-03-01T10:00:00Z".parse().unwrap();
+        let make = || Authority::load(&Material::generate(now).unwrap()).unwrap();
+        let (ours, theirs) = (make(), make());
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let request = rcgen::CertificateParams::default().serialize_request(&key);
+        let (org, agent) = (
+            protocol::ids::OrgId::derived(&[b"acme"]),
+            protocol::ids::AgentId::derived(&[b"one"]),
+        );
+        let made = theirs.issue_agent_leaf(request.unwrap().der(), org, agent, now);
+        let chain = made.unwrap().chain;
+        let later = u64::try_from(now.as_second()).unwrap() + 31 * 86_400;
+        let later = UnixTime::since_unix_epoch(Duration::from_secs(later));
+        let verifier = agents_verifier(&ours).unwrap();
+        let error = verifier.verify_client_cert(&chain[0], &chain[1..], later);
+        assert!(matches!(
+            error,
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::UnknownIssuer
+            ))
+        ));
     }
 
     #[test]

@@ -359,6 +359,8 @@ pub struct SpoolInfo {
 /// An agent's certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CertificateInfo {
+    /// Serial number of the newest one, in hexadecimal digits.
+    pub serial: String,
     /// End of validity.
     #[schema(value_type = String, format = DateTime)]
     pub not_after: Timestamp,

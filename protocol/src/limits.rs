@@ -73,6 +73,10 @@ pub const HEARTBEAT: Duration = Duration::from_secs(20);
 /// for the largest one at 28 kbit/s.
 pub const FRAME_TIME: Duration = Duration::from_secs(300);
 
+/// How long after its end an agent's certificate may still be renewed, at most. A certificate of
+/// a shorter life may be renewed for as long again as it lived.
+pub const RENEWAL_GRACE: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// Silence after which a session is considered dead. Three heartbeats may be lost.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(70);
 

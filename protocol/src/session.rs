@@ -12,6 +12,7 @@
 //!   Batch{lane, first..last} …        ─▶  verify, Admit ─▶ one durable commit
 //!                                     ◀─  Ack{lane, seq} after it  │ Refused{expected}
 //!   Heartbeat when silent             ◀▶  Heartbeat
+//!   Renew{request} from half life     ─▶  Renewed{chain} │ NotRenewed{reason}
 //! ```
 
 use std::fmt;
@@ -159,6 +160,9 @@ pub enum SessionError {
         /// The bound.
         credit_bytes: u64,
     },
+    /// The certificate has ended, and the agent did something else than renew it.
+    #[error("the agent's certificate has ended: all it may do is renew it")]
+    RenewOnly,
     /// Nothing arrived for [`crate::limits::IDLE_TIMEOUT`].
     #[error("nothing arrived for {} seconds", crate::limits::IDLE_TIMEOUT.as_secs())]
     Silent,
@@ -177,6 +181,7 @@ impl SessionError {
             | Self::Message { .. }
             | Self::Batch { .. }
             | Self::Unexpected(_)
+            | Self::RenewOnly
             | Self::Credit { .. } => CloseCode::Protocol,
         }
     }

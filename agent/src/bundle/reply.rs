@@ -58,7 +58,7 @@ fn read(path: &Path) -> Result<SealedReply, CarryError> {
 /// Checks that a reply's certificates are the hub's, and returns the key of the leaf.
 ///
 /// The instant that counts is that of its making: the key signed nothing else.
-fn hub_key(reply: &SealedReply, root: &CertificateDer<'_>) -> Result<Vec<u8>, CarryError> {
+fn hub_key(reply: &SealedReply, roots: &[CertificateDer<'static>]) -> Result<Vec<u8>, CarryError> {
     let broken = || CarryError::Hub(CertificateError::BadEncoding.into());
     let chain: Vec<CertificateDer<'_>> = reply
         .chain()
@@ -69,7 +69,7 @@ fn hub_key(reply: &SealedReply, root: &CertificateDer<'_>) -> Result<Vec<u8>, Ca
     let made_at = u64::try_from(reply.made_at_ms()).map_err(|_| broken())?;
     let at = UnixTime::since_unix_epoch(Duration::from_millis(made_at));
     let name = ServerName::try_from(HUB_NAME).map_err(|_| broken())?;
-    tls::hub_verifier(root)
+    tls::hub_verifier(roots)
         .and_then(|verifier| verifier.verify_server_cert(leaf, above, &name, &[], at))
         .map_err(CarryError::Hub)?;
     let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| broken())?;
@@ -92,7 +92,7 @@ pub(super) async fn import(path: &Path, config: &Config, format: Format) -> Resu
         let (found, own) = (agent.to_string(), identity.agent.to_string());
         return Err(CarryError::Addressee { found, own }.into());
     }
-    let public_key = hub_key(&sealed, &identity.root)?;
+    let public_key = hub_key(&sealed, &identity.roots)?;
     let mut ledger = Ledger::load(&layout, identity.agent)?;
     let reply = sealed.open(&public_key, Some(&ledger.reply_key()));
     let reply = reply.map_err(|source| CarryError::Refused {

@@ -16,6 +16,7 @@ use tracing::{debug, error, info, warn};
 
 use super::way::{End, Way};
 use super::{Config, Connection, Heard, Line, LinkError, Order, PROBE_TIME, Transport, dial};
+use crate::renew::Keeper;
 use crate::spool::{Fetched, Released, Spool};
 
 /// How the link stands.
@@ -34,6 +35,8 @@ pub(crate) struct LinkStatus {
     pub(crate) sent_bytes: u64,
     /// How far this host's clock is ahead of the hub's, as last heard.
     pub(crate) clock_skew_ms: Option<i64>,
+    /// When the agent's certificate ends.
+    pub(crate) certificate_ends: Timestamp,
 }
 
 /// Whether there is a link.
@@ -57,7 +60,8 @@ pub(crate) struct Stopped {
 /// Everything that a link needs.
 pub(crate) struct Drive {
     pub(crate) spool: Spool,
-    pub(crate) tls: Arc<rustls::ClientConfig>,
+    /// The identity that connections show, renewed over them.
+    pub(crate) keeper: Keeper,
     pub(crate) config: Config,
     /// Addresses of the hub, in the order to try.
     pub(crate) hubs: Vec<String>,
@@ -130,7 +134,7 @@ impl Drive {
     /// # Errors
     ///
     /// [`Stopped`] with the hub's words.
-    pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), Stopped> {
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), Stopped> {
         let mut epoch = self.spool.epoch();
         let mut session = self.session(epoch, self.witness);
         let mut wire: Option<Wire> = None;
@@ -148,9 +152,15 @@ impl Drive {
                 }
                 match output {
                     Output::Dial => {
-                        let (hubs, tls) = (self.hubs.clone(), self.tls.clone());
+                        let (hubs, tls) = (self.hubs.clone(), self.keeper.tls());
                         let config = self.config.clone();
-                        dialling.spawn(dial_one_of(hubs, tls, config, way.order(Instant::now())));
+                        let order = way.order(Instant::now());
+                        dialling.spawn(async move {
+                            let unusable = |error: rustls::Error| LinkError::Local {
+                                reason: error.to_string(),
+                            };
+                            dial_one_of(hubs, tls.map_err(unusable)?, config, order).await
+                        });
                     }
                     Output::Send { lane, bytes } => {
                         if let Some(wire) = &mut wire {
@@ -226,6 +236,44 @@ impl Drive {
                             );
                         }
                         self.resync.notify_one();
+                    }
+                    Output::StoreCertificate(chain) => match self.keeper.renew(chain) {
+                        Ok(()) => {
+                            let until = self.keeper.ends_at();
+                            info!(%until, "certificate renewed");
+                            self.status
+                                .send_modify(|status| status.certificate_ends = until);
+                            let fresh = self.keeper.certificate();
+                            session.handle_certificate(fresh.from_ms, fresh.until_ms, now());
+                        }
+                        Err(error) => {
+                            error!(
+                                error = &error as &dyn Error,
+                                "a renewed certificate could not be stored"
+                            );
+                            session.handle_not_renewed(now());
+                        }
+                    },
+                    Output::Trust(roots) => match self.keeper.trust(roots) {
+                        Ok(true) => info!("the hub's certificate authority has changed"),
+                        Ok(false) => {}
+                        Err(error) => error!(
+                            error = &error as &dyn Error,
+                            "the hub's new certificate authority could not be stored"
+                        ),
+                    },
+                    Output::NotRenewed(reason) => {
+                        let ends = self.keeper.ends_at();
+                        warn!(%reason, %ends, "the hub did not renew this agent's certificate");
+                    }
+                    Output::ComeBack => {
+                        let reason = "the agent comes back with its new certificate";
+                        if let Some(wire) = wire.take() {
+                            wire.leave(CloseCode::Done, reason, &mut leaving);
+                        }
+                        self.tell(State::Connecting, None, None);
+                        let reason = reason.to_owned();
+                        session.handle_disconnected(Ended::Lost { reason }, now());
                     }
                     Output::Close { code, reason } => {
                         if let Some(wire) = &mut wire {
@@ -324,13 +372,10 @@ impl Drive {
                 }
                 () = look => {
                     way.probing();
-                    if let Some(wire) = &wire {
+                    if let (Some(wire), Ok(tls)) = (&wire, self.keeper.tls()) {
                         probing = JoinSet::new();
-                        probing.spawn(dial_quic(
-                            wire.address.clone(),
-                            self.tls.clone(),
-                            self.config.clone(),
-                        ));
+                        let address = wire.address.clone();
+                        probing.spawn(dial_quic(address, tls, self.config.clone()));
                     }
                 }
                 Some(probed) = probing.join_next() => match (probed, &wire) {
@@ -369,6 +414,7 @@ impl Drive {
             epoch,
             witness,
             process: self.process,
+            certificate: Some(self.keeper.certificate()),
             seed: u64::from_le_bytes(crate::seal::random()),
         };
         Session::new(config, now())
@@ -409,23 +455,41 @@ impl Drive {
 
     fn lost(&self, session: &mut Session, error: LinkError, ending: Option<Ended>) {
         let first = self.status.borrow().state != State::Offline;
+        let ended = match (ending, &error) {
+            (Some(ended), _) => ended,
+            (None, LinkError::Closed { code, reason, .. }) => Ended::ByHub {
+                code: *code,
+                reason: reason.clone(),
+            },
+            // By the hub's clock and by this one: nothing but an operator can mend it.
+            (None, LinkError::Certificate { reason, .. })
+                if self.keeper.is_past_renewal(Timestamp::now()) =>
+            {
+                Ended::ByHub {
+                    code: Some(CloseCode::Unenrolled),
+                    reason: format!(
+                        "this agent's certificate cannot be renewed any more: {reason}"
+                    ),
+                }
+            }
+            (None, _) => Ended::Lost {
+                reason: error.to_string(),
+            },
+        };
+        // What the hub said before the connection ended says more than that it ended.
+        let error = match &ended {
+            Ended::ByHub { code, reason } => LinkError::Closed {
+                address: self.status.borrow().hub.clone(),
+                code: *code,
+                reason: reason.clone(),
+            },
+            Ended::Lost { .. } => error,
+        };
         if first {
             warn!(%error, "no link to the hub; sources go on and the spool keeps what they find");
         } else {
             debug!(%error, "still no link to the hub");
         }
-        let ended = ending.unwrap_or_else(|| {
-            if let LinkError::Closed { code, reason, .. } = &error {
-                Ended::ByHub {
-                    code: *code,
-                    reason: reason.clone(),
-                }
-            } else {
-                Ended::Lost {
-                    reason: error.to_string(),
-                }
-            }
-        });
         self.tell(State::Offline, Some(error), None);
         session.handle_disconnected(ended, now());
     }

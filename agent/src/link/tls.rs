@@ -21,14 +21,16 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// Returns the TLS settings of a session: this agent's certificate, the hub's pinned root.
+/// Returns the TLS settings of a session: this agent's certificate, the hub's roots.
 ///
 /// # Errors
 ///
 /// When the identity's certificate and key do not fit each other.
 pub(crate) fn for_session(identity: &Identity) -> Result<Arc<ClientConfig>, rustls::Error> {
     let mut roots = RootCertStore::empty();
-    roots.add(identity.root.clone())?;
+    for root in &identity.roots {
+        roots.add(root.clone())?;
+    }
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
@@ -69,12 +71,14 @@ pub(crate) fn for_enrolment(
 ///
 /// # Errors
 ///
-/// When the root cannot be one.
+/// When a root cannot be one.
 pub(crate) fn hub_verifier(
-    root: &CertificateDer<'_>,
+    trusted: &[CertificateDer<'static>],
 ) -> Result<Arc<dyn ServerCertVerifier>, rustls::Error> {
     let mut roots = RootCertStore::empty();
-    roots.add(root.clone().into_owned())?;
+    for root in trusted {
+        roots.add(root.clone())?;
+    }
     rooted(roots)
 }
 

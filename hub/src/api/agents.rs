@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State as Shared;
+use data_encoding::HEXLOWER;
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use protocol::api::{
@@ -60,6 +61,14 @@ fn agent_of(view: AgentView, sources: Vec<SourceId>, live: &Live) -> Agent {
         (None, Some(status)) => status.transport.clone(),
         (None, None) => String::new(),
     };
+    let certificate = CertificateInfo {
+        serial: agent
+            .newest()
+            .map_or_else(String::new, |newest| HEXLOWER.encode(&newest.serial)),
+        not_after: agent
+            .newest()
+            .map_or(agent.enrolled_at, |newest| newest.not_after),
+    };
     Agent {
         id: agent.id,
         name: agent.name,
@@ -76,9 +85,7 @@ fn agent_of(view: AgentView, sources: Vec<SourceId>, live: &Live) -> Agent {
                 oldest: status.spool_oldest,
             }),
         sources,
-        certificate: CertificateInfo {
-            not_after: agent.not_after,
-        },
+        certificate,
         clock_skew_ms: status.as_ref().map(|status| status.clock_skew_ms),
         refused: status.as_ref().map_or(0, |status| status.refused_batches),
         throttled: session

@@ -104,8 +104,7 @@ impl Hub {
         let enrolment = Enrolment {
             agent: id,
             name: "web-1".into(),
-            serial: leaf.serial.clone(),
-            not_after: leaf.not_after,
+            certificate: leaf.certificate.clone(),
         };
         let appliance = self.store.appliance();
         appliance

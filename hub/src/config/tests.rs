@@ -135,6 +135,7 @@ fn every_key_of_the_table_can_be_set_in_a_file() {
         let value = match key {
             "agent_listen" | "api_listen" => "'127.0.0.1:9'",
             "public_hosts" => "['127.0.0.1']",
+            "ca.agent_leaf" => "'12h'",
             "log.format" => "'json'",
             key if key.starts_with("quota.") => "7",
             "log.level" => "'zero_x_hub=debug'",

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use protocol::batch::{BatchError, SealedBatch, VerifiedBatch};
 use protocol::declare::Declarations;
 use protocol::frame::{Decoder, Frame, FrameError, Lane};
-use protocol::session::hub::{self, Output};
+use protocol::session::hub::{self, Duty, Output};
 use protocol::session::{Now, SessionError};
 use protocol::wire::v1::{self, Epoch, Hello, HighWater, Message};
 use store::error::ReadError;
@@ -117,6 +117,7 @@ impl Known {
             commit: admitted.store.read(|reader| reader.commit()).await?,
             high_water: high_water.collect(),
             public_key,
+            duty: Duty::All,
         };
         Ok(Self { config, epoch })
     }
@@ -185,7 +186,7 @@ impl Sieve {
                     }
                     Some(_) | None => sieved = sieved.or(Some(Sieved::Repeat)),
                 },
-                Output::Greeted(_) | Output::Beat(_) => {}
+                Output::Greeted(_) | Output::Beat(_) | Output::Renew(_) => {}
             }
         }
         Ok(sieved.unwrap_or(Sieved::Repeat))

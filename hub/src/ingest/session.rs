@@ -5,6 +5,9 @@
 //! lanes of a line  ─▶ readers ─▶ pieces ─▶ hub::Session ─▶ batches ─▶ turn ─▶ Intake ─▶ store
 //! control lane     ◀─ writer  ◀─ frames ◀──────┘◀────────── acknowledgement ◀─────┘
 //! ```
+//! An agent whose certificate has ended gets a session without an intake: it can renew, and
+//! nothing that it sends can reach the store.
+//!
 //! An agent may try two connections at once and speaks on the one it takes. So a session begins
 //! with its first bytes: a connection that stays silent takes no other's place.
 //!
@@ -13,6 +16,7 @@
 //! windows hold the agent back.
 
 mod frames;
+mod renewal;
 mod turns;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -27,9 +31,9 @@ use protocol::batch::VerifiedBatch;
 use protocol::declare::Declarations;
 use protocol::frame::Lane;
 use protocol::limits;
-use protocol::session::hub::{self, Output};
+use protocol::session::hub::{self, Duty, Output};
 use protocol::session::{CloseCode, Now, SessionError};
-use protocol::wire::v1::{Epoch, GoAway, Heartbeat, Hello, HighWater};
+use protocol::wire::v1::{Authority, Epoch, GoAway, Heartbeat, Hello, HighWater};
 use rustls_pki_types::CertificateDer;
 use store::error::AdmitAgentError;
 use store::rows::AgentState;
@@ -40,15 +44,16 @@ use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::Shared;
 use super::admit::{Terms, clip};
 use super::connection::{Connection, Ears, Full, Heard, Line};
 use super::fair::{Fair, Seat};
 use super::intake::{Intake, IntakeError, Taken};
 use super::quota::Pace;
+use super::{Hub, Shared};
 use crate::ca::spiffe::{self, read_peer};
 use crate::live::{Changed, EndSession, Live, Registered, SessionInfo, Throttled, What};
 use frames::Frames;
+use renewal::{Renewing, next_certificate};
 use turns::{Answer, next_answer, size};
 
 /// Time for an agent to greet after the handshake.
@@ -66,6 +71,9 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// Shortest pause that a stopping hub asks for, and how much is added by chance so that agents do
 /// not come back together, in milliseconds.
 const RETURN_MS: (u64, u64) = (1_000, 4_000);
+
+/// Time for an agent whose certificate has ended to renew it.
+const RENEWAL_TIME: Duration = Duration::from_secs(60);
 
 /// Longest program version that is kept, in bytes.
 const VERSION_BYTES: usize = 64;
@@ -287,7 +295,12 @@ async fn prepare(
                 seq,
             })
             .collect(),
-        public_key: names.public_key,
+        public_key: names.public_key.clone(),
+        duty: if names.not_after > since {
+            Duty::All
+        } else {
+            Duty::RenewOnly
+        },
     };
     let terms = Terms {
         agent,
@@ -309,13 +322,23 @@ async fn prepare(
         refused_batches: 0,
     });
     let (live, spoiled) = (hub.live.clone(), shared.spoiled.clone());
-    let intake = Intake::new(store.clone(), terms, live, spoiled);
+    let (intake, expires_at) = match config.duty {
+        Duty::All => {
+            let intake = Intake::new(store.clone(), terms, live, spoiled);
+            (Some(intake), expiry(names.not_after, since))
+        }
+        Duty::RenewOnly => {
+            let ended = names.not_after;
+            info!(%agent, %ended, "the agent's certificate has ended; it may only renew");
+            (None, Instant::now() + RENEWAL_TIME)
+        }
+    };
     let core = hub::Session::new(config, now());
     let fair = Arc::clone(&shared.fair);
     let seat = fair.seat(store.org(), agent);
     let pace = shared.quota.pace(store.org(), agent);
     let (live, transport) = (hub.live.clone(), peer.transport);
-    let expires_at = expiry(names.not_after, since);
+    let hub = Arc::clone(hub);
     let drive = move |line| Drive {
         line,
         transport,
@@ -327,8 +350,11 @@ async fn prepare(
         status_stored: None,
         greet_by: Some(Instant::now() + GREETING_TIME),
         expires_at,
-        intake: Some(intake),
+        hub,
+        names,
+        intake,
         answering: None,
+        renewing: None,
         fair,
         seat,
         pace,
@@ -385,8 +411,12 @@ struct Drive {
     greet_by: Option<Instant>,
     /// When the agent's certificate ends, and the session with it.
     expires_at: Instant,
-    /// At home, or with the batch that is being stored.
+    hub: Arc<Hub>,
+    /// Who speaks, by the certificate.
+    names: spiffe::Peer,
+    /// At home, or with the batch that is being stored; nowhere where only a renewal is taken.
     intake: Option<Intake>,
+    renewing: Option<Renewing>,
     answering: Option<JoinHandle<Answer>>,
     fair: Arc<Fair>,
     seat: Seat,
@@ -470,6 +500,13 @@ impl Drive {
                 Some(heard) = ears.data.recv(), if may_hear => self.hear(heard)?,
                 turn = self.seat.granted(), if may_store => self.store(turn),
                 answer = next_answer(&mut self.answering) => self.answered(answer)?,
+                renewed = next_certificate(&mut self.renewing) => {
+                    match renewed {
+                        Ok(chain) => self.core.handle_renewed(chain),
+                        Err(reason) => self.core.handle_not_renewed(reason),
+                    }
+                    self.send_outputs()?;
+                }
                 // What waits is given at the next turn of the loop.
                 () = at(self.held_until) => {}
                 () = at(self.frames.due()) => self.check_frames()?,
@@ -637,6 +674,12 @@ impl Drive {
                 Output::Greeted(hello) => self.greeted(hello)?,
                 Output::Admit(batch) => self.queue(batch),
                 Output::Beat(beat) => self.beat(&beat),
+                Output::Renew(csr) => {
+                    let store = self.store.clone();
+                    let asked =
+                        renewal::begin(Arc::clone(&self.hub), store, self.names.clone(), csr);
+                    self.renewing = Some(asked);
+                }
             }
         }
         Ok(())
@@ -648,6 +691,10 @@ impl Drive {
             let reason = "this agent has begun more spools than the hub keeps; enrol it again";
             return Err(self.breaks(reason.to_owned()).into());
         }
+        self.core.tell_authority(Authority {
+            roots: vec![self.hub.authority.root().to_vec()],
+            renew_within_ms: None,
+        });
         let at = Timestamp::now();
         self.greet_by = None;
         self.status.version = clip(&hello.agent_version, VERSION_BYTES);

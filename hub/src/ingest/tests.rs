@@ -3,6 +3,7 @@
 mod hostile;
 mod pace;
 mod parties;
+mod renewal;
 mod tcp;
 
 use std::collections::BTreeMap;
@@ -27,7 +28,6 @@ use quinn::ConnectionError;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde_json::{Value, json};
 use store::rows::AgentState;
-use store::rows::access::Enrolment;
 use store::rows::event::EventQuery;
 use store::rows::finding::Actor;
 use store::rows::resource::{ScopeState, ScopeStatus};
@@ -821,39 +821,23 @@ async fn a_revoked_agents_session_is_closed_at_once() {
 #[tokio::test]
 async fn a_session_ends_with_its_certificate() {
     let hub = hub().await;
-    let token = hub.token(|_| {}).await;
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-    let request = CertificateParams::default().serialize_request(&key);
-    let id = AgentId::derived(&[b"old"]);
     let life = SignedDuration::from_hours(30 * 24);
-    let made_at = Timestamp::now() - life + SignedDuration::from_secs(3);
-    let request = request.unwrap();
-    let leaf = hub
-        .authority
-        .issue_agent_leaf(request.der(), hub.org, id, made_at)
-        .unwrap();
-    let enrolment = Enrolment {
-        agent: id,
-        name: "old".into(),
-        serial: leaf.serial,
-        not_after: leaf.not_after,
-    };
-    let appliance = hub.store.appliance();
-    appliance
-        .redeem_token(token.0, enrolment, Timestamp::now())
-        .await
-        .unwrap();
-    let agent = Agent {
-        id,
-        chain: leaf.chain,
-        pkcs8: key.serialize_der(),
-    };
+    let agent = hub
+        .agent_made_at(Timestamp::now() - life + SignedDuration::from_secs(3))
+        .await;
     let mut talk = Talk::open(&hub, &agent).await;
     talk.send(Lane::Events, &[record("login")]).await;
     let (code, reason) = closed(&talk.connection).await;
     assert_eq!(code, CloseCode::Done);
     assert_eq!(reason, "this agent's certificate has expired");
-    assert!(Timestamp::now() >= leaf.not_after);
+    let row = hub
+        .store
+        .appliance()
+        .agent(agent.id)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(Timestamp::now() >= row.newest().unwrap().not_after);
     hub.stop().await;
 }
 

@@ -17,7 +17,7 @@ use crate::engine::{Engine, Range, WriteSet};
 use crate::error::{AdmitAgentError, AdmitUserError, ApplianceError, ReadError};
 use crate::keys::Names;
 use crate::org::{Administration, OrgStore};
-use crate::rows::access::{Agent, EnrolToken, Enrolment, Org, Session, User};
+use crate::rows::access::{Agent, AgentCertificate, EnrolToken, Enrolment, Org, Session, User};
 use crate::rows::{AgentState, Role};
 use crate::seal::Sealer;
 use crate::store::Hub;
@@ -213,7 +213,8 @@ impl Appliance {
 
     // -- admissions ----------------------------------------------------------------------------
 
-    /// Admits an agent to its organisation's store.
+    /// Admits an agent to its organisation's store. When it shows its newest certificate, the one
+    /// before it is in force no longer.
     ///
     /// # Errors
     ///
@@ -233,7 +234,8 @@ impl Appliance {
             return Err(AdmitAgentError::Revoked);
         }
         let serial = without_zeros(&identity.serial);
-        if !agent.serials.iter().any(|known| known == serial) {
+        let known = |certificate: &AgentCertificate| certificate.serial == serial;
+        if !agent.certificates.iter().any(known) {
             return Err(AdmitAgentError::WrongSerial);
         }
         match agent.state {
@@ -248,6 +250,16 @@ impl Appliance {
             .await
             .map_err(AdmitAgentError::Open)?;
         let store = store.ok_or(AdmitAgentError::Unknown)?;
+        let is_newest = agent.newest().is_some_and(known);
+        let agent = if is_newest && agent.certificates.len() > 1 {
+            let shown = serial.to_vec();
+            let settled = self
+                .shared()
+                .change(move |desk| desk.settle_agent(org, id, &shown));
+            settled.await.map_err(AdmitAgentError::Settle)?
+        } else {
+            agent
+        };
         Ok(AdmittedAgent { store, agent })
     }
 
@@ -431,19 +443,21 @@ impl Appliance {
         found.await
     }
 
-    /// Adds the serial number of a renewed certificate; older ones but the last are dropped.
+    /// Puts a renewed certificate on the positive list. The one that the agent showed stays in
+    /// force until the new one was seen; every other goes.
     ///
     /// # Errors
     ///
-    /// `Missing` when there is no such agent; `Conflict` when it is revoked.
+    /// `Missing` when there is no such agent; `Conflict` when it may not speak, or the
+    /// certificate it showed is not in force.
     pub async fn renew_agent(
         &self,
-        id: AgentId,
-        serial: Vec<u8>,
-        not_after: Timestamp,
+        shown: &AgentIdentity,
+        fresh: AgentCertificate,
     ) -> Result<Agent, ApplianceError> {
+        let shown = shown.clone();
         self.shared()
-            .change(move |desk| desk.renew_agent(id, &serial, not_after))
+            .change(move |desk| desk.renew_agent(shown.org, shown.agent, &shown.serial, &fresh))
             .await
     }
 

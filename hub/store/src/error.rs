@@ -310,6 +310,9 @@ pub enum AdmitAgentError {
     /// The organisation's store could not be opened.
     #[error("could not open the organisation's store")]
     Open(#[source] std::sync::Arc<OpenError>),
+    /// That the new certificate was seen could not be stored.
+    #[error("could not note the agent's new certificate")]
+    Settle(#[source] ApplianceError),
 }
 
 /// Why a user was not admitted to an organisation.

@@ -11,6 +11,44 @@ use crate::session::{CloseCode, Now, SessionError};
 use crate::wire;
 use crate::wire::v1::{self, Epoch, Heartbeat, Hello, Message, Witness};
 
+/// Shortest time between two requests for a certificate, so that a hub whose certificates are
+/// due at once is not asked without end.
+const RENEW_PAUSE: Duration = Duration::from_secs(5);
+
+/// Longest time between two requests for a certificate when the hub gives none.
+const RENEW_RETRY: Duration = Duration::from_secs(3600);
+
+/// How long what is under way may take before the session is made anew with a new certificate.
+const SETTLE: Duration = Duration::from_secs(30);
+
+/// The agent's certificate, as far as its renewal goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// PKCS #10 request for the agent's key, DER.
+    pub csr: Vec<u8>,
+    /// When the certificate begins to be valid, milliseconds since 1970 UTC.
+    pub from_ms: i64,
+    /// When it ends.
+    pub until_ms: i64,
+}
+
+impl Certificate {
+    /// Returns how long it is, by the hub's clock, until half of its life is over.
+    fn due_after(&self, hub_ms: i64) -> Duration {
+        let half = self.until_ms.saturating_sub(self.from_ms) / 2;
+        let left = self.from_ms.saturating_add(half).saturating_sub(hub_ms);
+        Duration::from_millis(u64::try_from(left).unwrap_or(0))
+    }
+
+    /// Returns the pause before a hub that gave no certificate is asked again: an eighth of what
+    /// is left, so that several attempts fit.
+    fn retry_after(&self, hub_ms: i64) -> Duration {
+        let left = self.until_ms.saturating_sub(hub_ms) / 8;
+        let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
+        left.clamp(RENEW_PAUSE, RENEW_RETRY)
+    }
+}
+
 /// What an agent's session is made of.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -24,6 +62,8 @@ pub struct Config {
     pub process: u64,
     /// Seed of the jitter.
     pub seed: u64,
+    /// What is renewed; `None` where the certificate is nobody's to renew.
+    pub certificate: Option<Certificate>,
 }
 
 /// A batch as the spool holds it.
@@ -95,6 +135,16 @@ pub enum Output {
         /// The hub's sums.
         sums: Vec<u64>,
     },
+    /// Store a new certificate chain, leaf first, and report [`Session::handle_certificate`] or
+    /// [`Session::handle_not_renewed`].
+    StoreCertificate(Vec<Vec<u8>>),
+    /// Trust these root certificates, and no others, from the next connection on.
+    Trust(Vec<Vec<u8>>),
+    /// The hub gives no new certificate, in its words.
+    NotRenewed(String),
+    /// Close the connection as planned and report [`Session::handle_disconnected`]: another is
+    /// dialled at once, with the new certificate.
+    ComeBack,
     /// Close the connection; a `handle_disconnected` follows.
     Close {
         /// Code.
@@ -174,6 +224,16 @@ pub struct Session {
     clock_skew_ms: Option<i64>,
     retry_after: Option<Duration>,
     waiting: Waiting,
+    /// The hub's clock less this one's, at the last greeting.
+    hub_ahead_ms: i64,
+    /// When to ask for a certificate.
+    renew_at: Option<Instant>,
+    /// When one was last asked for, over all connections.
+    asked_at: Option<Instant>,
+    /// Whether the hub owes an answer.
+    is_asking: bool,
+    /// When the session is to be made anew with the certificate that was stored, at the latest.
+    settle_by: Option<Instant>,
     outputs: VecDeque<Output>,
 }
 
@@ -194,6 +254,11 @@ impl Session {
             clock_skew_ms: None,
             retry_after: None,
             waiting: Waiting::default(),
+            hub_ahead_ms: 0,
+            renew_at: None,
+            asked_at: None,
+            is_asking: false,
+            settle_by: None,
             outputs: VecDeque::new(),
         }
     }
@@ -256,12 +321,18 @@ impl Session {
         if self.opened_at.take().is_some_and(stood_long) {
             self.attempts = 0;
         }
+        self.renew_at = None;
+        self.is_asking = false;
+        self.settle_by = None;
         self.outputs.retain(|output| {
             matches!(
                 output,
                 Output::Release { .. }
                     | Output::Remember(_)
                     | Output::SetBack { .. }
+                    | Output::StoreCertificate(_)
+                    | Output::Trust(_)
+                    | Output::NotRenewed(_)
                     | Output::ForgetScope(_)
                     | Output::Repair { .. }
                     | Output::Stop { .. }
@@ -324,7 +395,7 @@ impl Session {
                 }
                 self.opened_at = Some(now.at);
                 self.clock_skew_ms = Some(now.wall_ms.saturating_sub(welcome.wall_ms));
-                self.open(welcome);
+                self.open(welcome, now);
                 Ok(())
             }
             (State::Open, Message::Ack(ack)) => {
@@ -332,6 +403,7 @@ impl Session {
                 self.remember(ack.commit, ack.audit_head);
                 self.acknowledge(lane, ack.seq);
                 self.fill(lane);
+                self.settle(now);
                 Ok(())
             }
             (State::Open, Message::Refused(refused)) => {
@@ -353,6 +425,27 @@ impl Session {
                 }
                 Ok(())
             }
+            (State::Open, Message::Renewed(renewed)) => {
+                self.is_asking = false;
+                self.outputs
+                    .push_back(Output::StoreCertificate(renewed.chain));
+                Ok(())
+            }
+            (State::Open, Message::NotRenewed(refused)) => {
+                self.is_asking = false;
+                self.handle_not_renewed(now);
+                self.outputs.push_back(Output::NotRenewed(refused.reason));
+                Ok(())
+            }
+            (State::Open, Message::Authority(authority)) => {
+                self.outputs.push_back(Output::Trust(authority.roots));
+                if let Some(within_ms) = authority.renew_within_ms {
+                    let chosen = self.chance() % within_ms.saturating_add(1);
+                    let at = now.at + Duration::from_millis(chosen).min(RENEW_RETRY);
+                    self.renew_at = self.renew_at.map(|due| due.min(at));
+                }
+                Ok(())
+            }
             (State::Open | State::Greeting, Message::GoAway(away)) => {
                 self.retry_after = Some(
                     Duration::from_millis(away.retry_after_ms).min(limits::RECONNECT_MAX * 10),
@@ -369,8 +462,14 @@ impl Session {
         }
     }
 
-    fn open(&mut self, welcome: v1::Welcome) {
+    fn open(&mut self, welcome: v1::Welcome, now: Now) {
         self.state = State::Open;
+        self.hub_ahead_ms = welcome.wall_ms.saturating_sub(now.wall_ms);
+        let rested_at = self.asked_at.map(|at| at + RENEW_PAUSE);
+        self.renew_at = self.config.certificate.as_ref().map(|certificate| {
+            let due_at = now.at + certificate.due_after(welcome.wall_ms);
+            rested_at.map_or(due_at, |rested_at| due_at.max(rested_at))
+        });
         let known = self.config.witness;
         let is_same_life = known.is_some_and(|seen| seen.hub_epoch == welcome.hub_epoch);
         if let Some(seen) = known
@@ -489,7 +588,8 @@ impl Session {
     }
 
     fn fill(&mut self, lane: Lane) {
-        if !self.is_open() {
+        // What is under way should come to its end before the session is made anew.
+        if !self.is_open() || self.settle_by.is_some() {
             return;
         }
         let Some(state) = self.lanes.get_mut(&lane) else {
@@ -560,7 +660,10 @@ impl Session {
             State::Waiting { until } => Some(until),
             State::Greeting | State::Open => {
                 let silent = self.heard_at.map(|at| at + limits::IDLE_TIMEOUT);
-                [silent, self.beat_at].into_iter().flatten().min()
+                [silent, self.beat_at, self.renew_at, self.settle_by]
+                    .into_iter()
+                    .flatten()
+                    .min()
             }
             State::Dialling | State::Stopped => None,
         }
@@ -574,6 +677,8 @@ impl Session {
                 self.outputs.push_back(Output::Dial);
             }
             State::Greeting | State::Open => {
+                self.renew(now);
+                self.settle(now);
                 if self
                     .heard_at
                     .is_some_and(|at| at + limits::IDLE_TIMEOUT <= now.at)
@@ -610,6 +715,63 @@ impl Session {
                 }
             }
             State::Waiting { .. } | State::Dialling | State::Stopped => {}
+        }
+    }
+
+    /// Asks for a certificate when it is time.
+    fn renew(&mut self, now: Now) {
+        if self.renew_at.is_none_or(|at| now.at < at) {
+            return;
+        }
+        let Some(certificate) = &self.config.certificate else {
+            self.renew_at = None;
+            return;
+        };
+        let csr = certificate.csr.clone();
+        // An answer sets another time.
+        self.renew_at = Some(now.at + RENEW_RETRY);
+        if self.is_asking {
+            return;
+        }
+        self.is_asking = true;
+        self.asked_at = Some(now.at);
+        self.send(&Message::Renew(v1::Renew { csr }));
+    }
+
+    /// Takes note that a new certificate is stored and is shown by the next connection, with the
+    /// time in which it is valid, milliseconds since 1970 UTC. The session is made anew once
+    /// nothing is under way.
+    pub fn handle_certificate(&mut self, from_ms: i64, until_ms: i64, now: Now) {
+        if let Some(certificate) = &mut self.config.certificate {
+            certificate.from_ms = from_ms;
+            certificate.until_ms = until_ms;
+        }
+        self.renew_at = None;
+        if self.is_open() {
+            self.settle_by = Some(now.at + SETTLE);
+            self.settle(now);
+        }
+    }
+
+    /// Takes note that there is no new certificate, from the hub or because it could not be
+    /// stored: it is asked for again later.
+    pub fn handle_not_renewed(&mut self, now: Now) {
+        let hub_ms = now.wall_ms.saturating_add(self.hub_ahead_ms);
+        if let Some(certificate) = &self.config.certificate
+            && self.is_open()
+        {
+            self.renew_at = Some(now.at + certificate.retry_after(hub_ms));
+        }
+    }
+
+    /// Ends a session that is to be made anew, once nothing is under way or time is over.
+    fn settle(&mut self, now: Now) {
+        let Some(by) = self.settle_by else { return };
+        let is_idle = self.lanes.values().all(|lane| lane.in_flight.is_empty());
+        if is_idle || by <= now.at {
+            self.settle_by = None;
+            self.retry_after = Some(Duration::ZERO);
+            self.outputs.push_back(Output::ComeBack);
         }
     }
 
@@ -664,11 +826,15 @@ impl Session {
         let doubled = limits::RECONNECT_MIN.saturating_mul(1u32 << self.attempts.min(16));
         let bound_ms =
             u64::try_from(doubled.min(limits::RECONNECT_MAX).as_millis()).unwrap_or(60_000);
-        // xorshift64: any sequence that differs between agents will do.
+        Duration::from_millis(self.chance() % (bound_ms + 1))
+    }
+
+    /// xorshift64: any sequence that differs between agents will do.
+    fn chance(&mut self) -> u64 {
         self.jitter ^= self.jitter << 13;
         self.jitter ^= self.jitter >> 7;
         self.jitter ^= self.jitter << 17;
-        Duration::from_millis(self.jitter % (bound_ms + 1))
+        self.jitter
     }
 }
 

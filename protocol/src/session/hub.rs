@@ -10,9 +10,22 @@ use crate::limits;
 use crate::session::{Now, SessionError};
 use crate::wire;
 use crate::wire::v1::{
-    self, Ack, Credit, Epoch, GoAway, Heartbeat, Hello, HighWater, Message, Refused, Resync,
-    Welcome, Witness,
+    self, Ack, Authority, Credit, Epoch, GoAway, Heartbeat, Hello, HighWater, Message, NotRenewed,
+    Refused, Renewed, Resync, Welcome, Witness,
 };
+
+/// How often an agent may ask for a certificate in one session. An honest one comes back with
+/// what it was given.
+const RENEWALS: u32 = 8;
+
+/// What a session may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duty {
+    /// Everything.
+    All,
+    /// Renew a certificate that has ended, and nothing else: no batch is taken.
+    RenewOnly,
+}
 
 /// What a hub knows of an agent when it connects.
 #[derive(Debug, Clone)]
@@ -25,6 +38,8 @@ pub struct Config {
     pub high_water: Vec<HighWater>,
     /// Public key of the agent's certificate: uncompressed P-256 point, 65 bytes.
     pub public_key: Vec<u8>,
+    /// What the agent's certificate lets it do.
+    pub duty: Duty,
 }
 
 /// What the driver has to do.
@@ -44,6 +59,9 @@ pub enum Output {
     Admit(Box<VerifiedBatch>),
     /// The agent is alive and says what waits in its spool.
     Beat(Heartbeat),
+    /// The agent asks for a certificate by this PKCS #10 request: report
+    /// [`Session::handle_renewed`] or [`Session::handle_not_renewed`].
+    Renew(Vec<u8>),
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +80,8 @@ pub struct Session {
     lanes: BTreeMap<Lane, LaneState>,
     decoders: BTreeMap<Lane, Decoder>,
     heard_at: Instant,
+    renewals: u32,
+    is_renewing: bool,
     outputs: VecDeque<Output>,
 }
 
@@ -77,6 +97,8 @@ impl Session {
                 .map(|lane| (lane, Decoder::new(lane)))
                 .collect(),
             heard_at: now.at,
+            renewals: 0,
+            is_renewing: false,
             outputs: VecDeque::new(),
         }
     }
@@ -140,6 +162,7 @@ impl Session {
                 self.outputs.push_back(Output::Beat(beat));
                 Ok(())
             }
+            Some(Message::Renew(renew)) if self.epoch.is_some() => self.renew(renew.csr),
             None if self.epoch.is_some() => Ok(()),
             Some(_) if self.epoch.is_some() => Err(SessionError::Unexpected(
                 "the agent sent a hub's message, or greeted twice",
@@ -164,7 +187,11 @@ impl Session {
             .filter(ours)
             .copied()
             .collect();
-        for lane in Lane::DATA {
+        let lanes: &[Lane] = match self.config.duty {
+            Duty::All => &Lane::DATA,
+            Duty::RenewOnly => &[],
+        };
+        for lane in lanes.iter().copied() {
             let stored = high_water
                 .iter()
                 .find(|high_water| high_water.lane == lane.number());
@@ -183,8 +210,10 @@ impl Session {
             hub_epoch: self.config.hub_epoch,
             high_water,
             commit: self.config.commit,
-            credits: Lane::DATA
-                .into_iter()
+            // Without credit an honest agent sends nothing.
+            credits: lanes
+                .iter()
+                .copied()
                 .map(|lane| Credit {
                     lane: lane.number(),
                     bytes: limits::lane_credit_bytes(lane),
@@ -203,6 +232,9 @@ impl Session {
         let Some(epoch) = self.epoch else {
             return Err(SessionError::Unexpected("the agent did not greet first"));
         };
+        if self.config.duty == Duty::RenewOnly {
+            return Err(SessionError::RenewOnly);
+        }
         let Some(state) = self.lanes.get_mut(&lane) else {
             return Err(SessionError::Unexpected(
                 "a batch on a lane that carries none",
@@ -274,6 +306,38 @@ impl Session {
             lane: lane.number(),
             expected_seq,
         }));
+    }
+
+    fn renew(&mut self, csr: Vec<u8>) -> Result<(), SessionError> {
+        if self.is_renewing {
+            let reason = "a second request for a certificate before the first was answered";
+            return Err(SessionError::Unexpected(reason));
+        }
+        self.renewals += 1;
+        if self.renewals > RENEWALS {
+            let reason = "the agent asks for certificates and does not come back with them";
+            return Err(SessionError::Unexpected(reason));
+        }
+        self.is_renewing = true;
+        self.outputs.push_back(Output::Renew(csr));
+        Ok(())
+    }
+
+    /// Takes note that a certificate was made and its serial number is durably stored: leaf first.
+    pub fn handle_renewed(&mut self, chain: Vec<Vec<u8>>) {
+        self.is_renewing = false;
+        self.send(&Message::Renewed(Renewed { chain }));
+    }
+
+    /// Takes note that no certificate is given, with words for the operator.
+    pub fn handle_not_renewed(&mut self, reason: String) {
+        self.is_renewing = false;
+        self.send(&Message::NotRenewed(NotRenewed { reason }));
+    }
+
+    /// Tells the agent which roots to trust, and whether to renew soon.
+    pub fn tell_authority(&mut self, authority: Authority) {
+        self.send(&Message::Authority(authority));
     }
 
     /// Asks the agent to send, at its next sweep, what lies in the parts of a scope whose sums are

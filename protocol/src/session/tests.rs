@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::batch::seal_lost;
 use crate::batch::tests::{TestKey, place, sealed};
-use crate::session::agent::{Ended, StoredBatch};
+use crate::session::agent::{Certificate, Ended, StoredBatch};
+use crate::session::hub::Duty;
 use crate::wire::v1::{Content, HighWater, Lost, LostReason, Witness};
 
 const EPOCH: [u8; 16] = [9; 16];
@@ -23,6 +24,13 @@ struct World {
     stored: BTreeMap<Lane, Vec<String>>,
     next_seq: BTreeMap<Lane, u64>,
     uncommitted: Vec<crate::batch::VerifiedBatch>,
+    duty: Duty,
+    /// What the hub answers to a request for a certificate: the end of the new one's validity.
+    renews_until: Option<i64>,
+    /// By the hub's clock.
+    renewed_at: Vec<i64>,
+    /// The hub's clock less the agent's.
+    hub_ahead_ms: i64,
     now: Now,
     log: Vec<String>,
     /// Last commit of the hub's store.
@@ -47,6 +55,7 @@ impl World {
             witness: None,
             process: 1,
             seed: 7,
+            certificate: None,
         };
         Self {
             key: TestKey::new(),
@@ -59,8 +68,55 @@ impl World {
             stored: BTreeMap::new(),
             next_seq: BTreeMap::new(),
             uncommitted: Vec::new(),
+            duty: Duty::All,
+            renews_until: None,
+            renewed_at: Vec::new(),
+            hub_ahead_ms: 0,
             now,
             log: Vec::new(),
+        }
+    }
+
+    /// A world whose agent has a certificate that is valid for so many seconds from now on, by
+    /// the hub's clock.
+    fn with_certificate(seconds: i64, hub_ahead_ms: i64) -> Self {
+        let world = Self::new();
+        let from_ms = world.now.wall_ms + hub_ahead_ms;
+        let config = agent::Config {
+            agent_version: "0.0.0".into(),
+            epoch: EPOCH,
+            witness: None,
+            process: 1,
+            seed: 7,
+            certificate: Some(Certificate {
+                csr: b"request".to_vec(),
+                from_ms,
+                until_ms: from_ms + seconds * 1000,
+            }),
+        };
+        let agent = agent::Session::new(config, world.now);
+        Self {
+            agent,
+            hub_ahead_ms,
+            ..world
+        }
+    }
+
+    /// What the hub's clock shows.
+    fn hub_now(&self) -> Now {
+        Now {
+            at: self.now.at,
+            wall_ms: self.now.wall_ms + self.hub_ahead_ms,
+        }
+    }
+
+    fn hub_config(&self) -> hub::Config {
+        hub::Config {
+            hub_epoch: [5; 16],
+            commit: self.commit,
+            high_water: self.high_water(),
+            public_key: self.key.public(),
+            duty: self.duty,
         }
     }
 
@@ -135,6 +191,7 @@ impl World {
                         self.hub_saw = self.hub.as_ref().and_then(|hub| hub.set_back(&hello));
                     }
                     hub::Output::Beat(_) => {}
+                    hub::Output::Renew(csr) => self.renew(&csr),
                 }
             }
             if !self.uncommitted.is_empty() {
@@ -144,6 +201,17 @@ impl World {
             if !moved {
                 return;
             }
+        }
+    }
+
+    fn renew(&mut self, csr: &[u8]) {
+        assert_eq!(csr, b"request");
+        let at = self.hub_now().wall_ms;
+        self.renewed_at.push(at);
+        let hub = self.hub.as_mut().unwrap();
+        match self.renews_until {
+            Some(until) => hub.handle_renewed(vec![until.to_le_bytes().to_vec()]),
+            None => hub.handle_not_renewed("not today".into()),
         }
     }
 
@@ -173,18 +241,13 @@ impl World {
     fn do_agent(&mut self, output: agent::Output) {
         match output {
             agent::Output::Dial => {
-                let config = hub::Config {
-                    hub_epoch: [5; 16],
-                    commit: self.commit,
-                    high_water: self.high_water(),
-                    public_key: self.key.public(),
-                };
-                self.hub = Some(hub::Session::new(config, self.now));
+                self.hub = Some(hub::Session::new(self.hub_config(), self.hub_now()));
                 self.agent.handle_connected(self.now);
             }
             agent::Output::Send { lane, bytes } => {
+                let now = self.hub_now();
                 if let Some(hub) = self.hub.as_mut() {
-                    hub.handle_bytes(lane, &bytes, self.now).unwrap();
+                    hub.handle_bytes(lane, &bytes, now).unwrap();
                 }
             }
             agent::Output::Fetch { lane, after_seq } => {
@@ -206,12 +269,23 @@ impl World {
                     .retain(|(l, _), batch| *l != lane || batch.last_seq > through_seq);
                 self.released.insert(lane, through_seq);
             }
+            agent::Output::StoreCertificate(chain) => {
+                let until = i64::from_le_bytes(chain[0].as_slice().try_into().unwrap());
+                let from = self.hub_now().wall_ms;
+                self.agent.handle_certificate(from, until, self.now);
+            }
+            agent::Output::ComeBack => {
+                self.log.push("comes back".into());
+                self.cut();
+            }
             agent::Output::Close { code, reason } => {
                 self.log.push(format!("close {code}: {reason}"));
                 self.cut();
             }
             agent::Output::Remember(_)
             | agent::Output::SetBack { .. }
+            | agent::Output::Trust(_)
+            | agent::Output::NotRenewed(_)
             | agent::Output::ForgetScope(_)
             | agent::Output::Repair { .. }
             | agent::Output::Stop { .. } => self.log.push(format!("{output:?}")),
@@ -386,6 +460,7 @@ fn greeted_with(bytes: &[u8]) -> (hub::Session, Result<(), SessionError>) {
         commit: 0,
         high_water: vec![],
         public_key: world.key.public(),
+        duty: Duty::All,
     };
     let mut hub = hub::Session::new(config, world.now);
     let result = hub.handle_bytes(Lane::Control, bytes, world.now);
@@ -491,10 +566,9 @@ fn a_batch_by_another_key_or_before_the_greeting_ends_the_session() {
     assert!(hub.poll_output().is_none());
 
     let config = hub::Config {
-        hub_epoch: [5; 16],
         commit: 0,
         high_water: vec![],
-        public_key: world.key.public(),
+        ..world.hub_config()
     };
     let mut early = hub::Session::new(config, world.now);
     let (_, batch) = sealed(&world.key, &place(Lane::Events, 1), &["x".into()]);
@@ -645,6 +719,142 @@ fn an_empty_answer_of_the_spool_that_came_too_late_leaves_nothing_behind() {
     world.agent.handle_batch(Lane::Events, None);
     world.run(None);
     assert_eq!(world.stored[&Lane::Events], ["a", "b"]);
+}
+
+#[test]
+fn a_certificate_is_renewed_from_half_of_its_life_by_the_hubs_clock() {
+    // The agent's clock is half a year wrong either way.
+    for ahead in [0, -15_000_000_000, 15_000_000_000] {
+        let mut world = World::with_certificate(2000, ahead);
+        let begun = world.hub_now().wall_ms;
+        world.renews_until = Some(begun + 10_000_000);
+        world.wait(Duration::ZERO);
+        world.run(None);
+        for _ in 0..110 {
+            world.wait(Duration::from_secs(10));
+            world.run(None);
+        }
+        let waited: Vec<i64> = world.renewed_at.iter().map(|at| at - begun).collect();
+        assert_eq!(waited, [1_000_000], "{ahead}");
+        assert!(world.agent.is_open(), "it is back with the new one");
+        let back = |line: &&String| *line == "comes back";
+        assert_eq!(world.log.iter().filter(back).count(), 1);
+    }
+}
+
+#[test]
+fn what_is_under_way_is_acknowledged_before_the_session_is_made_anew() {
+    let mut world = World::with_certificate(100, 0);
+    world.wait(Duration::ZERO);
+    world.run(None);
+    let (_, first) = sealed(&world.key, &place(Lane::Events, 1), &["a".into()]);
+    let batch = |frame| StoredBatch {
+        first_seq: 1,
+        last_seq: 1,
+        frame,
+    };
+    world.agent.handle_spooled(Lane::Events);
+    world.agent.handle_batch(Lane::Events, Some(batch(first)));
+    let (from, until) = (world.now.wall_ms, world.now.wall_ms + 1_000_000);
+    world.agent.handle_certificate(from, until, world.now);
+    let closes = |agent: &mut agent::Session| {
+        let mut outputs = std::iter::from_fn(|| agent.poll_output());
+        outputs.any(|output| output == agent::Output::ComeBack)
+    };
+    assert!(!closes(&mut world.agent), "a batch is under way");
+    let ack = crate::wire::v1::Ack {
+        lane: Lane::Events.number(),
+        seq: 1,
+        commit: 1,
+        audit_head: [0; 32],
+    };
+    let ack = crate::wire::v1::Message::Ack(ack).encode();
+    let (now, control) = (world.now, Lane::Control);
+    world.agent.handle_bytes(control, &ack, now).unwrap();
+    assert!(closes(&mut world.agent));
+    // It comes back at once, not after a pause by chance.
+    let ended = Ended::Lost {
+        reason: "closed".into(),
+    };
+    world.agent.handle_disconnected(ended, now);
+    assert_eq!(world.agent.poll_timeout(), Some(now.at));
+}
+
+#[test]
+fn a_hub_that_gives_no_certificate_or_one_that_is_due_at_once_is_not_asked_without_end() {
+    let mut refusing = World::with_certificate(2000, 0);
+    let mut useless = World::with_certificate(2000, 0);
+    useless.renews_until = Some(useless.now.wall_ms);
+    for world in [&mut refusing, &mut useless] {
+        world.wait(Duration::from_secs(1001));
+        world.run(None);
+        for _ in 0..500 {
+            world.wait(Duration::from_secs(1));
+            world.run(None);
+        }
+        let asked = world.renewed_at.len();
+        assert!((2..=102).contains(&asked), "{asked}");
+    }
+}
+
+#[test]
+fn a_session_for_renewal_only_gives_a_certificate_and_takes_no_batch() {
+    let mut world = World::with_certificate(0, 0);
+    world.duty = Duty::RenewOnly;
+    world.spool(Lane::Events, &["a"]);
+    world.wait(Duration::ZERO);
+    // An honest agent sends nothing: it has no credit.
+    world.run(None);
+    assert!(world.stored.is_empty() && world.spool.len() == 1);
+    world.wait(Duration::ZERO);
+    world.run(None);
+    assert_eq!(world.renewed_at.len(), 1);
+
+    let (_, batch) = sealed(&world.key, &place(Lane::Events, 1), &["a".into()]);
+    let now = world.now;
+    let hub = world.hub.as_mut().unwrap();
+    let error = hub.handle_bytes(Lane::Events, &batch, now).unwrap_err();
+    assert!(matches!(error, SessionError::RenewOnly), "{error}");
+    assert_eq!(error.close_code(), CloseCode::Protocol);
+    assert!(hub.poll_output().is_none(), "the batch was handed over");
+}
+
+#[test]
+fn an_agent_that_asks_for_certificates_without_end_is_closed() {
+    let world = World::new();
+    let mut hub = hub::Session::new(world.hub_config(), world.now);
+    let hello = crate::wire::v1::Hello {
+        versions: (1, 1),
+        agent_version: String::new(),
+        epoch: EPOCH,
+        wall_ms: 0,
+        process: 1,
+        witness: None,
+    };
+    let say = |message: crate::wire::v1::Message, hub: &mut hub::Session| {
+        hub.handle_bytes(Lane::Control, &message.encode(), world.now)
+    };
+    say(crate::wire::v1::Message::Hello(hello), &mut hub).unwrap();
+    let ask = || crate::wire::v1::Message::Renew(crate::wire::v1::Renew { csr: vec![1] });
+    let mut answered = 0;
+    while say(ask(), &mut hub).is_ok() {
+        hub.handle_renewed(vec![]);
+        answered += 1;
+        assert!(answered < 100);
+    }
+    assert_eq!(answered, 8);
+    let mut hub = hub::Session::new(world.hub_config(), world.now);
+    let hello = crate::wire::v1::Hello {
+        versions: (1, 1),
+        agent_version: String::new(),
+        epoch: EPOCH,
+        wall_ms: 0,
+        process: 1,
+        witness: None,
+    };
+    say(crate::wire::v1::Message::Hello(hello), &mut hub).unwrap();
+    say(ask(), &mut hub).unwrap();
+    assert!(say(ask(), &mut hub).is_err(), "the first is not answered");
 }
 
 proptest! {

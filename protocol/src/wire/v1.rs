@@ -56,6 +56,14 @@ pub mod kind {
     pub const RESYNC: u8 = 8;
     /// [`super::Close`].
     pub const CLOSE: u8 = 9;
+    /// [`super::Renew`].
+    pub const RENEW: u8 = 10;
+    /// [`super::Renewed`].
+    pub const RENEWED: u8 = 11;
+    /// [`super::NotRenewed`].
+    pub const NOT_RENEWED: u8 = 12;
+    /// [`super::Authority`].
+    pub const AUTHORITY: u8 = 13;
 }
 
 /// First message of an agent.
@@ -300,6 +308,39 @@ impl Close {
     }
 }
 
+/// The agent asks for a new certificate. The names come from the certificate of the session and
+/// from nowhere else; so does the key, which a renewal does not change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renew {
+    /// PKCS #10 request for the key of this session, DER. Its names are ignored.
+    pub csr: Vec<u8>,
+}
+
+/// The hub's answer to [`Renew`]. The old certificate stays good until the new one was seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewed {
+    /// Certificate chain, DER, leaf first.
+    pub chain: Vec<Vec<u8>>,
+}
+
+/// The hub gives no new certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotRenewed {
+    /// Words for the operator.
+    pub reason: String,
+}
+
+/// The hub's certificate authority, told after the greeting and when it changes. That it comes
+/// through a session which both sides' certificates have opened is what makes it true.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Authority {
+    /// The root certificates that the agent is to trust from here on, DER: two while the
+    /// authority is being replaced.
+    pub roots: Vec<Vec<u8>>,
+    /// Asks for a renewal within so many milliseconds, at a moment of the agent's choice.
+    pub renew_within_ms: Option<u64>,
+}
+
 /// One step of a sweep, an item of lane [`Lane::Inventory`] (DESIGN 4).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SweepItem {
@@ -430,4 +471,8 @@ messages! {
     GoAway => kind::GO_AWAY;
     Resync => kind::RESYNC;
     Close => kind::CLOSE;
+    Renew => kind::RENEW;
+    Renewed => kind::RENEWED;
+    NotRenewed => kind::NOT_RENEWED;
+    Authority => kind::AUTHORITY;
 }

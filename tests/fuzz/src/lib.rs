@@ -282,6 +282,7 @@ pub fn hub_session(data: &[u8]) {
         commit: 1,
         high_water: Vec::new(),
         public_key: vec![4; 65],
+        duty: hub::Duty::All,
     };
     let mut session = hub::Session::new(config, now);
     let (greets, data) = split(data);
@@ -322,6 +323,7 @@ pub fn agent_session(data: &[u8]) {
         witness: None,
         process: 1,
         seed: 1,
+        certificate: None,
     };
     let mut session = agent::Session::new(config, now);
     session.handle_timeout(now);

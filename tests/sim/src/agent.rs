@@ -158,7 +158,12 @@ impl World {
                 Output::Release { lane, through_seq } => self.release(index, lane, through_seq)?,
                 Output::Remember(witness) => agent.spool.remember(witness, self.now_ms),
                 // The model keeps no scopes.
-                Output::SetBack { .. } | Output::Repair { .. } => {}
+                Output::SetBack { .. }
+                | Output::Repair { .. }
+                | Output::StoreCertificate(_)
+                | Output::Trust(_)
+                | Output::NotRenewed(_)
+                | Output::ComeBack => {}
                 Output::ForgetScope(_) => agent.spool.forget_contents(self.now_ms),
                 Output::Close { code, reason } => {
                     let Some(wire) = agent.wire else { continue };
@@ -243,6 +248,7 @@ impl World {
             witness: agent.spool.current.witness,
             process: seed,
             seed,
+            certificate: None,
         };
         agent.session = Some(Session::new(config, now));
         agent.session_no += 1;

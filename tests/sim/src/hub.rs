@@ -123,6 +123,7 @@ impl World {
             commit: stored.map_or(0, |store| store.commits),
             high_water,
             public_key: found.spool.key.public(),
+            duty: hub::Duty::All,
         };
         let core = hub::Session::new(config, self.now(0));
         let wake_ms = self.ms(core.poll_timeout());
@@ -168,7 +169,7 @@ impl World {
             };
             match output {
                 Output::Send { lane, bytes } => self.send(wire, Toward::Agent, lane, bytes),
-                Output::Greeted(_) | Output::Beat(_) => {}
+                Output::Greeted(_) | Output::Beat(_) | Output::Renew(_) => {}
                 Output::Admit(batch) => {
                     let header = batch.header();
                     let lane = Lane::from_number(header.lane);

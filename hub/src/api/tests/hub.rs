@@ -24,7 +24,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use store::rows::SourceState;
-use store::rows::access::{EnrolToken, Enrolment, Session, User};
+use store::rows::access::{AgentCertificate, EnrolToken, Enrolment, Session, User};
 use store::rows::event::{EventBlock, Loss, Quarantined};
 use store::rows::finding::{self, Finding, FindingChange};
 use store::rows::resource::{Coverage, Provenance, Resource, Source, Subject, SweepEnd};
@@ -684,8 +684,11 @@ async fn seed(store: &Store, data: &OrgStore) -> Seeded {
     let enrolment = Enrolment {
         agent,
         name: "web".to_owned(),
-        serial: vec![1],
-        not_after: now + SignedDuration::from_hours(24 * 30),
+        certificate: AgentCertificate {
+            serial: vec![1],
+            not_after: now + SignedDuration::from_hours(24 * 30),
+            root: Pin([4; 32]),
+        },
     };
     let appliance = store.appliance();
     appliance.redeem_token(token, enrolment, now).await.unwrap();

@@ -21,7 +21,7 @@ use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::Serialize;
-use store::rows::access::{AgentStatus, EnrolToken};
+use store::rows::access::{AgentStatus, EnrolToken, Enrolment};
 use store::{AgentBounds, MasterKey, OrgStore, Store, StoreConfig};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -86,7 +86,11 @@ async fn hub_of(quotas: Quotas, agent_bounds: AgentBounds) -> Hub {
     let appliance = store.appliance();
     let now = Timestamp::now();
     let org = appliance.create_org("acme", now).await.unwrap().id;
-    identity::establish(&appliance, &[], now).await.unwrap();
+    // Old enough to have signed certificates that have ended.
+    let founded_at = now - SignedDuration::from_hours(365 * 24);
+    identity::establish(&appliance, &[], founded_at)
+        .await
+        .unwrap();
     let (live, stop) = (Arc::new(Live::default()), CancellationToken::new());
     let any = "127.0.0.1:0".parse().unwrap();
     let (address, authority, serve) = port(&store, any, &live, &stop, quotas).await;
@@ -206,6 +210,31 @@ impl Hub {
         self.enroll(&token).await.unwrap()
     }
 
+    /// An agent that enrolled at another time.
+    pub(super) async fn agent_made_at(&self, made_at: Timestamp) -> Agent {
+        let token = self.token(|_| {}).await;
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let request = CertificateParams::default().serialize_request(&key);
+        let id = AgentId::from_bytes(uuid::Uuid::new_v4().into_bytes());
+        let leaf = self
+            .authority
+            .issue_agent_leaf(request.unwrap().der(), self.org, id, made_at)
+            .unwrap();
+        let enrolment = Enrolment {
+            agent: id,
+            name: "old".into(),
+            certificate: leaf.certificate,
+        };
+        let appliance = self.store.appliance();
+        let redeemed = appliance.redeem_token(token.0, enrolment, Timestamp::now());
+        redeemed.await.unwrap();
+        Agent {
+            id,
+            chain: leaf.chain,
+            pkcs8: key.serialize_der(),
+        }
+    }
+
     pub(super) async fn status(&self, agent: &Agent) -> Option<AgentStatus> {
         let view = self.org_store().await.agent(agent.id).await.unwrap();
         view.unwrap().status
@@ -237,6 +266,23 @@ impl Signer for AgentKey {
 }
 
 impl Agent {
+    /// A certificate request for this agent's key.
+    pub(super) fn request(&self) -> Vec<u8> {
+        let pkcs8 = PrivatePkcs8KeyDer::from(self.pkcs8.as_slice());
+        let key = KeyPair::from_pkcs8_der_and_sign_algo(&pkcs8, &PKCS_ECDSA_P256_SHA256);
+        let request = CertificateParams::default().serialize_request(&key.unwrap());
+        request.unwrap().der().to_vec()
+    }
+
+    /// The same agent with another certificate.
+    pub(super) fn with_chain(&self, chain: Vec<Vec<u8>>) -> Self {
+        Self {
+            id: self.id,
+            chain: chain.into_iter().map(CertificateDer::from).collect(),
+            pkcs8: self.pkcs8.clone(),
+        }
+    }
+
     pub(super) fn signer(&self) -> AgentKey {
         let (rng, alg) = (SystemRandom::new(), &ECDSA_P256_SHA256_FIXED_SIGNING);
         AgentKey(EcdsaKeyPair::from_pkcs8(alg, &self.pkcs8, &rng).unwrap())
@@ -336,6 +382,7 @@ pub(super) struct Talk {
     pub(super) welcome: Welcome,
     pub(super) next_seq: BTreeMap<Lane, u64>,
     pub(super) source: SourceId,
+    pub(super) authority: Option<v1::Authority>,
     /// What came while something else was waited for.
     pub(super) unheard: Vec<Message>,
     _endpoint: Endpoint,
@@ -375,6 +422,7 @@ impl Talk {
             },
             next_seq: BTreeMap::new(),
             source: SOURCE,
+            authority: None,
             unheard: Vec::new(),
             _endpoint: endpoint,
         };
@@ -389,11 +437,30 @@ impl Talk {
         talk
     }
 
-    /// Returns the next message of the hub.
+    /// Asks for a certificate and returns the answer.
+    pub(super) async fn renew(&mut self, csr: Vec<u8>) -> Result<Vec<Vec<u8>>, String> {
+        let renew = Message::Renew(v1::Renew { csr }).encode();
+        self.write(Lane::Control, &renew).await;
+        let answer = self.hear().await;
+        if let Message::Renewed(renewed) = answer {
+            return Ok(renewed.chain);
+        }
+        let Message::NotRenewed(refused) = answer else {
+            panic!("{answer:?}");
+        };
+        Err(refused.reason)
+    }
+
+    /// Returns the next message of the hub, but for what it says of its authority each time.
     pub(super) async fn hear(&mut self) -> Message {
         loop {
             if let Some(frame) = self.decoder.pop().unwrap() {
-                return Message::decode(&frame).unwrap().unwrap();
+                let message = Message::decode(&frame).unwrap().unwrap();
+                let Message::Authority(authority) = message else {
+                    return message;
+                };
+                self.authority = Some(authority);
+                continue;
             }
             let chunk = tokio::time::timeout(PATIENCE, self.control.read_chunk(4096, true));
             let chunk = chunk.await.expect("the hub says something").unwrap();

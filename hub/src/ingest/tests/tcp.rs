@@ -49,7 +49,12 @@ impl Stream {
         let mut buffer = [0; 4096];
         loop {
             if let Some(frame) = self.decoder.pop().unwrap() {
-                return Some(Message::decode(&frame).unwrap().unwrap());
+                let message = Message::decode(&frame).unwrap().unwrap();
+                // The hub says whom to trust after each greeting.
+                if !matches!(message, Message::Authority(_)) {
+                    return Some(message);
+                }
+                continue;
             }
             if self.closed.is_some() {
                 return None;

@@ -11,7 +11,7 @@ use crate::engine::Range;
 use crate::error::{ApplianceError, ReadError, TokenError};
 use crate::keys::Names;
 use crate::rows::AgentState;
-use crate::rows::access::{Agent, EnrolToken, Enrolment, Org, Session, User};
+use crate::rows::access::{Agent, AgentCertificate, EnrolToken, Enrolment, Org, Session, User};
 use crate::tables::Table;
 
 /// Longest name of an organisation, an agent or a secret, in bytes.
@@ -144,8 +144,7 @@ impl Desk<'_, '_> {
             id: enrolment.agent,
             org,
             name: name.clone(),
-            serials: vec![bare_serial(&enrolment.serial)?],
-            not_after: enrolment.not_after,
+            certificates: vec![bare(&enrolment.certificate)?],
             state: AgentState::Active,
             enrolled_at: now,
             token: Some(id),
@@ -200,21 +199,46 @@ impl Desk<'_, '_> {
         })
     }
 
+    /// Puts a renewed certificate beside the one that it was asked for with. Any other goes: one
+    /// that was made before and never seen did not reach the agent.
     pub(super) fn renew_agent(
         &mut self,
+        org: OrgId,
         id: AgentId,
-        serial: &[u8],
-        not_after: Timestamp,
+        shown: &[u8],
+        fresh: &AgentCertificate,
     ) -> Result<Agent, ApplianceError> {
-        let org = self.owner_of_agent(id)?;
-        let serial = bare_serial(serial)?;
+        let fresh = bare(fresh)?;
+        let shown = without_zeros(shown);
         self.edit_agent(org, id, |agent| {
-            if agent.state == AgentState::Revoked {
-                return Err(ApplianceError::Conflict { what: "the agent" });
+            let conflict = ApplianceError::Conflict { what: "the agent" };
+            if agent.state != AgentState::Active {
+                return Err(conflict);
             }
-            let last = agent.serials.pop().filter(|last| *last != serial);
-            agent.serials = last.into_iter().chain([serial]).collect();
-            agent.not_after = not_after;
+            let known = |certificate: &AgentCertificate| certificate.serial == shown;
+            let at = agent.certificates.iter().position(known);
+            let shown = agent.certificates.swap_remove(at.ok_or(conflict)?);
+            agent.certificates = vec![shown, fresh];
+            Ok(())
+        })
+    }
+
+    /// Takes note that the newest certificate was seen: the one before it goes.
+    pub(super) fn settle_agent(
+        &mut self,
+        org: OrgId,
+        id: AgentId,
+        shown: &[u8],
+    ) -> Result<Agent, ApplianceError> {
+        self.edit_agent(org, id, |agent| {
+            let newest = agent.certificates.pop();
+            // A renewal may have come between the look and this change.
+            if let Some(newest) = newest {
+                if newest.serial == without_zeros(shown) {
+                    agent.certificates.clear();
+                }
+                agent.certificates.push(newest);
+            }
             Ok(())
         })
     }
@@ -317,11 +341,14 @@ pub(crate) fn bounded(what: &'static str, size: usize, bound: usize) -> Result<(
     }
 }
 
-/// Returns a serial number without its leading zeros, of which DER may add one.
-fn bare_serial(serial: &[u8]) -> Result<Vec<u8>, ApplianceError> {
-    let bare = without_zeros(serial);
-    bounded("the serial number", bare.len(), SERIAL_BYTES)?;
-    Ok(bare.to_vec())
+/// Returns a certificate with its serial number without leading zeros, of which DER may add one.
+fn bare(certificate: &AgentCertificate) -> Result<AgentCertificate, ApplianceError> {
+    let serial = without_zeros(&certificate.serial);
+    bounded("the serial number", serial.len(), SERIAL_BYTES)?;
+    Ok(AgentCertificate {
+        serial: serial.to_vec(),
+        ..certificate.clone()
+    })
 }
 
 pub(super) fn without_zeros(serial: &[u8]) -> &[u8] {

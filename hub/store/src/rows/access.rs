@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::Timestamp;
+use protocol::enroll::Pin;
 use protocol::ids::{AgentId, OrgId, SessionId, TokenId, UserId};
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +53,18 @@ impl fmt::Debug for User {
     }
 }
 
+/// A certificate of an agent that is in force.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentCertificate {
+    /// Serial number, big endian, without leading zeros.
+    pub serial: Vec<u8>,
+    /// When it ends.
+    #[serde(with = "at")]
+    pub not_after: Timestamp,
+    /// The root that it leads to.
+    pub root: Pin,
+}
+
 /// An agent on the positive list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Agent {
@@ -61,12 +74,9 @@ pub struct Agent {
     pub org: OrgId,
     /// Display name.
     pub name: String,
-    /// Serial numbers of its certificates that are in force, big endian, without leading zeros:
-    /// two while a renewal is under way.
-    pub serials: Vec<Vec<u8>>,
-    /// End of the newest certificate.
-    #[serde(with = "at")]
-    pub not_after: Timestamp,
+    /// Its certificates that are in force, the newest last: two from a renewal until the new one
+    /// was seen.
+    pub certificates: Vec<AgentCertificate>,
     /// Whether it may speak.
     pub state: AgentState,
     /// When it was enrolled.
@@ -78,6 +88,13 @@ pub struct Agent {
     pub accounts: Option<Vec<String>>,
     /// Labels, for operators.
     pub labels: BTreeMap<String, String>,
+}
+
+impl Agent {
+    /// Returns the newest certificate.
+    pub fn newest(&self) -> Option<&AgentCertificate> {
+        self.certificates.last()
+    }
 }
 
 /// What an agent last said about itself. Lives with the organisation's data.
@@ -146,10 +163,8 @@ pub struct Enrolment {
     pub agent: AgentId,
     /// The name it asked for; a name bound to the token wins.
     pub name: String,
-    /// Serial number of its certificate.
-    pub serial: Vec<u8>,
-    /// End of its certificate.
-    pub not_after: Timestamp,
+    /// Its certificate.
+    pub certificate: AgentCertificate,
 }
 
 /// A session as the API keeps it: an opaque value that the store seals.

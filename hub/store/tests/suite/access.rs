@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use protocol::enroll::Pin;
 use protocol::ids::{AgentId, OrgId, SessionId, TokenId, UserId};
-use store::rows::access::{EnrolToken, Enrolment, Session};
+use store::rows::access::{AgentCertificate, EnrolToken, Enrolment, Session};
 use store::rows::audit::AuditAct;
 use store::rows::finding::Actor;
 use store::rows::{AgentState, Role};
@@ -33,8 +34,15 @@ fn enrolment(n: u8) -> Enrolment {
     Enrolment {
         agent: AgentId::from_bytes([n; 16]),
         name: format!("agent {n}"),
-        serial: vec![0, n, 1],
+        certificate: certificate(&[0, n, 1]),
+    }
+}
+
+fn certificate(serial: &[u8]) -> AgentCertificate {
+    AgentCertificate {
+        serial: serial.to_vec(),
         not_after: at(1000),
+        root: Pin([4; 32]),
     }
 }
 
@@ -253,7 +261,7 @@ async fn a_token_enrols_as_often_as_it_says_and_only_in_its_time() {
     let agent = redeem(1, 1).await.unwrap();
     assert_eq!((agent.org, agent.state), (org.org(), AgentState::Active));
     assert_eq!(agent.accounts, Some(vec!["123456789012".into()]));
-    assert_eq!(agent.serials, [vec![1, 1]]);
+    assert_eq!(agent.certificates, [certificate(&[1, 1])]);
     // The same id again spends nothing.
     assert!(matches!(
         redeem(1, 1).await,
@@ -330,20 +338,27 @@ async fn only_a_listed_agent_with_its_certificate_in_force_is_admitted() {
     );
 
     let id = AgentId::from_bytes([1; 16]);
-    for n in 2..5u8 {
-        appliance.renew_agent(id, vec![n], at(2000)).await.unwrap();
+    let renew = async |shown: &[u8], fresh: u8| {
+        let shown = identity(org, 1, shown);
+        appliance.renew_agent(&shown, certificate(&[fresh])).await
+    };
+    // The answers to the first two were lost: the agent asks again with what it has.
+    for fresh in 2..5u8 {
+        renew(&[0, 1, 1], fresh).await.unwrap();
     }
-    // The last two are in force.
-    assert_eq!(admit(identity(org, 1, &[1, 1])).await, "wrong serial");
     assert_eq!(admit(identity(org, 1, &[2])).await, "wrong serial");
-    assert_eq!(admit(identity(org, 1, &[3])).await, "admitted");
+    assert_eq!(admit(identity(org, 1, &[3])).await, "wrong serial");
+    assert_eq!(admit(identity(org, 1, &[1, 1])).await, "admitted");
+    assert_eq!(admit(identity(org, 1, &[1, 1])).await, "admitted");
+    // The new one retires the old one, once it was seen.
+    assert_eq!(admit(identity(org, 1, &[0, 4])).await, "admitted");
+    assert_eq!(admit(identity(org, 1, &[1, 1])).await, "wrong serial");
     assert_eq!(admit(identity(org, 1, &[4])).await, "admitted");
-    // A renewal that is repeated does not push out the one before.
-    appliance.renew_agent(id, vec![4], at(2000)).await.unwrap();
-    assert_eq!(
-        appliance.agent(id).await.unwrap().unwrap().serials.last(),
-        Some(&vec![4])
-    );
+    // What is not in force renews nothing.
+    let refused = renew(&[1, 1], 5).await.unwrap_err();
+    assert!(matches!(refused, ApplianceError::Conflict { .. }));
+    let row = appliance.agent(id).await.unwrap().unwrap();
+    assert_eq!(row.certificates, [certificate(&[4])]);
 
     for (state, want) in [
         (AgentState::Suspended, "suspended"),
@@ -351,6 +366,7 @@ async fn only_a_listed_agent_with_its_certificate_in_force_is_admitted() {
     ] {
         ours.set_agent_state(id, state).await.unwrap();
         assert_eq!(admit(identity(org, 1, &[4])).await, want);
+        assert!(renew(&[4], 6).await.is_err());
         assert_eq!(admit(identity(org, 1, &[9])).await, "wrong serial");
     }
     ours.set_agent_state(id, AgentState::Active).await.unwrap();
@@ -366,7 +382,7 @@ async fn only_a_listed_agent_with_its_certificate_in_force_is_admitted() {
         let refused = appliance.set_agent_state(id, state).await.unwrap_err();
         assert!(matches!(refused, ApplianceError::Conflict { .. }));
     }
-    assert!(appliance.renew_agent(id, vec![7], at(3000)).await.is_err());
+    assert!(renew(&[4], 7).await.is_err());
     assert_eq!(admit(identity(org, 1, &[4])).await, "revoked");
 }
 

@@ -131,6 +131,7 @@ pub(crate) fn agent() -> Agent {
         },
         sources: Vec::new(),
         certificate: CertificateInfo {
+            serial: "5e11a1".into(),
             not_after: hours_ago(-700),
         },
         clock_skew_ms: Some(-31),
