@@ -555,21 +555,32 @@ impl World {
         self.replace_spool(index, state);
     }
 
-    /// Sends the last batch of another agent over this agent's connection.
+    /// Sends a batch that another agent signed over this agent's connection: the last of its own,
+    /// or one that follows what the hub has of this agent.
     pub(crate) fn forge(&mut self, index: usize) {
         let other = self.chance.index(self.agents.len());
-        let Some(wire) = self.agents.get(index).and_then(|agent| agent.wire) else {
+        let fits = self.chance.is_one_in(2);
+        let lane = *self.chance.pick(&Lane::DATA).unwrap_or(&Lane::Events);
+        let Some(agent) = self.agents.get(index) else {
             return;
         };
         let Some(other) = self.agents.get(other).filter(|_| other != index) else {
             return;
         };
-        let Some((lane, bytes)) = other.last_frame.clone() else {
+        let Some(wire) = agent.wire else {
             return;
+        };
+        let epoch = agent.spool.current.epoch;
+        let store = self.hub.stores.get(agent.org);
+        let mark = store.map_or(0, |store| store.mark((index, lane, epoch)));
+        let forged = match other.last_frame.clone() {
+            Some(last) if !fits => last,
+            Some(_) | None => (lane, other.spool.forged(lane, epoch, mark + 1)),
         };
         if let Some(wire) = self.wires.get_mut(&wire) {
             wire.is_forged = true;
         }
+        let (lane, bytes) = forged;
         self.send(wire, Toward::Hub, lane, bytes);
     }
 

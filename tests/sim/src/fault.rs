@@ -163,7 +163,7 @@ impl World {
         }
     }
 
-    /// Ends every fault that lasts.
+    /// Ends every fault that lasts. What a transport does wrong to the next batch it still does.
     pub(crate) fn heal(&mut self) {
         self.partitioned_until_ms = 0;
         self.hub.full_until_ms = 0;
@@ -171,7 +171,6 @@ impl World {
         for agent in &mut self.agents {
             agent.spool.full_until_ms = 0;
             agent.paused_until_ms = 0;
-            agent.meddling = crate::agent::Meddling::default();
         }
         for wire in self.wires.values_mut() {
             wire.cut_after = None;

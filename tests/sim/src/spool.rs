@@ -49,6 +49,16 @@ pub(crate) fn item(owner: u32, id: u64, largest: u64) -> Item {
     (owner, id, filler.collect())
 }
 
+fn place(lane: Lane, epoch: Epoch, first_seq: u64) -> Place {
+    Place {
+        lane,
+        epoch,
+        first_seq,
+        source: SourceId::from_bytes([1; 16]),
+        made_at_ms: 0,
+    }
+}
+
 /// A batch with the items that are in it.
 #[derive(Debug, Clone)]
 pub(crate) struct Batch {
@@ -164,19 +174,22 @@ impl Spool {
         Ok(first_seq)
     }
 
+    /// Makes a batch of nobody's items in another agent's history.
+    pub(crate) fn forged(&self, lane: Lane, epoch: Epoch, first_seq: u64) -> Vec<u8> {
+        let mut builder = BatchBuilder::default();
+        let pushed = builder.push(&item(self.owner, 0, 0));
+        pushed.expect("an item without weight");
+        let place = place(lane, epoch, first_seq);
+        builder.seal(&place, &self.key).expect("one item").1
+    }
+
     fn put(&mut self, lane: Lane, first_seq: u64, ids: Vec<u64>) {
         let mut builder = BatchBuilder::default();
         for id in &ids {
             let item = item(self.owner, *id, self.largest);
             builder.push(&item).expect("a plan's batches are small");
         }
-        let place = Place {
-            lane,
-            epoch: self.current.epoch,
-            first_seq,
-            source: SourceId::from_bytes([1; 16]),
-            made_at_ms: 0,
-        };
+        let place = place(lane, self.current.epoch, first_seq);
         let sealed = builder.seal(&place, &self.key);
         let (header, frame) = sealed.expect("a plan's batches fit a frame");
         let batch = Batch {
@@ -246,13 +259,7 @@ impl Spool {
             to_ms: 0,
             unsequenced: 0,
         };
-        let place = Place {
-            lane,
-            epoch: self.current.epoch,
-            first_seq,
-            source: SourceId::from_bytes([1; 16]),
-            made_at_ms: 0,
-        };
+        let place = place(lane, self.current.epoch, first_seq);
         let count = u32::try_from(last_seq - first_seq + 1).expect("a run makes few items");
         let (_, frame) = seal_lost(&place, count, &lost, &self.key).expect("the key signs");
         StoredBatch {
