@@ -159,9 +159,7 @@ impl LinkError {
             | Self::Local { .. } => false,
         }
     }
-}
 
-impl LinkError {
     /// Returns what an operator can do about it.
     pub(crate) fn fix(&self) -> &'static str {
         match self {
@@ -454,10 +452,11 @@ pub(crate) async fn dial(
     let kind = match order {
         Order::QuicFirst => race(quic, tcp).await,
         Order::TcpFirst => match tcp.await {
-            Err(of_tcp) if !of_tcp.is_refusal() => quic
+            Ok(tcp) => Ok(tcp),
+            // Even where something else answers in the hub's place, QUIC may get past it.
+            Err(of_tcp) => quic
                 .await
                 .map_err(|of_quic| LinkError::telling(of_quic, of_tcp)),
-            result => result,
         },
         Order::Only(Transport::Quic) => quic.await,
         Order::Only(Transport::Tcp) => tcp.await,

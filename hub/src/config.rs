@@ -225,7 +225,11 @@ const KEYS: [(&str, &str, &str); 16] = [
         "",
         "file with the master key, outside data_dir",
     ),
-    ("agent_listen", "0.0.0.0:7443", "where agents connect (UDP)"),
+    (
+        "agent_listen",
+        "0.0.0.0:7443",
+        "where agents connect (UDP and TCP)",
+    ),
     (
         "api_listen",
         "0.0.0.0:8443",

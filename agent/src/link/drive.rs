@@ -337,7 +337,10 @@ impl Drive {
                         wire = Some(Wire::new(connection));
                         session.handle_connected(now());
                     }
-                    Ok(Err(error)) => self.lost(&mut session, error, None),
+                    Ok(Err(error)) => {
+                        way.nothing_answers();
+                        self.lost(&mut session, error, None);
+                    }
                     Err(error) => {
                         let error = LinkError::Local { reason: error.to_string() };
                         self.lost(&mut session, error, None);

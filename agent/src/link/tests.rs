@@ -29,7 +29,7 @@ fn one_thread() -> tokio::runtime::Runtime {
 fn config() -> Config {
     Config {
         gso: false,
-        connect_timeout: Duration::from_secs(10),
+        connect_timeout: Duration::from_secs(3),
         proxy: None,
         probe_quic_after: Duration::from_secs(60),
     }
@@ -211,8 +211,7 @@ async fn what_is_urgent_overtakes_bulk_on_one_tcp_connection() {
 }
 
 #[tokio::test]
-async fn a_hub_that_answers_on_both_is_reached_over_quic_and_one_that_refuses_udp_at_once_over_tcp()
-{
+async fn a_hub_that_answers_on_both_is_reached_over_quic_and_one_without_udp_over_tcp() {
     let (server, client) = tls();
     let endpoint = quic_hub(server.clone());
     let address = endpoint.local_addr().unwrap();
@@ -223,7 +222,7 @@ async fn a_hub_that_answers_on_both_is_reached_over_quic_and_one_that_refuses_ud
     let dialled = dial(&address, client.clone(), &config, Order::QuicFirst);
     assert_eq!(dialled.await.unwrap().transport(), Transport::Quic);
 
-    // Nobody listens for UDP: the system says so at once.
+    // Nobody listens for UDP.
     let (tcp, udp, address) = without_udp().await;
     drop(udp);
     let (_stream, dialled) = tokio::join!(
@@ -271,6 +270,23 @@ async fn a_stranger_on_tcp_is_named_by_who_issued_its_certificate() {
         told.contains("must exempt the hub from inspection"),
         "{told}"
     );
+}
+
+#[tokio::test]
+async fn tcp_first_falls_back_to_quic_and_one_alone_does_not_go_around() {
+    let (server, client) = tls();
+    let endpoint = quic_hub(server);
+    let address = endpoint.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Some(incoming) = endpoint.accept().await {
+            let _ = incoming.await;
+        }
+    });
+    let config = config();
+    let dialled = dial(&address, client.clone(), &config, Order::TcpFirst);
+    assert_eq!(dialled.await.unwrap().transport(), Transport::Quic);
+    let alone = dial(&address, client, &config, Order::Only(Transport::Tcp));
+    assert!(alone.await.is_err());
 }
 
 #[tokio::test]

@@ -86,6 +86,12 @@ impl Way {
         }
     }
 
+    /// Takes note that nothing answers, over either transport: a silence before was the hub's or
+    /// the network's, and not QUIC's fault.
+    pub(super) fn nothing_answers(&mut self) {
+        self.tcp_first_until = None;
+    }
+
     /// Returns when QUIC is to be looked for while the session is on TCP.
     pub(super) fn probe_at(&self) -> Option<Instant> {
         self.probe_at
@@ -159,6 +165,17 @@ mod tests {
         now += LASTING;
         way.down(End::Silent, now);
         assert_eq!(way.order(now), Order::TcpFirst);
+        assert_eq!(way.order(now + MINUTE), Order::QuicFirst);
+    }
+
+    #[test]
+    fn a_hub_that_was_away_altogether_is_not_held_against_quic() {
+        let now = Instant::now();
+        let mut way = Way::new(MINUTE);
+        way.up(Transport::Quic, now);
+        way.down(End::Silent, now + MINUTE);
+        assert_eq!(way.order(now + MINUTE), Order::TcpFirst);
+        way.nothing_answers();
         assert_eq!(way.order(now + MINUTE), Order::QuicFirst);
     }
 

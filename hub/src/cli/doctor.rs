@@ -1,6 +1,7 @@
 //! `doctor`: looks for what keeps the hub from working, and says how to mend it.
 
 use std::fs;
+use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -67,7 +68,7 @@ pub(super) async fn run(flags: &Flags, format: Format) -> Result<Exit, Failure> 
             "agents' port",
             port(
                 config.agent_listen.value,
-                UdpSocket::bind(config.agent_listen.value).map(drop),
+                both_protocols(config.agent_listen.value),
                 "--agent-listen",
             ),
         ));
@@ -95,6 +96,12 @@ pub(super) async fn run(flags: &Flags, format: Format) -> Result<Exit, Failure> 
     };
     looks.push(("API's certificate", certificate));
     report(format, looks)
+}
+
+/// Binds a port for UDP and for TCP: agents without UDP come over TCP.
+fn both_protocols(address: SocketAddr) -> io::Result<()> {
+    let _udp = UdpSocket::bind(address)?;
+    TcpListener::bind(address).map(drop)
 }
 
 /// Lists every destination that the hub may open a connection to.

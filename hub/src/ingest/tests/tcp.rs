@@ -191,6 +191,28 @@ async fn a_refusal_and_a_breach_are_told_with_code_and_words() {
 }
 
 #[tokio::test]
+async fn a_revoked_agents_session_over_tcp_is_closed_at_once_though_it_is_sending() {
+    let hub = hub().await;
+    let agent = hub.agent().await;
+    let (mut stream, _) = Stream::open(&hub, &agent).await;
+    // The beginning of a frame of a megabyte that does not come to its end.
+    let mut head = [0; 100];
+    head[..4].copy_from_slice(&(1u32 << 20).to_le_bytes());
+    head[4..8].copy_from_slice(&[v1::SCHEMA, Lane::Events.number(), v1::kind::BATCH, 1]);
+    stream.write(&head).await;
+    let end = EndSession {
+        code: CloseCode::Revoked,
+        reason: "revoked".to_owned(),
+    };
+    let began = std::time::Instant::now();
+    assert!(hub.live.end(agent.id, end));
+    let (code, reason) = stream.closed().await;
+    assert_eq!((code, reason.as_str()), (CloseCode::Revoked, "revoked"));
+    assert!(began.elapsed() < Duration::from_secs(1));
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn a_stopping_hub_says_over_tcp_when_to_come_back() {
     let hub = hub().await;
     let agent = hub.agent().await;
