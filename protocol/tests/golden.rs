@@ -27,9 +27,9 @@ mod golden {
     use protocol::ids::{AgentId, OrgId, SourceId, TokenId};
     use protocol::session::CloseCode;
     use protocol::wire::v1::{
-        self, Ack, BatchHeader, Close, Content, Credit, GoAway, Heartbeat, Hello, HighWater, Lost,
-        LostReason, Message, Refused, ReportItem, Resent, Resync, SourceReport, SweepItem, Welcome,
-        Witness,
+        self, Ack, Authority, BatchHeader, Close, Content, Credit, GoAway, Heartbeat, Hello,
+        HighWater, Lost, LostReason, Message, NotRenewed, Refused, Renew, Renewed, ReportItem,
+        Resent, Resync, SourceReport, SweepItem, Welcome, Witness,
     };
     use ring::rand::SystemRandom;
     use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
@@ -305,6 +305,32 @@ mod golden {
             };
             check_item(&format!("item-lost-{name}"), &lost);
         }
+    }
+
+    #[test]
+    fn the_renewal_is_read_and_written_as_it_was_frozen() {
+        let renew = Renew {
+            csr: vec![0x30, 0x03, 0x02, 0x01, 0x00],
+        };
+        check_message("renew", &Message::Renew(renew));
+        let renewed = Renewed {
+            chain: vec![vec![0x30, 0x00], vec![0x30, 0x01, 0x00]],
+        };
+        check_message("renewed", &Message::Renewed(renewed));
+        let refused = NotRenewed {
+            reason: "the agent is revoked".into(),
+        };
+        check_message("not-renewed", &Message::NotRenewed(refused));
+        let authority = Authority {
+            roots: vec![vec![0x30, 0x00], vec![0x30, 0x01, 0x01]],
+            renew_within_ms: Some(3_600_000),
+        };
+        check_message("authority-replaced", &Message::Authority(authority));
+        let authority = Authority {
+            roots: vec![vec![0x30, 0x00]],
+            renew_within_ms: None,
+        };
+        check_message("authority", &Message::Authority(authority));
     }
 
     struct Key(EcdsaKeyPair);

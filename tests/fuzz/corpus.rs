@@ -9,8 +9,8 @@ use protocol::frame::{HEADER_BYTES, Lane};
 use protocol::ids::{AgentId, OrgId, SourceId, TokenId};
 use protocol::session::CloseCode;
 use protocol::wire::v1::{
-    Ack, Close, Credit, GoAway, Heartbeat, Hello, HighWater, Lost, LostReason, Message, Refused,
-    ReportItem, Resync, SourceReport, SweepItem, Welcome, Witness, kind,
+    Ack, Authority, Close, Credit, GoAway, Heartbeat, Hello, HighWater, Lost, LostReason, Message,
+    Refused, Renew, Renewed, ReportItem, Resync, SourceReport, SweepItem, Welcome, Witness, kind,
 };
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
@@ -102,6 +102,25 @@ fn messages() -> Vec<(&'static str, Message)> {
             }),
         ),
         ("go-away", Message::GoAway(away)),
+        (
+            "renew",
+            Message::Renew(Renew {
+                csr: vec![0x30, 0x82, 1, 2],
+            }),
+        ),
+        (
+            "renewed",
+            Message::Renewed(Renewed {
+                chain: vec![vec![0x30, 0], vec![]],
+            }),
+        ),
+        (
+            "authority",
+            Message::Authority(Authority {
+                roots: vec![vec![0x30, 0]],
+                renew_within_ms: Some(u64::MAX),
+            }),
+        ),
         (
             "close",
             Message::Close(Close::new(CloseCode::Busy, "come back later")),
