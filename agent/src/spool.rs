@@ -44,6 +44,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use carry::Place;
 pub(crate) use engine::Engine;
 pub(crate) use file::{asides, file};
+#[cfg(test)]
+pub(crate) use gauges::WaitReport;
 pub(crate) use gauges::{Aside, LaneReport, Report, Trouble, Wants};
 use gauges::{Gauges, Why};
 pub(crate) use losses::Losses;

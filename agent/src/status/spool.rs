@@ -182,3 +182,68 @@ fn asides(folder: &Path, known: &[Aside]) -> Vec<AsideStatus> {
     });
     lines.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::WaitReport;
+
+    fn wait(wants: Wants) -> WaitReport {
+        WaitReport {
+            source: SourceId::derived(&[b"w"]),
+            wants,
+            why: "why".to_owned(),
+            since: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    #[track_caller]
+    fn check(report: Report, keep_free_bytes: u64, want: SpoolState, words: &str) {
+        let folder = tempfile::tempdir().unwrap();
+        let bounds = Bounds {
+            folder: folder.path().to_owned(),
+            max_bytes: 100,
+            keep_free_bytes,
+        };
+        let names = BTreeMap::from([(SourceId::derived(&[b"w"]), "manager".to_owned())]);
+        let status = SpoolStatus::new(report, &bounds, &names);
+        assert_eq!(status.state, want);
+        assert!(status.line().contains(words), "{}", status.line());
+        assert!(status.waiting.iter().all(|wait| wait.source == "manager"));
+    }
+
+    #[test]
+    fn the_worst_state_is_shown_and_said() {
+        let waiting = |wants| Report {
+            waiting: vec![wait(wants)],
+            ..Report::default()
+        };
+        let broken = Report {
+            trouble: Some(Trouble {
+                since: Timestamp::UNIX_EPOCH,
+                error: "no space".to_owned(),
+                is_out_of_space: true,
+            }),
+            ..waiting(Wants::File)
+        };
+        let lost = Report {
+            losses: Losses {
+                records: 1,
+                items: 7,
+                last: vec![],
+            },
+            ..Report::default()
+        };
+        check(Report::default(), 0, SpoolState::Good, "0 of 100 bytes");
+        check(lost, 0, SpoolState::Good, "7 items were lost");
+        check(waiting(Wants::Lane), 0, SpoolState::Full, "sources wait");
+        check(waiting(Wants::Disk), 0, SpoolState::Short, "bytes free");
+        check(Report::default(), u64::MAX, SpoolState::Short, "left alone");
+        check(
+            broken,
+            u64::MAX,
+            SpoolState::Broken,
+            "no space; sources wait",
+        );
+    }
+}
