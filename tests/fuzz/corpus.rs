@@ -256,6 +256,20 @@ pub(crate) fn made() -> Vec<(&'static str, String, Vec<u8>)> {
         &[&60_000u32.to_le_bytes(), bomb.as_slice()].concat(),
     );
 
+    let items: Vec<u8> = [3u32, 0, 5]
+        .iter()
+        .flat_map(|length| {
+            let length_bytes = length.to_le_bytes();
+            length_bytes.into_iter().chain((0..*length).map(|_| b'x'))
+        })
+        .collect();
+    add("batch", "items", &items);
+    let mut one = vec![0; 3 << 20];
+    one[..4].copy_from_slice(&((3u32 << 20) - 4).to_le_bytes());
+    let zeros = zstd::bulk::compress(&one, 1).unwrap();
+    let above_ratio = [&(3u32 << 20).to_le_bytes(), zeros.as_slice()].concat();
+    add("batch", "above-ratio", &above_ratio);
+
     add("item", "event", &behind(0, &postcard(&event())));
     let scope = "aws/123456789012/us-east-1/ec2.security-group".to_owned();
     let steps = [

@@ -161,6 +161,7 @@ pub fn message(data: &[u8]) {
     let Ok(Some(read)) = Message::decode(&control(kind, payload)) else {
         return;
     };
+    ends_and_is_sorted(kind, payload, &read);
     let mut decoder = Decoder::new(Lane::Control);
     decoder.push(&read.encode());
     let again = decoder
@@ -173,6 +174,22 @@ pub fn message(data: &[u8]) {
         Some(Ok(Some(read))),
         "a message does not survive its own bytes"
     );
+}
+
+/// Checks that bytes behind an accepted message are refused, and that the farewell, and nothing
+/// else, is taken out of a stream of all lanes.
+fn ends_and_is_sorted(kind: u8, payload: &[u8], read: &Message) {
+    let more = [payload, &[0]].concat();
+    let more = Message::decode(&control(kind, &more));
+    assert!(more.is_err(), "bytes are left over behind a message");
+    let written = read.encode();
+    let sorted = Demux::default().push(&written);
+    if let Message::Close(close) = read {
+        let is_short = close.reason.len() <= limits::CLOSE_REASON_BYTES;
+        assert!(!is_short || sorted == Ok(vec![Piece::Close(close.clone())]));
+    } else {
+        assert_eq!(sorted, Ok(vec![Piece::Bytes(Lane::Control, written)]));
+    }
 }
 
 /// Takes a batch apart: the bytes of a payload behind a made header, and the bytes as they are.
@@ -193,6 +210,9 @@ pub fn batch(data: &[u8]) {
         }
         Err(_) => 300,
     };
+    // The items themselves, which a change of compressed bytes hardly ever reaches.
+    let packed = zstd::bulk::compress(data, 1).expect("memory is enough");
+    opened(&packed, u32::try_from(data.len()).unwrap_or(u32::MAX));
     let (head, rest) = data.split_at_checked(4).unwrap_or((&[], data));
     let head: [u8; 4] = head.try_into().unwrap_or_default();
     opened(rest, u32::from_le_bytes(head));
@@ -210,6 +230,11 @@ fn opened(payload: &[u8], bytes: u32) {
         "another size than announced"
     );
     assert!(held <= limits::PAYLOAD_BYTES && items.len() <= limits::BATCH_ITEMS);
+    let is_free = held <= limits::RATIO_FREE_BYTES;
+    assert!(
+        is_free || held <= payload.len() * limits::PAYLOAD_RATIO,
+        "a bomb is taken"
+    );
 }
 
 fn survives<T>(data: &[u8])
@@ -226,6 +251,8 @@ where
         Ok(&item),
         "an item does not survive its own bytes"
     );
+    let more = [data, &[0]].concat();
+    assert!(decode_item::<T>(&more).is_err(), "bytes are left over");
 }
 
 /// What can be read and written.
