@@ -7,6 +7,7 @@
 
 mod admit;
 pub(crate) mod carried;
+mod clones;
 mod connection;
 mod fair;
 mod intake;

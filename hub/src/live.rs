@@ -3,14 +3,19 @@
 //! Ingest registers sessions and tells what changed; the API listens and shows; posture is told
 //! of new organisations. Nothing in here survives a restart.
 
+mod takeover;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use protocol::ids::{AgentId, OrgId};
 use protocol::session::CloseCode;
 use tokio::sync::{broadcast, oneshot, watch};
+
+use takeover::{Holder, Takeovers};
 
 /// News that may wait for a slow listener. One that falls further behind misses the oldest; it
 /// then reads the lists again, which hold the truth.
@@ -88,13 +93,27 @@ struct Entry {
     /// Distinguishes this session from a later one of the same agent.
     number: u64,
     info: SessionInfo,
+    /// Who holds it; `None` before its greeting.
+    holder: Option<Holder>,
+    /// Who held the session that it replaced.
+    displaced: Option<Holder>,
     end: Option<oneshot::Sender<EndSession>>,
+}
+
+/// What a greeting means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Greeted {
+    /// The agent is back, or is there for the first time.
+    Alone,
+    /// Two machines take turns with the agent's identity.
+    Copied,
 }
 
 #[derive(Debug, Default)]
 struct Sessions {
     last_number: u64,
     by_agent: BTreeMap<AgentId, Entry>,
+    takeovers: Takeovers,
 }
 
 /// The running hub's sessions and news.
@@ -138,12 +157,19 @@ impl Live {
             let mut sessions = self.sessions();
             sessions.last_number += 1;
             let number = sessions.last_number;
+            let older = sessions.by_agent.remove(&agent);
             let entry = Entry {
                 number,
                 info,
+                holder: None,
+                // One that never greeted stands for the one before it.
+                displaced: older
+                    .as_ref()
+                    .and_then(|older| older.holder.or(older.displaced)),
                 end: Some(end),
             };
-            (number, sessions.by_agent.insert(agent, entry))
+            sessions.by_agent.insert(agent, entry);
+            (number, older)
         };
         if let Some(older) = older.and_then(|entry| entry.end) {
             // It may be ending by itself at this moment.
@@ -166,13 +192,6 @@ impl Live {
     }
 
     /// Ends an agent's session, for example because it was revoked; says whether there was one.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "no command revokes an agent yet; ingest is ready for it"
-        )
-    )]
     pub(crate) fn end(&self, agent: AgentId, why: EndSession) -> bool {
         let end = self
             .sessions()
@@ -227,6 +246,28 @@ pub(crate) struct Registered {
 }
 
 impl Registered {
+    /// Notes which run of the agent's program holds the session; says whether its identity is
+    /// used by two machines in turn.
+    pub(crate) fn greeted(&self, process: u64, at: Instant) -> Greeted {
+        let mut sessions = self.live.sessions();
+        let Some(entry) = sessions.by_agent.get_mut(&self.agent) else {
+            return Greeted::Alone;
+        };
+        if entry.number != self.number {
+            return Greeted::Alone;
+        }
+        let won = Holder {
+            process,
+            address: entry.info.remote.ip(),
+        };
+        entry.holder = Some(won);
+        let lost = entry.displaced;
+        match lost {
+            Some(lost) if sessions.takeovers.note(self.agent, lost, won, at) => Greeted::Copied,
+            Some(_) | None => Greeted::Alone,
+        }
+    }
+
     /// Notes that the agent was heard.
     pub(crate) fn heard(&self, at: Timestamp) {
         self.note(|info| info.heard_at = at);
@@ -308,6 +349,32 @@ mod tests {
         let (_registered, mut ends) = live.register(agent, info("quic"));
         assert!(live.end(agent, why.clone()));
         assert_eq!(ends.try_recv().unwrap(), why);
+    }
+
+    #[test]
+    fn two_processes_that_take_turns_are_found_and_one_that_is_restarted_is_not() {
+        let live = Arc::new(Live::default());
+        let agent = AgentId::from_bytes([5; 16]);
+        let mut held = Vec::new();
+        let mut greet = |process| {
+            let (registered, ends) = live.register(agent, info("quic"));
+            let verdict = registered.greeted(process, Instant::now());
+            // One that never greets, as a probe, stands in nobody's way.
+            let silent = live.register(agent, info("quic"));
+            held.push((registered, ends, silent));
+            verdict
+        };
+        for process in 1..20 {
+            assert_eq!(greet(process), Greeted::Alone, "{process}");
+        }
+        assert_eq!(greet(18), Greeted::Alone);
+        assert_eq!(greet(19), Greeted::Copied);
+        // A session that was ended in order is no rival.
+        held.clear();
+        for process in [1, 2, 1, 2, 1, 2] {
+            let (registered, _ends) = live.register(agent, info("quic"));
+            assert_eq!(registered.greeted(process, Instant::now()), Greeted::Alone);
+        }
     }
 
     fn info(transport: &'static str) -> SessionInfo {

@@ -96,6 +96,8 @@ words! {
         Stale = "stale",
         /// Told to stay away for the time being.
         Suspended = "suspended",
+        /// Two machines took turns with its identity; told to stay away until an operator decides.
+        Quarantined = "quarantined",
         /// Refused for good.
         Revoked = "revoked",
     }
@@ -406,6 +408,15 @@ pub struct Agent {
     pub refused: u64,
     /// Set while a quota slows it down.
     pub throttled: Option<Throttled>,
+}
+
+/// Suspends, resumes or revokes an agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AgentAct {
+    /// Why, for the audit log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// A source that an agent reads.

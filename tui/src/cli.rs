@@ -244,9 +244,25 @@ enum AgentVerb {
         /// Its id.
         id: String,
     },
+    /// Send one away until it is resumed; its data stays.
+    Suspend(AgentActing),
+    /// Let a suspended or quarantined one speak again.
+    Resume(AgentActing),
+    /// Refuse one for good: its session ends at once; its data stays.
+    Revoke(AgentActing),
     /// Enrolment tokens.
     #[command(subcommand)]
     Token(TokenVerb),
+}
+
+/// What an act on an agent takes.
+#[derive(Debug, Args)]
+struct AgentActing {
+    /// The agent's id.
+    id: String,
+    /// Why, for the audit log.
+    #[arg(long)]
+    reason: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -84,6 +84,13 @@ pub(super) const TABLE: &[(&str, &str, Takes)] = &[
     ("GET", "/api/v1/agents/{id}", Takes::Role(READERS)),
     (
         "POST",
+        "/api/v1/agents/{id}/suspend",
+        Takes::Role(OPERATORS),
+    ),
+    ("POST", "/api/v1/agents/{id}/resume", Takes::Role(OPERATORS)),
+    ("POST", "/api/v1/agents/{id}/revoke", Takes::Role(OPERATORS)),
+    (
+        "POST",
         "/api/v1/agent-tokens",
         Takes::RoleOrHubAdmin(OPERATORS),
     ),

@@ -9,12 +9,15 @@ use data_encoding::HEXLOWER;
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use protocol::api::{
-    AGENT_FIELDS, Agent, AgentState, CertificateInfo, Page, Problem, SpoolInfo, Throttled,
-    TokenCreate, TokenCreated,
+    AGENT_FIELDS, Agent, AgentAct, AgentState, CertificateInfo, Page, Problem, SpoolInfo,
+    Throttled, TokenCreate, TokenCreated,
 };
 use protocol::enroll::Token;
 use protocol::ids::{AgentId, SourceId, TokenId};
+use protocol::session::CloseCode;
 use store::rows::access::{AgentView, EnrolToken};
+use store::rows::audit::AuditAct;
+use store::rows::finding::Actor;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -23,7 +26,7 @@ use super::access::{Administered, Member};
 use super::list::{ListQuery, OrgQuery, WriteHeaders};
 use super::orgs::check_name;
 use super::problem::{Body, Query, Refusal, Segment};
-use crate::live::Live;
+use crate::live::{Changed, EndSession, Live, What};
 
 /// Longest life of an enrolment token, in seconds.
 const LONGEST_SECONDS: u64 = 30 * 24 * 3600;
@@ -38,6 +41,9 @@ pub(super) fn routes() -> OpenApiRouter<Arc<State>> {
     OpenApiRouter::new()
         .routes(routes!(list))
         .routes(routes!(show))
+        .routes(routes!(suspend))
+        .routes(routes!(resume))
+        .routes(routes!(revoke))
         .routes(routes!(create_token))
 }
 
@@ -47,10 +53,8 @@ fn agent_of(view: AgentView, sources: Vec<SourceId>, live: &Live) -> Agent {
     let session = live.session(agent.id);
     let state = match agent.state {
         store::rows::AgentState::Revoked => AgentState::Revoked,
-        // Both are told to stay away; what sets them apart is in the audit log.
-        store::rows::AgentState::Suspended | store::rows::AgentState::Quarantined => {
-            AgentState::Suspended
-        }
+        store::rows::AgentState::Suspended => AgentState::Suspended,
+        store::rows::AgentState::Quarantined => AgentState::Quarantined,
         store::rows::AgentState::Active if session.is_some() => AgentState::Online,
         store::rows::AgentState::Active => AgentState::Stale,
     };
@@ -155,6 +159,161 @@ async fn show(
     let agents = agents_of(&state, &member).await?;
     let agent = agents.into_iter().find(|agent| agent.id == id);
     agent.map(Json).ok_or_else(Refusal::not_found)
+}
+
+/// What an operator does about an agent.
+#[derive(Debug, Clone, Copy)]
+struct Act {
+    /// In the audit log.
+    name: &'static str,
+    becomes: store::rows::AgentState,
+    /// How its sessions end; `None` where they go on.
+    ends: Option<(CloseCode, &'static str)>,
+}
+
+const SUSPEND: Act = Act {
+    name: "agent.suspend",
+    becomes: store::rows::AgentState::Suspended,
+    ends: Some((CloseCode::Suspended, "this agent was suspended")),
+};
+
+const RESUME: Act = Act {
+    name: "agent.resume",
+    becomes: store::rows::AgentState::Active,
+    ends: None,
+};
+
+const REVOKE: Act = Act {
+    name: "agent.revoke",
+    becomes: store::rows::AgentState::Revoked,
+    ends: Some((CloseCode::Revoked, "this agent was revoked")),
+};
+
+/// Longest reason that an operator gives, in bytes.
+const REASON_BYTES: usize = 1000;
+
+impl Act {
+    /// Does it. An agent that is in that state already stays as it is, without another entry in
+    /// the audit log.
+    async fn on(
+        self,
+        state: &State,
+        member: &Member,
+        id: &str,
+        request: AgentAct,
+    ) -> Result<Json<Agent>, Refusal> {
+        let id: AgentId = id.parse().map_err(|_| Refusal::not_found())?;
+        let reason = request.reason.unwrap_or_default();
+        let reason = reason.trim();
+        if reason.len() > REASON_BYTES {
+            let detail = format!("a reason has {REASON_BYTES} bytes at most");
+            return Err(Refusal::bad_request("bad_reason", detail));
+        }
+        let view = member.store.agent(id).await?;
+        let before = view.ok_or_else(Refusal::not_found)?.agent.state;
+        if before == store::rows::AgentState::Revoked && self.becomes != before {
+            return Err(Refusal::conflict(
+                "agent_revoked",
+                "this agent was revoked, which is for good: its key may be in other hands; enrol \
+                 the host again with a new token",
+            ));
+        }
+        if before != self.becomes {
+            member.store.set_agent_state(id, self.becomes).await?;
+            // Before anything that could fail: whoever is to go is gone.
+            if let Some((code, reason)) = self.ends {
+                let reason = reason.to_owned();
+                state.live.end(id, EndSession { code, reason });
+            }
+            let mut write = member.store.write();
+            write.audit(AuditAct {
+                at: Timestamp::now(),
+                actor: Actor::User(member.caller.user.id),
+                action: self.name.to_owned(),
+                object: id.to_string(),
+                detail: if reason.is_empty() {
+                    format!("was {before}")
+                } else {
+                    format!("was {before}; reason: {reason}")
+                },
+            });
+            write.commit().await?;
+            state.live.tell(Changed {
+                org: member.store.org(),
+                what: What::Agents,
+            });
+        }
+        let agents = agents_of(state, member).await?;
+        let agent = agents.into_iter().find(|agent| agent.id == id);
+        agent.map(Json).ok_or_else(Refusal::not_found)
+    }
+}
+
+/// Suspends an agent: its session ends, and it is told to come back later until it is resumed. Its
+/// data stays.
+#[utoipa::path(
+    post, path = "/api/v1/agents/{id}/suspend", operation_id = "suspend_agent", tag = "agents",
+    params(("id" = String, Path, description = "Its id"), OrgQuery, WriteHeaders),
+    request_body = AgentAct,
+    responses(
+        (status = 200, body = Agent),
+        (status = 403, body = Problem, content_type = "application/problem+json"),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 409, body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn suspend(
+    Shared(state): Shared<Arc<State>>,
+    member: Member,
+    Segment(id): Segment,
+    Query(_org): Query<OrgQuery>,
+    Body(request): Body<AgentAct>,
+) -> Result<Json<Agent>, Refusal> {
+    SUSPEND.on(&state, &member, &id, request).await
+}
+
+/// Lets a suspended agent speak again, or one that was quarantined because its identity was copied.
+#[utoipa::path(
+    post, path = "/api/v1/agents/{id}/resume", operation_id = "resume_agent", tag = "agents",
+    params(("id" = String, Path, description = "Its id"), OrgQuery, WriteHeaders),
+    request_body = AgentAct,
+    responses(
+        (status = 200, body = Agent),
+        (status = 403, body = Problem, content_type = "application/problem+json"),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 409, body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn resume(
+    Shared(state): Shared<Arc<State>>,
+    member: Member,
+    Segment(id): Segment,
+    Query(_org): Query<OrgQuery>,
+    Body(request): Body<AgentAct>,
+) -> Result<Json<Agent>, Refusal> {
+    RESUME.on(&state, &member, &id, request).await
+}
+
+/// Revokes an agent for good: its session ends, its certificate is worth nothing any more and is
+/// not renewed. Its data stays.
+#[utoipa::path(
+    post, path = "/api/v1/agents/{id}/revoke", operation_id = "revoke_agent", tag = "agents",
+    params(("id" = String, Path, description = "Its id"), OrgQuery, WriteHeaders),
+    request_body = AgentAct,
+    responses(
+        (status = 200, body = Agent),
+        (status = 403, body = Problem, content_type = "application/problem+json"),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn revoke(
+    Shared(state): Shared<Arc<State>>,
+    member: Member,
+    Segment(id): Segment,
+    Query(_org): Query<OrgQuery>,
+    Body(request): Body<AgentAct>,
+) -> Result<Json<Agent>, Refusal> {
+    REVOKE.on(&state, &member, &id, request).await
 }
 
 /// Makes an enrolment token. Its text is in this answer and nowhere else: the hub keeps only the

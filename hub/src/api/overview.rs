@@ -200,6 +200,12 @@ fn scopes_in_trouble(scopes: Vec<ScopeStatus>) -> Vec<Attention> {
 
 fn agents_in_need(agents: &[Agent], now: Timestamp) -> Vec<Attention> {
     let needs = |agent: &Agent| match (agent.state, agent.last_seen) {
+        (AgentState::Quarantined, at) => Some((
+            Severity::Critical,
+            "has a cloned identity: two machines took turns with it; find out which is yours, then \
+             resume it, or revoke it and enrol anew",
+            at,
+        )),
         (AgentState::Suspended, at) => Some((Severity::High, "is suspended", at)),
         (AgentState::Stale, Some(at)) if at < now - SILENT => {
             Some((Severity::Medium, "has gone silent", Some(at)))

@@ -14,12 +14,16 @@ use super::turn::AT_ONCE;
 use super::{CONNECTIONS, CONNECTIONS_OF_ONE, Crowd, Place};
 use hub::{Asked, Login, TestHub, missing};
 
+mod agents;
 mod hub;
 
 /// Where each endpoint with an id in its path finds one that exists.
 fn filled(hub: &TestHub, route: &str) -> String {
     let id = match route {
-        "/api/v1/agents/{id}" => hub.seeded.agent.to_string(),
+        "/api/v1/agents/{id}"
+        | "/api/v1/agents/{id}/suspend"
+        | "/api/v1/agents/{id}/resume"
+        | "/api/v1/agents/{id}/revoke" => hub.seeded.agent.to_string(),
         "/api/v1/sources/{id}" => hub.seeded.source.to_string(),
         "/api/v1/resources/{id}" => hub.seeded.resource.to_string(),
         "/api/v1/findings/{id}" => hub.seeded.finding.to_string(),
@@ -44,7 +48,10 @@ fn body(route: &str, number: usize) -> Option<Value> {
             "email": format!("made{number}@example.org"), "role": "viewer",
             "password": "drums under wet gravel",
         })),
-        "/api/v1/agent-tokens" => Some(json!({})),
+        "/api/v1/agent-tokens"
+        | "/api/v1/agents/{id}/suspend"
+        | "/api/v1/agents/{id}/resume"
+        | "/api/v1/agents/{id}/revoke" => Some(json!({})),
         "/api/v1/login" | "/api/v1/refresh" | "/api/v1/logout" => None,
         other => panic!("no body is known for {other}"),
     }
@@ -188,20 +195,24 @@ async fn nothing_but_health_and_signing_in_answers_without_a_good_login() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_id_answers_like_a_missing_one_on_every_path() {
     let hub = TestHub::start().await;
-    let viewer = &hub.members[&Role::Viewer];
-    for (_, route, takes) in rows().filter(|row| row.1.contains('{')) {
+    let admin = &hub.members[&Role::Admin];
+    for (row, route, takes) in rows().filter(|row| row.1.contains('{')) {
+        let method: Method = TABLE[row].0.parse().unwrap();
+        let body = (method == Method::POST).then(|| json!({}));
+        let ask =
+            async |login, path: &str| hub.ask_as(login, method.clone(), path, body.as_ref()).await;
         let path = filled(&hub, route);
-        let own = hub.get(viewer, &path).await;
+        let (base, act) = route.split_once("{id}").unwrap();
+        let id = path.strip_prefix(base).unwrap().strip_suffix(act).unwrap();
+        let own = ask(admin, &path).await;
         assert_eq!(own.status, StatusCode::OK, "{path}: {}", own.text);
         if takes == Takes::SignedIn {
             continue;
         }
         // The stranger has a good login, and an organisation of her own.
-        let foreign = hub.get(&hub.stranger, &path).await;
-        let absent = hub.get(&hub.stranger, &missing(&path)).await;
-        let nonsense = hub
-            .get(&hub.stranger, &route.replace("{id}", "%FF%00x"))
-            .await;
+        let foreign = ask(&hub.stranger, &path).await;
+        let absent = ask(&hub.stranger, &route.replace("{id}", &missing(id))).await;
+        let nonsense = ask(&hub.stranger, &route.replace("{id}", "%FF%00x")).await;
         foreign.assert_problem(StatusCode::NOT_FOUND, "not_found");
         assert_eq!(foreign.without_id(), absent.without_id(), "{path}");
         assert_eq!(foreign.without_id(), nonsense.without_id(), "{path}");

@@ -51,7 +51,7 @@ use super::intake::{Intake, IntakeError, Taken};
 use super::quota::Pace;
 use super::{Hub, Shared};
 use crate::ca::spiffe::{self, read_peer};
-use crate::live::{Changed, EndSession, Live, Registered, SessionInfo, Throttled, What};
+use crate::live::{Changed, EndSession, Greeted, Live, Registered, SessionInfo, Throttled, What};
 use frames::Frames;
 use renewal::{Renewing, next_certificate};
 use turns::{Answer, next_answer, size};
@@ -74,6 +74,10 @@ const RETURN_MS: (u64, u64) = (1_000, 4_000);
 
 /// Time for an agent whose certificate has ended to renew it.
 const RENEWAL_TIME: Duration = Duration::from_secs(60);
+
+/// The pause that a suspended agent is asked for, alike: often enough that it is back soon once it
+/// is resumed.
+const SUSPENDED_MS: (u64, u64) = (10_000, 10_000);
 
 /// Longest program version that is kept, in bytes.
 const VERSION_BYTES: usize = 64;
@@ -355,6 +359,7 @@ async fn prepare(
         intake,
         answering: None,
         renewing: None,
+        is_copied: false,
         fair,
         seat,
         pace,
@@ -417,6 +422,8 @@ struct Drive {
     /// At home, or with the batch that is being stored; nowhere where only a renewal is taken.
     intake: Option<Intake>,
     renewing: Option<Renewing>,
+    /// Whether two machines take turns with the agent's identity.
+    is_copied: bool,
     answering: Option<JoinHandle<Answer>>,
     fair: Arc<Fair>,
     seat: Seat,
@@ -479,6 +486,9 @@ impl Drive {
         self.hear(first)?;
         loop {
             self.feed()?;
+            if self.is_copied {
+                return Err(self.quarantine().await);
+            }
             let silent = tokio::time::Instant::from_std(self.core.poll_timeout());
             let may_hear = self.piece.is_none();
             let may_store = self.intake.is_some();
@@ -486,7 +496,11 @@ impl Drive {
             tokio::select! {
                 why = &mut ended => {
                     let lost = |_| end(CloseCode::Done, "the session was ended");
-                    return Err(why.unwrap_or_else(lost).into());
+                    let why = why.unwrap_or_else(lost);
+                    if why.code == CloseCode::Suspended {
+                        return Err(self.say_farewell(why, SUSPENDED_MS).await);
+                    }
+                    return Err(why.into());
                 }
                 () = stop.cancelled() => return Err(self.ask_to_return().await),
                 () = tokio::time::sleep_until(expires_at) => {
@@ -589,13 +603,17 @@ impl Drive {
                 return ending;
             }
         }
+        self.say_farewell(stopping(), RETURN_MS).await
+    }
+
+    /// Asks the agent to leave and to come back after a pause.
+    async fn say_farewell(&mut self, why: EndSession, (least, spread): (u64, u64)) -> Ending {
         let mut chance = [0; 8];
         // Without chance they all come back after the same pause.
         let _ = getrandom::fill(&mut chance);
-        let (least, spread) = RETURN_MS;
         self.core.ask_to_leave(GoAway {
-            code: CloseCode::Done.number(),
-            reason: stopping().reason,
+            code: why.code.number(),
+            reason: why.reason.clone(),
             retry_after_ms: least + u64::from_le_bytes(chance) % spread,
         });
         if let Err(ending) = self.send_outputs() {
@@ -603,8 +621,27 @@ impl Drive {
         }
         match tokio::time::timeout(FAREWELL, self.line.closed()).await {
             Ok(reason) => Ending::Gone(reason),
-            Err(_) => stopping().into(),
+            Err(_) => why.into(),
         }
+    }
+
+    /// Shuts out an identity with which two machines take turns: an operator must say whose it is.
+    async fn quarantine(&mut self) -> Ending {
+        let agent = self.status.agent;
+        warn!(%agent, "two machines speak with this identity in turn; it is quarantined");
+        if let Err(error) = self.hub.quarantine(&self.store, agent).await {
+            // Both go on taking turns, which is found again.
+            error!(%agent, error = &*error, "a copied identity could not be quarantined");
+        }
+        self.live.tell(Changed {
+            org: self.store.org(),
+            what: What::Agents,
+        });
+        let why = end(
+            CloseCode::Suspended,
+            AdmitAgentError::Quarantined.to_string(),
+        );
+        self.say_farewell(why, SUSPENDED_MS).await
     }
 
     fn answered(&mut self, answer: Result<Answer, JoinError>) -> Result<(), Ending> {
@@ -695,6 +732,8 @@ impl Drive {
             roots: vec![self.hub.authority.root().to_vec()],
             renew_within_ms: None,
         });
+        let greeted = self.registered.greeted(hello.process, Instant::now());
+        self.is_copied = greeted == Greeted::Copied;
         let at = Timestamp::now();
         self.greet_by = None;
         self.status.version = clip(&hello.agent_version, VERSION_BYTES);

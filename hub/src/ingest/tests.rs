@@ -4,6 +4,7 @@ mod hostile;
 mod pace;
 mod parties;
 mod renewal;
+mod standing;
 mod tcp;
 
 use std::collections::BTreeMap;

@@ -81,7 +81,7 @@ kinds! {
     /// Agents.
     AGENT "/api/v1/agents" {
         "NAME"           "/name"                 24
-        "STATE"          "/state"                 9
+        "STATE"          "/state"                11
         "VERSION"        "/version"               8
         "LAST SEEN"      "/last_seen"            20
         "SPOOL"          "/spool/bytes"          10

@@ -3,13 +3,15 @@
 use std::io::{IsTerminal as _, Read, Write};
 
 use http::Method;
-use protocol::api::{self, OrgCreate, ScopeConfirm, TokenCreate, TokenCreated, UserCreate, WhoAmI};
+use protocol::api::{
+    self, AgentAct, OrgCreate, ScopeConfirm, TokenCreate, TokenCreated, UserCreate, WhoAmI,
+};
 use serde_json::Value;
 
 use super::kinds::{self, Kind};
 use super::{
-    AgentVerb, CheckVerb, Command, EventVerb, Global, ListVerb, Listing, OrgVerb, ScopeVerb, Stop,
-    TokenVerb, UserVerb, Verb, output,
+    AgentActing, AgentVerb, CheckVerb, Command, EventVerb, Global, ListVerb, Listing, OrgVerb,
+    ScopeVerb, Stop, TokenVerb, UserVerb, Verb, output,
 };
 use crate::client::{Client, Endpoint, segment, with_query};
 use crate::exit::{Exit, Failure};
@@ -86,6 +88,9 @@ pub(super) async fn run(command: Command, global: &Global) -> Result<Exit, Stop>
         }
         Command::Agent(AgentVerb::List(listing)) => list(global, kinds::AGENT, listing, &[]).await,
         Command::Agent(AgentVerb::Show { id }) => show(global, kinds::AGENT, &id).await,
+        Command::Agent(AgentVerb::Suspend(acting)) => act(global, "suspend", acting).await,
+        Command::Agent(AgentVerb::Resume(acting)) => act(global, "resume", acting).await,
+        Command::Agent(AgentVerb::Revoke(acting)) => act(global, "revoke", acting).await,
         Command::Agent(AgentVerb::Token(TokenVerb::Create { ttl, uses, name })) => {
             let ttl_seconds = read_span(&ttl)?;
             let request = TokenCreate {
@@ -230,6 +235,17 @@ async fn show(global: &Global, kind: Kind, id: &str) -> Result<Exit, Stop> {
     })?;
     out.flush()?;
     Ok(Exit::Done)
+}
+
+async fn act(global: &Global, verb: &str, acting: AgentActing) -> Result<Exit, Stop> {
+    let path = format!("{}/{}/{verb}", kinds::AGENT.path, segment(&acting.id));
+    let request = AgentAct {
+        reason: acting.reason,
+    };
+    let agent: Value = Client::signed_in()?
+        .post(&in_org(global, &path), &request)
+        .await?;
+    print_object(global, &agent)
 }
 
 fn print_object(global: &Global, object: &Value) -> Result<Exit, Stop> {

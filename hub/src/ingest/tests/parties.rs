@@ -393,15 +393,25 @@ impl Talk {
         Self::open_after(hub, agent, 0).await
     }
 
+    /// Opens a session as another run of the agent's program.
+    pub(super) async fn open_as(hub: &Hub, agent: &Agent, process: u64) -> Self {
+        let hello = v1::Hello { process, ..hello() };
+        Self::open_with(hub, agent, 0, hello).await
+    }
+
     /// Opens a session after so many streams that stay silent.
     pub(super) async fn open_after(hub: &Hub, agent: &Agent, silent: usize) -> Self {
+        Self::open_with(hub, agent, silent, hello()).await
+    }
+
+    async fn open_with(hub: &Hub, agent: &Agent, silent: usize, hello: v1::Hello) -> Self {
         let (endpoint, connection) = connect(hub, Some(agent), v1::ALPN).await.unwrap();
         let mut held = Vec::new();
         for _ in 0..silent {
             held.push(connection.open_bi().await.unwrap());
         }
         let (mut send, control) = connection.open_bi().await.unwrap();
-        send.write_all(&Message::Hello(hello()).encode())
+        send.write_all(&Message::Hello(hello).encode())
             .await
             .unwrap();
         // They stay open as long as the connection does.

@@ -363,7 +363,7 @@ fn agent_state(state: AgentState) -> (String, Tone) {
     let tone = match state {
         AgentState::Online => Tone::Good,
         AgentState::Stale | AgentState::Suspended => Tone::Unsure,
-        AgentState::Revoked => Tone::Bad,
+        AgentState::Revoked | AgentState::Quarantined => Tone::Bad,
     };
     (state.word().to_owned(), tone)
 }

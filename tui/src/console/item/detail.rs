@@ -368,6 +368,7 @@ fn agent_summary(agent: &Agent, now: Timestamp) -> Vec<Line> {
             "Certificate",
             format!("valid to {}", minute(agent.certificate.not_after)),
         ),
+        line("Serial", agent.certificate.serial.clone()),
         line("Refused", format!("{} batches", agent.refused)),
         line("Sources", sources.join(", ")),
         line("Id", agent.id.to_string()),
