@@ -93,6 +93,9 @@ pub(crate) enum CarryError {
     /// The state directory cannot be used.
     #[error("the state directory cannot be used")]
     Layout(#[from] LayoutError),
+    /// A reply enrols, and no enrolment is under way.
+    #[error("this reply answers an enrolment request that this agent has not made")]
+    NotAsked,
     /// The ledger is not what this program writes.
     #[error("{} is damaged", path.display())]
     Ledger { path: PathBuf },
@@ -117,6 +120,10 @@ impl From<CarryError> for Failure {
                 "nothing was changed; take it to the agent whose bundle it answers"
             }
             CarryError::Volumes => "give a larger --volume-size",
+            CarryError::NotAsked => {
+                "import it where `zero-x-agent enroll --bundle FILE` was run, with the same state \
+                 directory"
+            }
             CarryError::Ledger { .. } => {
                 "move the file away; the numbering then begins anew, which the hub notices: import \
                  a reply before the next export"
@@ -128,7 +135,9 @@ impl From<CarryError> for Failure {
         let exit = match &error {
             CarryError::Exists { .. } | CarryError::Volumes => Exit::Usage,
             CarryError::Refused { .. } | CarryError::Ledger { .. } => Exit::Data,
-            CarryError::Addressee { .. } | CarryError::Hub(_) => Exit::Forbidden,
+            CarryError::Addressee { .. } | CarryError::Hub(_) | CarryError::NotAsked => {
+                Exit::Forbidden
+            }
             CarryError::NoKey => Exit::Config,
             CarryError::Write { .. }
             | CarryError::Read { .. }

@@ -83,6 +83,11 @@ pub(crate) struct Enroll {
     /// Address of the hub, where it is not the one in the token.
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) hub: Option<String>,
+    /// Where the hub cannot be reached: writes a request to this file, to be carried there (`zero-x-hub
+    /// bundle import FILE`, then `bundle reply FILE`); `zero-x-agent bundle import FILE` with the
+    /// reply ends the enrolment.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) bundle: Option<PathBuf>,
     /// Replaces the identity that this agent already has; batches not yet sent are set aside.
     #[arg(long)]
     pub(crate) replace: bool,

@@ -4,6 +4,8 @@
 //! pin in the token before anything is said to it. The token's own key signs the request together
 //! with keying material of this very TLS session, so that the token never crosses the wire.
 
+mod pending;
+
 use std::time::Duration;
 
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -23,6 +25,8 @@ use crate::exit::{Exit, Failure};
 use crate::identity::{Identity, IdentityError, Issued, names_of};
 use crate::layout::{Layout, LayoutError};
 use crate::link::{self, Broken, Connection, LinkError, Order, tls};
+
+pub(crate) use pending::{Pending, request};
 
 /// Time for the exchange, once the connection stands.
 const EXCHANGE_TIME: Duration = Duration::from_secs(30);

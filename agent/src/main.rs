@@ -219,6 +219,13 @@ async fn enroll(verb: cli::Enroll, config: &Config, on_stdin: bool) -> Result<Ex
         name: host_name(),
     };
     let _lock = layout.lock()?;
+    if let Some(file) = &verb.bundle {
+        enroll::request(&layout, wish, file)?;
+        say(&format!("wrote the request to {}", file.display()));
+        hint("next, at the hub: zero-x-hub bundle import FILE, then zero-x-hub bundle reply REPLY");
+        hint("then, here: zero-x-agent bundle import REPLY");
+        return Ok(Exit::Ok);
+    }
     let enrolled = enroll::enroll(&layout, wish, &config.transport).await?;
     say(&format!(
         "enrolled as {} of {}",

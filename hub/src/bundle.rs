@@ -11,19 +11,20 @@
 
 mod chain;
 mod reply;
+mod request;
 mod volumes;
 
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use protocol::bundle::{BundleError, Header, HubSecret, Notice, Record};
+use protocol::bundle::{BundleError, Header, HubSecret, Kind, Notice, Record};
 use protocol::ids::{AgentId, OrgId};
 use protocol::wire::v1::Epoch;
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::{Deserialize, Serialize};
-use store::error::{AdmitAgentError, CommitError, ReadError};
+use store::error::{AdmitAgentError, CommitError, OpenError, ReadError};
 use store::rows::access::AgentStatus;
 use store::rows::audit::AuditAct;
 use store::rows::carried::Carried;
@@ -43,9 +44,9 @@ pub(crate) use reply::Written;
 use volumes::Digests;
 pub(crate) use volumes::Volume;
 
-/// How long after its end a certificate still vouches for a bundle: as long as one may still be
-/// renewed (DESIGN 5). Files take their time.
-const GRACE: SignedDuration = SignedDuration::from_hours(24 * 30);
+/// How long after its end a certificate still vouches for a bundle. Files take their time, and
+/// behind a diode nothing can be renewed; who may speak is decided by the positive list, at once.
+const GRACE: SignedDuration = SignedDuration::from_hours(24 * 365);
 
 /// Chunks of records that may wait for the store.
 const CHUNKS: usize = 2;
@@ -142,6 +143,17 @@ pub(crate) enum ImportError {
     /// The outcome cannot be written.
     #[error("the bundle's place in the chain could not be stored")]
     Commit(#[from] CommitError),
+    /// The hub refused to enrol.
+    #[error("the enrolment is refused: {reason} ({code})")]
+    Enrolment {
+        /// Stable code.
+        code: String,
+        /// Words.
+        reason: String,
+    },
+    /// An organisation's store cannot be opened.
+    #[error("an organisation's store cannot be opened")]
+    Open(#[source] Arc<OpenError>),
     /// A thread of the import panicked.
     #[error("the import broke off")]
     Broken,
@@ -195,15 +207,18 @@ impl Explain for ImportError {
     fn exit(&self) -> Exit {
         match self {
             Self::Volume { .. } | Self::OtherBundle { .. } | Self::Contents { .. } => Exit::Data,
-            Self::Certificate(_) | Self::Peer(_) | Self::Names | Self::Refused { .. } => {
-                Exit::Forbidden
-            }
+            Self::Certificate(_)
+            | Self::Peer(_)
+            | Self::Names
+            | Self::Refused { .. }
+            | Self::Enrolment { .. } => Exit::Forbidden,
             Self::Read(error) => error.exit(),
             Self::File { .. }
             | Self::MissingVolume { .. }
             | Self::Forked { .. }
             | Self::Missing { .. }
             | Self::Commit(_)
+            | Self::Open(_)
             | Self::Broken => Exit::Failed,
         }
     }
@@ -253,8 +268,13 @@ impl Explain for ImportError {
                  with --accept-gap"
                     .to_owned()
             }
+            Self::Enrolment { .. } => {
+                "make a new token (`zero-x agent token create --org O`) and a new request with it"
+                    .to_owned()
+            }
             Self::Peer(_)
             | Self::Names
+            | Self::Open(_)
             | Self::Contents { .. }
             | Self::Read(_)
             | Self::Commit(_)
@@ -275,7 +295,7 @@ pub(crate) struct Asked {
 /// What an import came to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Report {
-    /// `taken`, `repeat`, `verified`.
+    /// `taken`, `repeat`, `verified`, `enrolled`.
     pub(crate) outcome: String,
     pub(crate) org: OrgId,
     pub(crate) agent: AgentId,
@@ -300,6 +320,7 @@ pub(crate) struct Report {
 
 /// Takes bundles for a hub.
 pub(crate) struct Importer {
+    store: Store,
     appliance: Appliance,
     authority: Arc<Authority>,
     secret: Arc<HubSecret>,
@@ -320,6 +341,7 @@ impl Importer {
     /// Makes the importer of a hub.
     pub(crate) fn new(store: &Store, identity: &Identity, live: Arc<Live>) -> Self {
         Self {
+            store: store.clone(),
             appliance: store.appliance(),
             authority: Arc::clone(&identity.authority),
             secret: Arc::clone(&identity.bundle_key),
@@ -343,6 +365,13 @@ impl Importer {
         now: Timestamp,
     ) -> Result<Report, ImportError> {
         let _turn = self.one_at_a_time.lock().await;
+        let (kind, mut volumes) = blocking(move || volumes::kind(volumes)).await??;
+        if kind == Kind::Request
+            && !asked.only_verify
+            && let Some(request) = volumes.pop()
+        {
+            return self.enrol(request, now).await;
+        }
         let (mut volumes, header) = blocking(move || volumes::sort(volumes)).await??;
         let peer = self.verify(&header, now)?;
         let (org, agent) = (header.org, header.agent);

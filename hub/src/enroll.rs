@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use jiff::Timestamp;
-use protocol::bundle::HubKey;
+use protocol::bundle::{CarriedRequest, HubKey};
 use protocol::enroll::{MESSAGE_BYTES, Reply, Request, signed_message};
 use protocol::ids::AgentId;
 use protocol::session::CloseCode;
@@ -92,18 +92,31 @@ impl Refusal {
     }
 }
 
+/// What the token's key has signed.
+#[derive(Debug, Clone, Copy)]
+enum Proof<'a> {
+    /// The request for the connection with this keying material.
+    Session(&'a [u8; 32]),
+    /// This message: a whole file, which names the hub's pin.
+    Carried(&'a [u8]),
+}
+
 /// Decides whether a token's key signed this request for this connection, whether the token is
 /// still good, and returns the name that the agent gets.
 fn decide(
     token: Option<&EnrolToken>,
     request: &Request,
-    exporter: &[u8; 32],
+    proof: Proof<'_>,
     now: Timestamp,
 ) -> Result<String, Refusal> {
     let token = token.ok_or(Refusal::Unknown)?;
     let key = VerifyingKey::from_bytes(&token.public_key).map_err(|_| Refusal::Signature)?;
     let signature = Signature::from_slice(&request.signature).map_err(|_| Refusal::Signature)?;
-    key.verify_strict(&signed_message(&request.csr, exporter), &signature)
+    let signed = match proof {
+        Proof::Session(exporter) => signed_message(&request.csr, exporter),
+        Proof::Carried(message) => message.to_vec(),
+    };
+    key.verify_strict(&signed, &signature)
         .map_err(|_| Refusal::Signature)?;
     if token.expires_at <= now {
         return Err(Refusal::Expired);
@@ -144,7 +157,29 @@ pub(crate) async fn enroll(
     exporter: &[u8; 32],
     now: Timestamp,
 ) -> Reply {
-    match try_enroll(desk, request, exporter, now).await {
+    answer(desk, request, Proof::Session(exporter), now).await
+}
+
+/// Answers a request that came as a file; whose hub it is for has been checked.
+pub(crate) async fn enroll_carried(
+    desk: Desk<'_>,
+    carried: &CarriedRequest,
+    message: &[u8],
+    signature: &[u8],
+    now: Timestamp,
+) -> Reply {
+    let request = Request {
+        token: carried.token,
+        csr: carried.csr.clone(),
+        signature: signature.to_vec(),
+        name: carried.name.clone(),
+        agent_version: carried.agent_version.clone(),
+    };
+    answer(desk, &request, Proof::Carried(message), now).await
+}
+
+async fn answer(desk: Desk<'_>, request: &Request, proof: Proof<'_>, now: Timestamp) -> Reply {
+    match try_enroll(desk, request, proof, now).await {
         Ok(reply) => reply,
         Err(refusal) => {
             warn!(token = %request.token, reason = refusal.code(), "enrolment refused");
@@ -159,7 +194,7 @@ pub(crate) async fn enroll(
 async fn try_enroll(
     desk: Desk<'_>,
     request: &Request,
-    exporter: &[u8; 32],
+    proof: Proof<'_>,
     now: Timestamp,
 ) -> Result<Reply, Refusal> {
     let token = desk.appliance.token(request.token).await.map_err(|error| {
@@ -169,7 +204,7 @@ async fn try_enroll(
         );
         Refusal::Store
     })?;
-    let name = decide(token.as_ref(), request, exporter, now)?;
+    let name = decide(token.as_ref(), request, proof, now)?;
     let token = token.ok_or(Refusal::Unknown)?;
     let org = token.org;
     let agent = AgentId::from_bytes(uuid::Uuid::now_v7().into_bytes());
@@ -390,13 +425,13 @@ mod tests {
     }
 
     fn refused(token: Option<&EnrolToken>, request: &Request) -> Refusal {
-        decide(token, request, &EXPORTER, now()).unwrap_err()
+        decide(token, request, Proof::Session(&EXPORTER), now()).unwrap_err()
     }
 
     #[test]
     fn a_token_is_good_for_its_own_key_its_own_connection_its_time_and_its_uses() {
         let good = request(&key(), &EXPORTER, " web-1 ");
-        let name = decide(Some(&token()), &good, &EXPORTER, now());
+        let name = decide(Some(&token()), &good, Proof::Session(&EXPORTER), now());
         assert_eq!(name.as_deref(), Ok("web-1"));
         assert_eq!(refused(None, &good), Refusal::Unknown);
 
@@ -450,7 +485,7 @@ mod tests {
             ..token()
         };
         let hostile = request(&key(), &EXPORTER, "\u{1b}[2J");
-        let name = decide(Some(&bound), &hostile, &EXPORTER, now());
+        let name = decide(Some(&bound), &hostile, Proof::Session(&EXPORTER), now());
         assert_eq!(name.as_deref(), Ok("db-1"));
         let long = "n".repeat(NAME_BYTES + 1);
         for name in [
@@ -466,6 +501,6 @@ mod tests {
             assert_eq!(refused(Some(&token()), &request), Refusal::Name, "{name:?}");
         }
         let foreign = request(&key(), &EXPORTER, "Müller's Büro 東京");
-        assert!(decide(Some(&token()), &foreign, &EXPORTER, now()).is_ok());
+        assert!(decide(Some(&token()), &foreign, Proof::Session(&EXPORTER), now()).is_ok());
     }
 }

@@ -206,6 +206,58 @@ fn what_is_carried_ends_as_what_is_sent() -> Result<()> {
 }
 
 #[test]
+fn an_agent_enrols_and_sends_without_ever_reaching_the_hub() -> Result<()> {
+    let line = Line::start()?;
+    let agent = line.unenrolled("agent")?;
+    let token = line.token()?;
+    let (request, reply) = (line.folder().join("request"), line.folder().join("reply"));
+    let (request_text, reply_text) = (request.display().to_string(), reply.display().to_string());
+    let args = ["enroll", "--token-file", "-", "--bundle", &request_text];
+    process::success(agent.output(&args, &token)?, "zero-x-agent enroll --bundle")?;
+    assert!(!agent.state_dir().join("identity/agent.pem").exists());
+    // It holds no secret of the token.
+    let bytes = fs::read(&request)?;
+    assert!(!String::from_utf8_lossy(&bytes).contains("zxt1_"));
+    let other = Line::start()?;
+    assert!(refused(&other.hub, &request, 65)?.contains("another hub"));
+    let mut changed = bytes.clone();
+    let last = changed.len() - 1;
+    changed[last] ^= 1;
+    let forged = line.folder().join("forged");
+    fs::write(&forged, &changed)?;
+    assert!(refused(&line.hub, &forged, 77)?.contains("not signed by the token's key"));
+
+    let report = import(&line.hub, &request)?;
+    assert_eq!(report["outcome"], "enrolled", "{report}");
+    let again = import(&line.hub, &request)?;
+    assert_eq!(
+        (&again["outcome"], &again["agent"]),
+        (&Value::from("repeat"), &report["agent"])
+    );
+    let done = at_hub(&line.hub, &["reply", &reply_text])?;
+    process::success(done, "zero-x-hub bundle reply")?;
+    let stranger = line.unenrolled("stranger")?;
+    let done = stranger.output(&["bundle", "import", &reply_text], "")?;
+    assert_eq!(done.status.code(), Some(77), "{done:?}");
+    let done = agent.output(&["bundle", "import", &reply_text], "")?;
+    process::success(done, "zero-x-agent bundle import")?;
+    assert!(agent.state_dir().join("identity/agent.pem").exists());
+    assert!(!agent.state_dir().join("enrolling.json").exists());
+
+    let alerts_file = line.folder().join("alerts.json");
+    alerts::append(&alerts_file, (0..10).map(alerts::alert))?;
+    agent.source_add(
+        "wazuh",
+        "manager",
+        &[&format!("path={}", alerts_file.display())],
+    )?;
+    let (file, _) = export(&agent, line.folder(), "one", &[])?;
+    assert_eq!(import(&line.hub, &file)?["outcome"], "taken");
+    assert_eq!(line.client.rows(&["event", "list"])?.len(), 10);
+    Ok(())
+}
+
+#[test]
 fn a_diode_that_lost_a_bundle_is_told_so_and_goes_on_when_the_gap_is_accepted() -> Result<()> {
     let mut line = Line::start()?;
     let agent = line.agent("agent")?;

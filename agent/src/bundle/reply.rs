@@ -18,6 +18,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::ledger::Ledger;
 use super::{CarryError, close, open, written};
 use crate::config::Config;
+use crate::enroll::Pending;
 use crate::exit::{Exit, Failure};
 use crate::identity::Identity;
 use crate::layout::Layout;
@@ -86,6 +87,9 @@ pub(super) async fn import(path: &Path, config: &Config, format: Format) -> Resu
     let _lock = layout.lock()?;
     Identity::recover(&layout)?;
     let sealed = read(path)?;
+    if !sealed.is_sealed() {
+        return finish_enrolment(&layout, path, &sealed);
+    }
     let identity = Identity::load(&layout)?;
     let (org, agent) = sealed.addressee();
     if (org, agent) != (identity.org, identity.agent) {
@@ -120,6 +124,32 @@ pub(super) async fn import(path: &Path, config: &Config, format: Format) -> Resu
         new_epoch,
     };
     written(show::object(&taken, format))?;
+    Ok(Exit::Ok)
+}
+
+/// Ends an enrolment whose request was carried.
+fn finish_enrolment(layout: &Layout, path: &Path, sealed: &SealedReply) -> Result<Exit, Failure> {
+    let pending = Pending::load(layout)?.ok_or(CarryError::NotAsked)?;
+    let root = pending.root(sealed.chain());
+    let root = root.ok_or_else(|| CarryError::Hub(CertificateError::UnknownIssuer.into()))?;
+    let public_key = hub_key(sealed, std::slice::from_ref(&root))?;
+    let reply = sealed.open(&public_key, None);
+    let reply = reply.map_err(|source| CarryError::Refused {
+        path: path.to_owned(),
+        source,
+    })?;
+    let granted = reply.issued.ok_or(CarryError::NotAsked)?;
+    let enrolled = pending.finish(layout, sealed.addressee(), granted)?;
+    crate::say(&format!(
+        "enrolled as {} of {}",
+        enrolled.agent, enrolled.org
+    ));
+    crate::hint(&format!(
+        "the certificate is good until {}",
+        enrolled.not_after
+    ));
+    crate::hint("next: zero-x-agent source add aws --name NAME");
+    crate::hint("then: zero-x-agent bundle export --sync FILE");
     Ok(Exit::Ok)
 }
 

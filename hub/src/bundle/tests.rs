@@ -423,7 +423,7 @@ async fn a_forged_header_a_forged_batch_and_a_revoked_agent_are_refused() {
         assert!(told.contains(words), "{told}");
         assert_eq!(exit, Exit::Forbidden);
     }
-    let later = Timestamp::now() + SignedDuration::from_hours(24 * 61);
+    let later = Timestamp::now() + SignedDuration::from_hours(24 * 396);
     let asked = Asked {
         accept_gap: false,
         only_verify: false,

@@ -3,7 +3,10 @@
 use std::fs::File;
 use std::io::{Read, Seek};
 
-use protocol::bundle::{BundleError, Digest, Header, HubSecret, Piece, Record, VolumeReader};
+use protocol::bundle::{
+    BundleError, Digest, Header, HubSecret, Kind, PRELUDE_BYTES, Piece, Record, VolumeReader,
+    read_prelude,
+};
 
 use super::ImportError;
 
@@ -14,7 +17,7 @@ const PIECE_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub(crate) struct Volume {
     name: String,
-    file: File,
+    pub(super) file: File,
     header: Option<Header>,
 }
 
@@ -28,18 +31,32 @@ impl Volume {
         }
     }
 
-    fn io(&self, source: std::io::Error) -> ImportError {
+    pub(super) fn io(&self, source: std::io::Error) -> ImportError {
         ImportError::File {
             name: self.name.clone(),
             source,
         }
     }
 
-    fn broken(&self, source: BundleError) -> ImportError {
+    pub(super) fn broken(&self, source: BundleError) -> ImportError {
         ImportError::Volume {
             name: self.name.clone(),
             source,
         }
+    }
+
+    /// Returns what the file is.
+    fn kind(&mut self) -> Result<Kind, ImportError> {
+        let mut head = [0; PRELUDE_BYTES];
+        self.file.rewind().map_err(|error| self.io(error))?;
+        match self.file.read_exact(&mut head) {
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                return Err(self.broken(BundleError::Cut));
+            }
+            read => read.map_err(|error| self.io(error))?,
+        }
+        let (kind, _) = read_prelude(&head).map_err(|error| self.broken(error))?;
+        Ok(kind)
     }
 
     /// Reads the file from its beginning and hands over its pieces, until `see` has seen enough.
@@ -115,6 +132,17 @@ impl Volume {
         reader.finish().map_err(|error| self.broken(error))?;
         digest.ok_or_else(|| self.broken(BundleError::Cut))
     }
+}
+
+/// Says what the first file is. Blocks.
+///
+/// # Errors
+///
+/// When it cannot be read, or is none of ours.
+pub(super) fn kind(mut files: Vec<Volume>) -> Result<(Kind, Vec<Volume>), ImportError> {
+    let first = files.first_mut().ok_or(ImportError::Broken)?;
+    let kind = first.kind()?;
+    Ok((kind, files))
 }
 
 /// Puts the files in the order of their volumes and checks that they are all of one bundle.

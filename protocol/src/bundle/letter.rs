@@ -280,6 +280,11 @@ impl SealedReply {
         (self.letter.org, self.letter.agent)
     }
 
+    /// Says whether its contents are sealed: all but the answer to a request are.
+    pub fn is_sealed(&self) -> bool {
+        self.letter.nonce.is_some()
+    }
+
     /// Returns when it was made, by the hub's clock: the instant at which its chain must have been
     /// valid, since its key signs nothing else.
     pub fn made_at_ms(&self) -> i64 {
