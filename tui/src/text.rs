@@ -32,13 +32,15 @@ fn is_harmful(letter: char) -> bool {
 }
 
 /// Returns a CSV cell that no spreadsheet takes for a formula: a leading `=`, `+`, `-`, `@`, tab
-/// or carriage return gets a quote in front. Source: OWASP, "CSV Injection".
+/// or carriage return gets a quote in front. Source: OWASP, "CSV Injection". Control and
+/// bidirectional characters are replaced as by [`plain_lines`]: CSV is printed on terminals too.
 pub(crate) fn csv_cell(text: &str) -> String {
+    let text = &plain_lines(text);
     let is_number = text.parse::<f64>().is_ok();
     if text.starts_with(['=', '+', '-', '@', '\t', '\r']) && !is_number {
         return format!("'{text}");
     }
-    text.to_owned()
+    text.clone()
 }
 
 /// Cuts text to a width in terminal cells, with `…` where something was cut.
@@ -78,6 +80,10 @@ mod tests {
     fn a_formula_is_disarmed_and_a_number_is_not() {
         assert_eq!(csv_cell("=HYPERLINK(\"x\")"), "'=HYPERLINK(\"x\")");
         assert_eq!(csv_cell("-12.5"), "-12.5");
+        assert_eq!(
+            csv_cell("\u{1b}[2Ja\u{202e}b\nc"),
+            "\u{fffd}[2Ja\u{fffd}b\nc"
+        );
         assert_eq!(csv_cell("web"), "web");
     }
 
