@@ -9,6 +9,7 @@ mod crash;
 mod demo;
 mod disk;
 mod enrolment;
+mod hostile;
 mod init;
 mod organisations;
 mod restricted;

@@ -7,6 +7,7 @@
 pub mod alerts;
 pub mod canary;
 pub mod proxy;
+pub mod raw;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,7 @@ use line::process::{self, Process};
 use line::programs::{self, Programs};
 use line::python;
 use line::relay::Relay;
+use line::usage::{machine, memory_mib, times};
 
 /// How long a program is left alone before its memory is called idle.
 const SETTLE: Duration = Duration::from_secs(20);
@@ -185,59 +185,6 @@ fn frame_bytes(log: &str) -> Option<u64> {
     let (_, rest) = log.rsplit_once("frame_bytes=")?;
     let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().ok()
-}
-
-/// The state of a process and the processor time it has used. Source: proc(5), fields 3, 14 and 15 of `stat`.
-pub(crate) fn times(pid: u32) -> Result<(char, f64)> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process is gone")?;
-    // The second field is the name in parentheses, which may hold spaces.
-    let (_, rest) = text
-        .rsplit_once(')')
-        .context("an unknown form of /proc/PID/stat")?;
-    let fields: Vec<&str> = rest.split_whitespace().collect();
-    let ticks = |index: usize| {
-        fields
-            .get(index)
-            .and_then(|field| field.parse::<f64>().ok())
-    };
-    let state = fields.first().and_then(|field| field.chars().next());
-    match (state, ticks(11), ticks(12)) {
-        (Some(state), Some(user), Some(system)) => {
-            Ok((state, (user + system) / ticks_per_second()?))
-        }
-        _ => anyhow::bail!("an unknown form of /proc/PID/stat: {text}"),
-    }
-}
-
-fn ticks_per_second() -> Result<f64> {
-    let done = Command::new("getconf")
-        .arg("CLK_TCK")
-        .output()
-        .context("there is no getconf")?;
-    String::from_utf8_lossy(&done.stdout)
-        .trim()
-        .parse()
-        .context("getconf CLK_TCK is no number")
-}
-
-/// One line of `/proc/PID/status`, in MiB.
-pub(crate) fn memory_mib(pid: u32, name: &str) -> Option<f64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    let kib: f64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(kib / 1024.0)
-}
-
-pub(crate) fn machine() -> String {
-    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpus
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"))
-        .map_or("unknown processor", |rest| {
-            rest.trim_start_matches([' ', '\t', ':'])
-        });
-    let cores = thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    format!("{model}, {cores} cores")
 }
 
 fn sizes(programs: &Programs) -> Result<String> {

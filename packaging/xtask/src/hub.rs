@@ -21,6 +21,7 @@ pub struct Hub {
     program: PathBuf,
     folder: PathBuf,
     process: Option<Process>,
+    settings: Option<PathBuf>,
     agent_port: u16,
     api_port: u16,
     /// The organisation that `init` made.
@@ -45,6 +46,7 @@ impl Hub {
             program: program.to_owned(),
             folder: folder.to_owned(),
             process: None,
+            settings: None,
             agent_port: free_udp_and_tcp_port()?,
             api_port: free_tcp_port()?,
             org_id: String::new(),
@@ -84,6 +86,11 @@ impl Hub {
         process::output(command, &self.password, PATIENCE)
     }
 
+    /// Names the file of settings that the hub is served with.
+    pub fn configure(&mut self, file: &Path) {
+        self.settings = Some(file.to_owned());
+    }
+
     /// Starts serving on the hub's ports, the same ones after each start.
     ///
     /// # Errors
@@ -93,6 +100,9 @@ impl Hub {
         command
             .args(["--agent-listen", &self.agent_address()])
             .args(["--api-listen", &format!("127.0.0.1:{}", self.api_port)]);
+        if let Some(settings) = &self.settings {
+            command.arg("--config").arg(settings);
+        }
         let mut process = Process::start("the hub", command, &self.log())?;
         let api = SocketAddr::from((Ipv4Addr::LOCALHOST, self.api_port));
         process.wait_ready(PATIENCE, || {

@@ -12,6 +12,7 @@ mod figures;
 mod outage;
 mod sources;
 mod summary;
+mod transport;
 mod units;
 
 use std::process::ExitCode;
@@ -61,6 +62,18 @@ enum Chore {
         #[arg(long, default_value_t = 3_000_000)]
         events: u64,
     },
+    /// Measure the way of events from file to disk, and ten thousand agents at once, with a release build
+    BenchTransport {
+        /// Measure the development build, to try the command
+        #[arg(long)]
+        dev: bool,
+        /// How many events are sent
+        #[arg(long, default_value_t = 1_000_000)]
+        events: u32,
+        /// How many agents are connected at once
+        #[arg(long, default_value_t = 10_000)]
+        agents: u32,
+    },
 }
 
 fn main() -> ExitCode {
@@ -89,5 +102,10 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Sources => sources::run(),
         Chore::Figures { dev } => figures::run(dev),
         Chore::Outage { dev, events } => outage::run(dev, events),
+        Chore::BenchTransport {
+            dev,
+            events,
+            agents,
+        } => transport::run(dev, events, agents),
     }
 }

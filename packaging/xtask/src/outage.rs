@@ -14,9 +14,8 @@ use line::client::Client;
 use line::hub::Hub;
 use line::process;
 use line::programs;
+use line::usage::{machine, memory_mib, times};
 use serde_json::Value;
-
-use crate::figures::{machine, memory_mib, times};
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(1800);

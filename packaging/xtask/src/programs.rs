@@ -84,7 +84,11 @@ pub fn find() -> Result<Programs> {
     find_in(&folder()?)
 }
 
-fn find_in(folder: &Path) -> Result<Programs> {
+/// Finds the three programs in a folder.
+///
+/// # Errors
+/// When one of them is not there.
+pub fn find_in(folder: &Path) -> Result<Programs> {
     let place = |name: &str| -> Result<PathBuf> {
         let path = folder.join(name);
         if !path.is_file() {
