@@ -10,6 +10,7 @@ mod demo;
 mod disk;
 mod enrolment;
 mod hostile;
+mod identity;
 mod init;
 mod organisations;
 mod restricted;

@@ -48,9 +48,20 @@ impl Line {
     /// # Errors
     /// When a program is missing or does not come up.
     pub fn start() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// Starts a hub with settings that it takes from these variables.
+    ///
+    /// # Errors
+    /// When a program is missing or does not come up.
+    pub fn start_with(variables: &[(&str, &str)]) -> Result<Self> {
         let programs = built()?;
         let folder = TempDir::with_prefix("zero-x-")?;
         let mut hub = Hub::init(&programs.hub, &folder.path().join("hub"), "first")?;
+        for (name, value) in variables {
+            hub.set_variable(name, value);
+        }
         hub.serve()?;
         let client = Client::login(&programs.client, &folder.path().join("client"), &hub)?;
         Ok(Self {

@@ -22,6 +22,7 @@ pub struct Hub {
     folder: PathBuf,
     process: Option<Process>,
     settings: Option<PathBuf>,
+    variables: Vec<(String, String)>,
     agent_port: u16,
     api_port: u16,
     /// The organisation that `init` made.
@@ -47,6 +48,7 @@ impl Hub {
             folder: folder.to_owned(),
             process: None,
             settings: None,
+            variables: Vec::new(),
             agent_port: free_udp_and_tcp_port()?,
             api_port: free_tcp_port()?,
             org_id: String::new(),
@@ -89,6 +91,11 @@ impl Hub {
     /// Names the file of settings that the hub is served with.
     pub fn configure(&mut self, file: &Path) {
         self.settings = Some(file.to_owned());
+    }
+
+    /// Gives every further command a variable, by which a setting can be changed.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.variables.push((name.to_owned(), value.to_owned()));
     }
 
     /// Starts serving on the hub's ports, the same ones after each start.
@@ -176,7 +183,8 @@ impl Hub {
             .arg("--data-dir")
             .arg(self.data_dir())
             .arg("--master-key-file")
-            .arg(self.folder.join("master.key"));
+            .arg(self.folder.join("master.key"))
+            .envs(self.variables.iter().cloned());
         command
     }
 }
