@@ -22,7 +22,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use crate::exit::{Exit, Failure};
-use crate::identity::{Identity, IdentityError, Issued, names_of};
+use crate::identity::{Identity, IdentityError, Issued, MOST_ROOTS, names_of};
 use crate::layout::{Layout, LayoutError};
 use crate::link::{self, Broken, Connection, LinkError, Order, tls};
 
@@ -161,13 +161,13 @@ pub(crate) async fn enroll(
         }
     };
     connection.leave().await;
-    let (chain, root, bundle_key) = check(reply, &token.0.pins, &key)?;
+    let (chain, roots, bundle_key) = check(reply, &token.0.pins, &key)?;
     if Identity::exists(layout) {
         set_spool_aside(layout).map_err(EnrollError::Spool)?;
     }
     let issued = Issued {
         chain: &chain,
-        root: &root,
+        roots: &roots,
         key: &pkcs8,
         hubs,
         bundle_key,
@@ -245,31 +245,36 @@ async fn exchange(
     }
 }
 
+/// The agent's chain, the hub's roots, and what bundles for the hub are sealed to.
 type Certificates = (
     Vec<CertificateDer<'static>>,
-    CertificateDer<'static>,
+    Vec<CertificateDer<'static>>,
     HubKey,
 );
 
-/// Checks that what was issued is for this key, by the pinned root, and names an agent.
+/// Checks that what was issued is for this key, by a hub with a pinned root, and names an agent.
 fn check(reply: Reply, pins: &[Pin], key: &KeyPair) -> Result<Certificates, EnrollError> {
     let answer = |reason: &str| EnrollError::Answer {
         reason: reason.to_owned(),
     };
-    let (org, agent, chain, root, bundle_key) = match reply {
+    let (org, agent, chain, roots, bundle_key) = match reply {
         Reply::Refused { code, reason } => return Err(EnrollError::Refused { code, reason }),
         Reply::Issued {
             org,
             agent,
             chain,
-            root,
+            roots,
             bundle_key,
             ..
-        } => (org, agent, chain, root, bundle_key),
+        } => (org, agent, chain, roots, bundle_key),
     };
-    let pinned = Pin::of_certificate(&root).is_ok_and(|pin| pins.contains(&pin));
-    if !pinned {
-        return Err(answer("its root does not have the token's pin"));
+    // The hub has proved itself by a pinned root; it says which others are its own.
+    let is_pinned = |root: &Vec<u8>| Pin::of_certificate(root).is_ok_and(|pin| pins.contains(&pin));
+    if !roots.iter().any(is_pinned) {
+        return Err(answer("none of its roots has the token's pin"));
+    }
+    if roots.len() > MOST_ROOTS || roots.iter().any(|root| Pin::of_certificate(root).is_err()) {
+        return Err(answer("its roots cannot be used"));
     }
     let chain: Vec<CertificateDer<'static>> = chain.into_iter().map(CertificateDer::from).collect();
     let leaf = chain
@@ -286,7 +291,8 @@ fn check(reply: Reply, pins: &[Pin], key: &KeyPair) -> Result<Certificates, Enro
     }
     let bundle_key =
         HubKey::from_bytes(&bundle_key).map_err(|_| answer("its key for bundles is none"))?;
-    Ok((chain, CertificateDer::from(root), bundle_key))
+    let roots = roots.into_iter().map(CertificateDer::from).collect();
+    Ok((chain, roots, bundle_key))
 }
 
 /// Puts the spool of the old identity beside: nothing in it can be read or sent by the new one.

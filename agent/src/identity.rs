@@ -37,7 +37,7 @@ use crate::seal::{self, SealKey};
 const FORMAT: u32 = 1;
 
 /// Most roots that a hub may have its agents trust.
-const MOST_ROOTS: usize = 4;
+pub(crate) const MOST_ROOTS: usize = 4;
 
 /// Says why the identity cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -120,7 +120,8 @@ impl std::fmt::Debug for Identity {
 /// What a hub issued, to be written as an identity.
 pub(crate) struct Issued<'a> {
     pub(crate) chain: &'a [CertificateDer<'static>],
-    pub(crate) root: &'a CertificateDer<'static>,
+    /// The hub's roots.
+    pub(crate) roots: &'a [CertificateDer<'static>],
     /// PKCS #8 of the agent's key.
     pub(crate) key: &'a Zeroizing<Vec<u8>>,
     pub(crate) hubs: Vec<String>,
@@ -433,7 +434,7 @@ impl Identity {
         for (name, content) in [
             ("agent.key", key.as_bytes()),
             ("spool.key", spool_key.as_bytes()),
-            ("ca.pem", pem("CERTIFICATE", issued.root).as_bytes()),
+            ("ca.pem", pems(issued.roots).as_bytes()),
             ("enrolment.json", enrolment.as_slice()),
             ("agent.pem", chain.as_bytes()),
         ] {
@@ -556,7 +557,7 @@ mod tests {
         let (leaf, key) = issued(&name_of(agent));
         let issued = Issued {
             chain: std::slice::from_ref(&leaf),
-            root: &leaf,
+            roots: std::slice::from_ref(&leaf),
             key: &key,
             hubs: vec!["hub.example:7443".into()],
             bundle_key: HubSecret::derive(&[1; 32]).public(),

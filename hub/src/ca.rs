@@ -360,6 +360,11 @@ impl Authority {
         &self.trust_domain
     }
 
+    /// Returns the trusted roots, the one that signs first.
+    pub(crate) fn roots(&self) -> Vec<CertificateDer<'static>> {
+        vec![self.root.clone()]
+    }
+
     /// Returns the root certificate.
     pub(crate) fn root(&self) -> &CertificateDer<'static> {
         &self.root

@@ -256,7 +256,12 @@ async fn try_enroll(
         org,
         agent,
         chain: leaf.chain.iter().map(|der| der.to_vec()).collect(),
-        root: desk.authority.root().to_vec(),
+        roots: desk
+            .authority
+            .roots()
+            .iter()
+            .map(|der| der.to_vec())
+            .collect(),
         not_after_ms: leaf.certificate.not_after.as_millisecond(),
         bundle_key: *desk.bundle_key.as_bytes(),
     })

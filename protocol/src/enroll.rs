@@ -176,8 +176,9 @@ pub enum Reply {
         agent: AgentId,
         /// Certificate chain, DER, leaf first.
         chain: Vec<Vec<u8>>,
-        /// The hub's root certificate, DER.
-        root: Vec<u8>,
+        /// The hub's root certificates, DER, the one that signs first: two while its authority is
+        /// being replaced.
+        roots: Vec<Vec<u8>>,
         /// End of the leaf's validity, milliseconds since 1970 UTC.
         not_after_ms: i64,
         /// The hub's key that bundles are sealed to ([`crate::bundle::HubKey`]).

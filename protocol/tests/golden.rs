@@ -476,7 +476,7 @@ mod golden {
             org: OrgId::from_bytes([0x01; 16]),
             agent: AgentId::from_bytes([0x02; 16]),
             chain: vec![vec![0x30, 0x00], vec![0x30, 0x01, 0x00]],
-            root: vec![0x30, 0x02, 0x05, 0x00],
+            roots: vec![vec![0x30, 0x02, 0x05, 0x00], vec![0x30, 0x00]],
             not_after_ms: WALL_MS,
             bundle_key: [0xb0; 32],
         };

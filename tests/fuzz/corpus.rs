@@ -337,7 +337,7 @@ pub(crate) fn made() -> Vec<(&'static str, String, Vec<u8>)> {
         org: OrgId::from_bytes([1; 16]),
         agent: AgentId::from_bytes([2; 16]),
         chain: vec![certificate.clone()],
-        root: vec![0x30, 3, 2, 1, 0],
+        roots: vec![vec![0x30, 3, 2, 1, 0], vec![0x30, 0]],
         not_after_ms: 1,
         bundle_key: [4; 32],
     };

@@ -34,7 +34,7 @@ fn bench() -> Bench {
     let leaf = params.self_signed(&key).unwrap().der().clone();
     let issued = Issued {
         chain: std::slice::from_ref(&leaf),
-        root: &leaf,
+        roots: std::slice::from_ref(&leaf),
         key: &Zeroizing::new(key.serialize_der()),
         hubs: vec![],
         bundle_key: secret().public(),

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use data_encoding::BASE64;
-use protocol::bundle::{CarriedRequest, HubKey, Issued as Granted};
+use protocol::bundle::{CarriedRequest, Issued as Granted};
 use protocol::enroll::{Pin, Reply};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
@@ -137,17 +137,17 @@ impl Pending {
             org,
             agent,
             chain: granted.chain,
-            root: granted.root,
+            roots: granted.roots,
             not_after_ms: 0,
             bundle_key: granted.bundle_key,
         };
-        let (chain, root, bundle_key): (_, _, HubKey) = check(reply, &self.pins, &key)?;
+        let (chain, roots, bundle_key) = check(reply, &self.pins, &key)?;
         if Identity::exists(layout) {
             set_spool_aside(layout).map_err(EnrollError::Spool)?;
         }
         let issued = Issued {
             chain: &chain,
-            root: &root,
+            roots: &roots,
             key: &self.pkcs8,
             hubs: self.hubs,
             bundle_key,

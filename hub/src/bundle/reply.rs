@@ -151,7 +151,12 @@ impl Importer {
         });
         let issued = (!carried.issued.is_empty()).then(|| Issued {
             chain: carried.issued.clone(),
-            root: self.authority.root().to_vec(),
+            roots: self
+                .authority
+                .roots()
+                .iter()
+                .map(|der| der.to_vec())
+                .collect(),
             bundle_key: *self.secret.public().as_bytes(),
         });
         let reply = Reply {

@@ -166,8 +166,9 @@ impl ReplyKey {
 pub struct Issued {
     /// Certificate chain, DER, leaf first.
     pub chain: Vec<Vec<u8>>,
-    /// The hub's root certificate, DER.
-    pub root: Vec<u8>,
+    /// The hub's root certificates, DER, the one that signs first: two while its authority is
+    /// being replaced.
+    pub roots: Vec<Vec<u8>>,
     /// The key that bundles are to be sealed to.
     pub bundle_key: [u8; 32],
 }
@@ -217,7 +218,7 @@ pub struct Envelope {
     pub agent: AgentId,
     /// The hub's clock, milliseconds since 1970 UTC.
     pub made_at_ms: i64,
-    /// Certificates of the key that signs, DER: leaf, intermediate, root.
+    /// Certificates of the key that signs, DER: the leaf and all above it.
     pub chain: Vec<Vec<u8>>,
 }
 

@@ -190,11 +190,11 @@ impl Hub {
                 org,
                 agent,
                 chain,
-                root,
+                roots,
                 ..
             } => {
                 assert_eq!(org, self.org);
-                assert_eq!(root, self.authority.root().to_vec());
+                assert_eq!(roots, [self.authority.root().to_vec()]);
                 Ok(Agent {
                     id: agent,
                     chain: chain.into_iter().map(CertificateDer::from).collect(),
