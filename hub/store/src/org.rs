@@ -2,6 +2,8 @@
 
 mod apply;
 mod columns;
+#[cfg(test)]
+mod power;
 mod read;
 pub(crate) mod search;
 mod sweep;

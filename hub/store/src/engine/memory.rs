@@ -25,6 +25,14 @@ impl MemoryEngine {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
+
+    /// Returns a copy that goes its own way.
+    pub(crate) fn fork(&self) -> Self {
+        Self {
+            writing: Mutex::new(()),
+            state: Mutex::new(self.current()),
+        }
+    }
 }
 
 #[derive(Clone, Default)]

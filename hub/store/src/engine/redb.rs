@@ -15,7 +15,7 @@ mod disk;
 mod group;
 mod opening;
 #[cfg(test)]
-mod power;
+pub(crate) mod power;
 mod snapshot;
 
 use std::fs;

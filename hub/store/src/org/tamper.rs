@@ -13,42 +13,70 @@ use crate::codec;
 use crate::door::Door;
 use crate::engine::memory::MemoryEngine;
 use crate::engine::{Engine, WriteSet};
+use crate::error::OpenError;
 use crate::keys::{Names, sequence};
 use crate::rows::audit::{AuditAct, AuditEntry, AuditFault, AuditHead};
 use crate::rows::finding::Actor;
-use crate::seal::{Keyring, random_key};
+use crate::seal::{Keyring, Sealer, Wrap, random_key};
 use crate::tables::Table;
 use crate::writer::{Alarm, Writer};
 
 const ORG: OrgId = OrgId::from_bytes([7; 16]);
 
-/// An organisation's store on an engine that the test can reach behind its back.
+/// A new organisation's store on an engine that the test can reach behind its back.
 pub(super) fn store_on(engine: &Arc<dyn Engine>) -> OrgStore {
-    let (alarm, door) = (Alarm::new(), Door::new());
-    let keyring = Keyring::fresh();
-    let names = Names::new(keyring.name_key());
-    let sealer = keyring.into_sealer(*ORG.as_bytes());
-    engine
-        .apply(&OrgInner::first_rows(ORG, &names, &sealer))
-        .unwrap()
-        .unwrap();
-    let beside: Arc<dyn Engine> = Arc::new(MemoryEngine::default());
-    let appliance = Shared {
-        names: Names::new(&random_key()),
-        sealer: Keyring::fresh().into_sealer([0; 16]),
-        writer: Writer::start(Arc::clone(&beside), alarm.clone()).unwrap(),
-        engine: beside,
-        door: door.clone(),
-        is_closed: AtomicBool::new(false),
-    };
-    let around = Surroundings {
-        door,
-        alarm,
-        appliance: Arc::new(appliance),
-        bounds: super::AgentBounds::default(),
-    };
-    let path = std::path::Path::new("memory");
-    OrgStore::of(OrgInner::open(ORG, path, Arc::clone(engine), names, sealer, around).unwrap())
+    let keys = Keys::fresh();
+    keys.make(&**engine);
+    keys.open(engine).unwrap()
+}
+
+/// An organisation's keyring, to open its file with more than once.
+pub(super) struct Keys {
+    wrap: Wrap,
+    wrapped: Vec<u8>,
+}
+
+impl Keys {
+    pub(super) fn fresh() -> Self {
+        let wrap = Wrap::new(&random_key());
+        let wrapped = wrap.wrap(b"org", &Keyring::fresh());
+        Self { wrap, wrapped }
+    }
+
+    fn parts(&self) -> (Names, Sealer) {
+        let keyring = self.wrap.unwrap(b"org", &self.wrapped).unwrap();
+        let names = Names::new(keyring.name_key());
+        (names, keyring.into_sealer(*ORG.as_bytes()))
+    }
+
+    /// Stores the first rows.
+    pub(super) fn make(&self, engine: &dyn Engine) {
+        let (names, sealer) = self.parts();
+        let first = OrgInner::first_rows(ORG, &names, &sealer);
+        engine.apply(&first).unwrap().unwrap();
+    }
+
+    pub(super) fn open(&self, engine: &Arc<dyn Engine>) -> Result<OrgStore, OpenError> {
+        let (names, sealer) = self.parts();
+        let (alarm, door) = (Alarm::new(), Door::new());
+        let beside: Arc<dyn Engine> = Arc::new(MemoryEngine::default());
+        let appliance = Shared {
+            names: Names::new(&random_key()),
+            sealer: Keyring::fresh().into_sealer([0; 16]),
+            writer: Writer::start(Arc::clone(&beside), alarm.clone()).unwrap(),
+            engine: beside,
+            door: door.clone(),
+            is_closed: AtomicBool::new(false),
+        };
+        let around = Surroundings {
+            door,
+            alarm,
+            appliance: Arc::new(appliance),
+            bounds: super::AgentBounds::default(),
+        };
+        let path = std::path::Path::new("memory");
+        OrgInner::open(ORG, path, Arc::clone(engine), names, sealer, around).map(OrgStore::of)
+    }
 }
 
 pub(super) fn new_engine() -> Arc<dyn Engine> {
