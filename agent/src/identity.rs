@@ -6,7 +6,10 @@
 //!
 //! A renewal exchanges `agent.pem` alone, and a new authority `ca.pem` alone, each whole by one
 //! rename: the key stays, so that every mixture of old and new files is an identity that the hub
-//! lets in. The key stays because batches that wait in the spool are signed with it.
+//! lets in. The key stays because batches that wait in the spool are signed with it. Certificates
+//! from before are kept in `earlier.pem`, for a hub that is set back.
+
+mod earlier;
 
 use std::fs;
 use std::io;
@@ -32,6 +35,7 @@ use zeroize::Zeroizing;
 use crate::exit::{Exit, Failure};
 use crate::layout::{self, Layout, LayoutError};
 use crate::seal::{self, SealKey};
+pub(crate) use earlier::Chain;
 
 /// Version of `enrolment.json`.
 const FORMAT: u32 = 1;
@@ -96,7 +100,9 @@ pub(crate) struct Identity {
     /// Addresses of the hub, in the order to try.
     pub(crate) hubs: Vec<String>,
     /// Certificate chain, leaf first.
-    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) chain: Chain,
+    /// The chains from before the last renewals, newest first.
+    pub(crate) earlier: Vec<Chain>,
     /// The hub's roots, the only ones that this agent trusts: two while the hub's authority is
     /// being replaced.
     pub(crate) roots: Vec<CertificateDer<'static>>,
@@ -261,6 +267,10 @@ impl Identity {
         };
         let identity = Self {
             bundle_key,
+            earlier: earlier::load(layout, Timestamp::now())?
+                .into_iter()
+                .filter(|known| known.first() != chain.first())
+                .collect(),
             agent: names.agent,
             org: names.org,
             hubs: enrolment.hubs,
@@ -295,12 +305,7 @@ impl Identity {
 
     /// Returns until when the certificate may be renewed. The hub decides; this is for words.
     pub(crate) fn renewable_until(&self) -> Timestamp {
-        let (from, until) = self.valid;
-        let life = until.duration_since(from);
-        let grace = SignedDuration::try_from(RENEWAL_GRACE).unwrap_or(life);
-        until
-            .saturating_add(life.min(grace))
-            .unwrap_or(Timestamp::MAX)
+        renewable_until(self.valid)
     }
 
     /// Puts a renewed certificate in the place of the old one, durably.
@@ -329,6 +334,8 @@ impl Identity {
         if parsed.public_key().subject_public_key.data.as_ref() != own.der_bytes() {
             return Err(unfit("it is for another key"));
         }
+        // First: a crash between the two leaves the same certificate in both.
+        self.earlier = earlier::keep(layout, self, Timestamp::now())?;
         layout::write_private(&path, pems(&chain).as_bytes())?;
         self.valid = names.valid;
         self.chain = chain;
@@ -486,6 +493,15 @@ impl Identity {
     }
 }
 
+/// Returns until when a certificate with this validity may be renewed.
+fn renewable_until((from, until): (Timestamp, Timestamp)) -> Timestamp {
+    let life = until.duration_since(from);
+    let grace = SignedDuration::try_from(RENEWAL_GRACE).unwrap_or(life);
+    until
+        .saturating_add(life.min(grace))
+        .unwrap_or(Timestamp::MAX)
+}
+
 fn remove_dir(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -625,6 +641,53 @@ mod tests {
             assert!(matches!(error, IdentityError::Unfit { .. }), "{error}");
         }
         assert_eq!(Identity::load(&layout).unwrap().chain, [fresh]);
+    }
+
+    /// A certificate for the key of an identity that is valid from a year on, in the chain that a
+    /// hub sends.
+    fn chain_from(identity: &Identity, year: i32) -> Chain {
+        let mut params = CertificateParams::default();
+        let name = name_of(identity.agent);
+        params.subject_alt_names = vec![SanType::URI(name.as_str().try_into().unwrap())];
+        params.not_before = rcgen::date_time_ymd(year, 1, 1);
+        params.not_after = rcgen::date_time_ymd(year + 1, 1, 1);
+        let leaf = params.self_signed(&identity.key_pair().unwrap()).unwrap();
+        let above = CertificateParams::default();
+        let above = above.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        vec![leaf.der().clone(), above.der().clone()]
+    }
+
+    #[test]
+    fn the_last_certificates_that_could_still_be_renewed_are_kept_and_never_the_one_in_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path());
+        store(&layout, AgentId::derived(&[b"a"]));
+        let mut identity = Identity::load(&layout).unwrap();
+        let first = identity.chain.clone();
+        assert!(identity.earlier.is_empty());
+        let long_ended = chain_from(&identity, 2001);
+        identity.renew(&layout, long_ended.clone()).unwrap();
+        assert_eq!(identity.earlier, std::slice::from_ref(&first));
+        let later: Vec<Chain> = (0..6).map(|n| chain_from(&identity, 2090 + n)).collect();
+        let mut want = vec![first];
+        for chain in &later {
+            identity.renew(&layout, chain.clone()).unwrap();
+            assert_eq!(identity.earlier, want);
+            assert_eq!(Identity::load(&layout).unwrap().earlier, want);
+            want.insert(0, chain.clone());
+            want.truncate(4);
+        }
+        // A crash between the two files of a renewal; and a damaged file costs nothing else.
+        identity.earlier = earlier::keep(&layout, &identity, Timestamp::now()).unwrap();
+        let read = Identity::load(&layout).unwrap();
+        assert_eq!(read.chain, later[5]);
+        assert_eq!(
+            read.earlier,
+            later[2..5].iter().rev().cloned().collect::<Vec<_>>()
+        );
+        let path = layout.identity().join("earlier.pem");
+        fs::write(&path, "-----BEGIN CERTIFICATE-----\nnonsense").unwrap();
+        assert!(Identity::load(&layout).unwrap().earlier.is_empty());
     }
 
     #[test]

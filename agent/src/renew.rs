@@ -19,6 +19,8 @@ pub(crate) struct Keeper {
     layout: Layout,
     identity: Identity,
     request: Vec<u8>,
+    /// How many certificates were found unknown to the hub, from the newest on.
+    passed_over: usize,
 }
 
 fn ders(bytes: Vec<Vec<u8>>) -> Vec<CertificateDer<'static>> {
@@ -37,6 +39,7 @@ impl Keeper {
             layout,
             identity,
             request,
+            passed_over: 0,
         })
     }
 
@@ -46,13 +49,34 @@ impl Keeper {
     ///
     /// When certificate and key do not fit each other.
     pub(crate) fn tls(&self) -> Result<Arc<rustls::ClientConfig>, rustls::Error> {
-        tls::for_session(&self.identity)
+        let older = self.passed_over.checked_sub(1);
+        match older.and_then(|index| self.identity.earlier.get(index)) {
+            Some(chain) => tls::for_session_as(&self.identity, chain),
+            None => tls::for_session(&self.identity),
+        }
+    }
+
+    /// Shows the certificate from before the one that was shown, which the hub does not know.
+    pub(crate) fn show_older(&mut self) {
+        self.passed_over += 1;
+    }
+
+    /// Says whether connections show another certificate than the newest.
+    pub(crate) fn shows_older(&self) -> bool {
+        self.passed_over > 0
+    }
+
+    /// Begins with the newest certificate again, and returns what a session renews.
+    pub(crate) fn certificate(&mut self) -> Certificate {
+        self.passed_over = 0;
+        self.renewable()
     }
 
     /// Returns what a session renews.
-    pub(crate) fn certificate(&self) -> Certificate {
+    pub(crate) fn renewable(&self) -> Certificate {
         let (from, until) = self.identity.valid;
         Certificate {
+            older: self.identity.earlier.len(),
             csr: self.request.clone(),
             from_ms: from.as_millisecond(),
             until_ms: until.as_millisecond(),
@@ -76,7 +100,9 @@ impl Keeper {
     ///
     /// When it does not fit or cannot be written; the old certificate stays.
     pub(crate) fn renew(&mut self, chain: Vec<Vec<u8>>) -> Result<(), IdentityError> {
-        self.identity.renew(&self.layout, ders(chain))
+        self.identity.renew(&self.layout, ders(chain))?;
+        self.passed_over = 0;
+        Ok(())
     }
 
     /// Stores the hub's roots, if they are others; says whether they are. Durable on return.

@@ -39,6 +39,18 @@ const DRAIN: Duration = Duration::from_secs(20);
 /// How long a stop waits for sources to come to a named point.
 const SOURCES_STOP: Duration = Duration::from_secs(5);
 
+/// How long a run waits for a certificate that is due, once the hub has everything else.
+const RENEWAL: Duration = Duration::from_secs(20);
+
+/// How long the agent is to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Span {
+    /// Until a signal.
+    Daemon,
+    /// Until the hub has everything.
+    Once,
+}
+
 /// What runs in both ways of running.
 struct Node {
     spool: Spool,
@@ -59,7 +71,7 @@ fn unusable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failu
 
 impl Node {
     /// Opens everything and starts the link.
-    fn start(config: &Config) -> Result<Self, Failure> {
+    fn start(config: &Config, span: Span) -> Result<Self, Failure> {
         let layout = Layout::new(&config.state_dir);
         let lock = layout.lock()?;
         Identity::recover(&layout)?;
@@ -93,6 +105,7 @@ impl Node {
             sent_bytes: 0,
             clock_skew_ms: None,
             certificate_ends: ends,
+            is_renewing: false,
         });
         let (agent, org) = (identity.agent, identity.org);
         let keeper = Keeper::new(layout.clone(), identity).map_err(unusable)?;
@@ -104,6 +117,7 @@ impl Node {
             hubs,
             witness: opened.witness,
             process: u64::from_le_bytes(crate::seal::random()),
+            is_brief: span == Span::Once,
             status,
             resync: resync.clone(),
         };
@@ -230,7 +244,7 @@ pub(crate) fn stop_on_signal() -> Result<CancellationToken, Failure> {
 pub(crate) async fn daemon(config: &Config) -> Result<Exit, Failure> {
     let mut signals = Signals::listen()?;
     let mut hangup = listen(SignalKind::hangup())?;
-    let mut node = Node::start(config)?;
+    let mut node = Node::start(config, Span::Daemon)?;
     let tasks = TaskTracker::new();
     let stop = CancellationToken::new();
     let runtime_dir = config.runtime_dir();
@@ -327,7 +341,7 @@ async fn watchdog(spool: Spool, stop: CancellationToken) -> &'static str {
 /// source could not be synced.
 pub(crate) async fn once(config: &Config) -> Result<Exit, Failure> {
     let stop = stop_on_signal()?;
-    let node = Node::start(config)?;
+    let node = Node::start(config, Span::Once)?;
     let result = once_within(&node, config, &stop).await;
     node.stop().await;
     result
@@ -359,6 +373,7 @@ async fn once_within(
         return Err(Failure::new(Exit::No, clause));
     }
     acknowledged(node, config.sync.once_timeout, stop).await?;
+    renewed(node, stop).await;
     let frame_bytes = node.link.borrow().sent_bytes;
     info!(frame_bytes, "the hub has acknowledged everything");
     let failed: Vec<String> = outcomes.into_iter().filter_map(Result::err).collect();
@@ -405,6 +420,23 @@ async fn acknowledged(
             ));
         }
         before = waiting;
+    }
+}
+
+/// Waits while a certificate is due or on its way, but not for ever: an agent that is only ever run
+/// for a moment has no other time to renew. The next run tries again.
+async fn renewed(node: &Node, stop: &CancellationToken) {
+    let mut link = node.link.clone();
+    // A new certificate is seen by the hub once the link is up again.
+    let settled = link.wait_for(|status| status.state == State::Online && !status.is_renewing);
+    // Every branch may be cancelled: all of them only wait.
+    tokio::select! {
+        _ = settled => {}
+        _ = link_refused(node.link.clone()) => {}
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(RENEWAL) => {
+            warn!("this agent's certificate is due for renewal, and the hub gave none in time");
+        }
     }
 }
 

@@ -80,6 +80,68 @@ fn a_certificate_is_renewed_over_the_live_session_and_again() -> Result<()> {
 }
 
 #[test]
+fn an_agent_that_only_ever_runs_for_a_moment_renews_when_it_is_time() -> Result<()> {
+    let line = short_lived(30)?;
+    let agent = line.agent("agent")?;
+    let chain = || fs::read_to_string(agent.state_dir().join("identity/agent.pem"));
+    let first = chain()?;
+    agent.run_once()?;
+    assert_eq!(chain()?, first, "half of its life is not over");
+    thread::sleep(Duration::from_secs(16));
+    agent.run_once()?;
+    assert_ne!(chain()?, first, "nothing was renewed");
+    assert_eq!(audited(&line, "agent.renew")?.len(), 1);
+    // Ended, unlike the one after it.
+    thread::sleep(Duration::from_secs(31));
+    let second = chain()?;
+    agent.run_once()?;
+    assert_ne!(chain()?, second);
+    Ok(())
+}
+
+/// Copies a folder with all that is in it.
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &to)?;
+        } else if entry.file_type()?.is_file() {
+            fs::copy(entry.path(), to)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_hub_set_back_behind_a_renewal_lets_the_agent_in_and_it_renews_again() -> Result<()> {
+    let mut line = short_lived(60)?;
+    let agent = line.agent("agent")?;
+    let chain = || fs::read_to_string(agent.state_dir().join("identity/agent.pem"));
+    let (enrolled, backup) = (chain()?, line.folder().join("backup"));
+    line.hub.stop()?;
+    copy_folder(&line.hub.data_dir(), &backup)?;
+    line.hub.serve()?;
+    thread::sleep(Duration::from_secs(32));
+    agent.run_once()?;
+    let lost = chain()?;
+    assert_ne!(lost, enrolled, "nothing was renewed");
+    line.hub.stop()?;
+    fs::rename(line.hub.data_dir(), line.folder().join("lost"))?;
+    fs::rename(&backup, line.hub.data_dir())?;
+    line.hub.serve()?;
+    agent.run_once()?;
+    let log = fs::read_to_string(agent.log())?;
+    assert!(log.contains("the one from before it is tried"), "{log}");
+    assert_ne!(chain()?, lost, "it still shows what the hub lost");
+    // The hub knows the new one and no other.
+    agent.run_once()?;
+    assert_eq!(audited(&line, "agent.renew")?.len(), 1);
+    Ok(())
+}
+
+#[test]
 fn an_agent_that_is_killed_at_any_point_of_its_renewals_still_gets_in() -> Result<()> {
     let line = short_lived(12)?;
     let agent = line.agent("agent")?;

@@ -37,6 +37,8 @@ pub(crate) struct LinkStatus {
     pub(crate) clock_skew_ms: Option<i64>,
     /// When the agent's certificate ends.
     pub(crate) certificate_ends: Timestamp,
+    /// Whether a new certificate is due or on its way.
+    pub(crate) is_renewing: bool,
 }
 
 /// Whether there is a link.
@@ -68,6 +70,8 @@ pub(crate) struct Drive {
     pub(crate) witness: Option<Witness>,
     /// Random number of this process.
     pub(crate) process: u64,
+    /// Whether the process ends once the hub has everything.
+    pub(crate) is_brief: bool,
     pub(crate) status: watch::Sender<LinkStatus>,
     /// Rung when the hub lacks what the sources could send again.
     pub(crate) resync: Arc<Notify>,
@@ -243,8 +247,7 @@ impl Drive {
                             info!(%until, "certificate renewed");
                             self.status
                                 .send_modify(|status| status.certificate_ends = until);
-                            let fresh = self.keeper.certificate();
-                            session.handle_certificate(fresh.from_ms, fresh.until_ms, now());
+                            session.handle_certificate(self.keeper.renewable(), now());
                         }
                         Err(error) => {
                             error!(
@@ -265,6 +268,13 @@ impl Drive {
                     Output::NotRenewed(reason) => {
                         let ends = self.keeper.ends_at();
                         warn!(%reason, %ends, "the hub did not renew this agent's certificate");
+                    }
+                    Output::ShowOlder => {
+                        warn!(
+                            "the hub does not know this agent's certificate, as one that was \
+                             restored from a backup; the one from before it is tried"
+                        );
+                        self.keeper.show_older();
                     }
                     Output::ComeBack => {
                         let reason = "the agent comes back with its new certificate";
@@ -313,6 +323,11 @@ impl Drive {
                 session = self.renew(epoch, &mut wire, &mut leaving).await;
                 continue;
             }
+            // Before it is told that the link is up: who waits for both must not see one alone.
+            let is_renewing = session.is_renewing(now());
+            self.status.send_if_modified(|status| {
+                std::mem::replace(&mut status.is_renewing, is_renewing) != is_renewing
+            });
             let is_online = self.status.borrow().state == State::Online;
             if session.is_open() && !is_online {
                 self.tell(State::Online, None, wire.as_ref());
@@ -411,13 +426,14 @@ impl Drive {
         }
     }
 
-    fn session(&self, epoch: Epoch, witness: Option<Witness>) -> Session {
+    fn session(&mut self, epoch: Epoch, witness: Option<Witness>) -> Session {
         let config = agent::Config {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             epoch,
             witness,
             process: self.process,
             certificate: Some(self.keeper.certificate()),
+            is_brief: self.is_brief,
             seed: u64::from_le_bytes(crate::seal::random()),
         };
         Session::new(config, now())
@@ -434,7 +450,7 @@ impl Drive {
 
     /// Makes the connection anew for another epoch of the spool.
     async fn renew(
-        &self,
+        &mut self,
         epoch: Epoch,
         wire: &mut Option<Wire>,
         leaving: &mut JoinSet<()>,
@@ -464,6 +480,16 @@ impl Drive {
                 code: *code,
                 reason: reason.clone(),
             },
+            // No hub takes it any more: the next older one, or none.
+            (None, LinkError::Certificate { reason, .. }) if self.keeper.shows_older() => {
+                Ended::ByHub {
+                    code: Some(CloseCode::Unenrolled),
+                    reason: format!(
+                        "the hub knows neither this agent's certificate nor those from before \
+                         it: {reason}"
+                    ),
+                }
+            }
             // By the hub's clock and by this one: nothing but an operator can mend it.
             (None, LinkError::Certificate { reason, .. })
                 if self.keeper.is_past_renewal(Timestamp::now()) =>
@@ -493,8 +519,13 @@ impl Drive {
         } else {
             debug!(%error, "still no link to the hub");
         }
-        self.tell(State::Offline, Some(error), None);
         session.handle_disconnected(ended, now());
+        if error.is_refusal() && session.shows_older_next() {
+            // No refusal yet: the hub may know the certificate from before.
+            self.tell(State::Connecting, None, None);
+        } else {
+            self.tell(State::Offline, Some(error), None);
+        }
     }
 
     fn tell(&self, state: State, error: Option<LinkError>, wire: Option<&Wire>) {

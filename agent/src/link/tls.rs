@@ -15,7 +15,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::identity::Identity;
+use crate::identity::{Chain, Identity};
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
@@ -27,6 +27,18 @@ fn provider() -> Arc<CryptoProvider> {
 ///
 /// When the identity's certificate and key do not fit each other.
 pub(crate) fn for_session(identity: &Identity) -> Result<Arc<ClientConfig>, rustls::Error> {
+    for_session_as(identity, &identity.chain)
+}
+
+/// Returns the TLS settings of a session that shows another certificate of this agent's key.
+///
+/// # Errors
+///
+/// As [`for_session`].
+pub(crate) fn for_session_as(
+    identity: &Identity,
+    chain: &Chain,
+) -> Result<Arc<ClientConfig>, rustls::Error> {
     let mut roots = RootCertStore::empty();
     for root in &identity.roots {
         roots.add(root.clone())?;
@@ -35,7 +47,7 @@ pub(crate) fn for_session(identity: &Identity) -> Result<Arc<ClientConfig>, rust
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(rooted(roots)?)
-        .with_client_auth_cert(identity.chain.clone(), identity.private_key())?;
+        .with_client_auth_cert(chain.clone(), identity.private_key())?;
     config.alpn_protocols = vec![v1::ALPN.to_vec()];
     // A ticket would carry an identity past its renewal.
     config.resumption = Resumption::disabled();

@@ -30,6 +30,9 @@ pub struct Certificate {
     pub from_ms: i64,
     /// When it ends.
     pub until_ms: i64,
+    /// How many certificates from before it the agent still has. A hub that was restored from a
+    /// backup may know one of them and not this one.
+    pub older: usize,
 }
 
 impl Certificate {
@@ -64,6 +67,9 @@ pub struct Config {
     pub seed: u64,
     /// What is renewed; `None` where the certificate is nobody's to renew.
     pub certificate: Option<Certificate>,
+    /// Whether the agent runs for a moment only: a renewal that the hub wants within some time is
+    /// then asked for at once, since there may be no later.
+    pub is_brief: bool,
 }
 
 /// A batch as the spool holds it.
@@ -142,6 +148,9 @@ pub enum Output {
     Trust(Vec<Vec<u8>>),
     /// The hub gives no new certificate, in its words.
     NotRenewed(String),
+    /// Show the certificate from before the one that was shown, which the hub does not know, from
+    /// the next connection on.
+    ShowOlder,
     /// Close the connection as planned and report [`Session::handle_disconnected`]: another is
     /// dialled at once, with the new certificate.
     ComeBack,
@@ -234,6 +243,10 @@ pub struct Session {
     is_asking: bool,
     /// When the session is to be made anew with the certificate that was stored, at the latest.
     settle_by: Option<Instant>,
+    /// How many certificates the hub did not know since one was stored, from the newest on.
+    passed_over: usize,
+    /// Whether the hub has said on this connection which roots it has, and what is to be renewed.
+    has_authority: bool,
     outputs: VecDeque<Output>,
 }
 
@@ -259,6 +272,8 @@ impl Session {
             asked_at: None,
             is_asking: false,
             settle_by: None,
+            passed_over: 0,
+            has_authority: false,
             outputs: VecDeque::new(),
         }
     }
@@ -266,6 +281,20 @@ impl Session {
     /// Returns whether batches can flow.
     pub fn is_open(&self) -> bool {
         matches!(self.state, State::Open)
+    }
+
+    /// Says whether a certificate is due or on its way, or could still be found to be: an agent that
+    /// runs for a moment waits for the end of that, or it would never renew.
+    pub fn is_renewing(&self, now: Now) -> bool {
+        let is_due = self.renew_at.is_some_and(|at| at <= now.at);
+        let is_told = self.has_authority || !self.config.is_brief;
+        let is_under_way = is_due || self.is_asking || self.settle_by.is_some() || !is_told;
+        self.config.certificate.is_some() && self.is_open() && is_under_way
+    }
+
+    /// Says whether the certificate from before the one that the hub did not know is shown next.
+    pub fn shows_older_next(&self) -> bool {
+        self.outputs.contains(&Output::ShowOlder)
     }
 
     /// Returns the last acknowledged sequence of a lane, 0 when none is known.
@@ -324,6 +353,7 @@ impl Session {
         self.renew_at = None;
         self.is_asking = false;
         self.settle_by = None;
+        self.has_authority = false;
         self.outputs.retain(|output| {
             matches!(
                 output,
@@ -333,6 +363,7 @@ impl Session {
                     | Output::StoreCertificate(_)
                     | Output::Trust(_)
                     | Output::NotRenewed(_)
+                    | Output::ShowOlder
                     | Output::ForgetScope(_)
                     | Output::Repair { .. }
                     | Output::Stop { .. }
@@ -344,6 +375,13 @@ impl Session {
         } = ended
             && code.is_final()
         {
+            let older = self.config.certificate.as_ref().map_or(0, |own| own.older);
+            if code == CloseCode::Unenrolled && self.passed_over < older {
+                self.passed_over += 1;
+                self.outputs.push_back(Output::ShowOlder);
+                self.state = State::Waiting { until: now.at };
+                return;
+            }
             self.state = State::Stopped;
             self.outputs.push_back(Output::Stop { code, reason });
             return;
@@ -438,9 +476,14 @@ impl Session {
                 Ok(())
             }
             (State::Open, Message::Authority(authority)) => {
+                self.has_authority = true;
                 self.outputs.push_back(Output::Trust(authority.roots));
                 if let Some(within_ms) = authority.renew_within_ms {
-                    let chosen = self.chance() % within_ms.saturating_add(1);
+                    let chosen = if self.config.is_brief {
+                        0
+                    } else {
+                        self.chance() % within_ms.saturating_add(1)
+                    };
                     let at = now.at + Duration::from_millis(chosen).min(RENEW_RETRY);
                     self.renew_at = self.renew_at.map(|due| due.min(at));
                 }
@@ -467,7 +510,9 @@ impl Session {
         self.hub_ahead_ms = welcome.wall_ms.saturating_sub(now.wall_ms);
         let rested_at = self.asked_at.map(|at| at + RENEW_PAUSE);
         self.renew_at = self.config.certificate.as_ref().map(|certificate| {
-            let due_at = now.at + certificate.due_after(welcome.wall_ms);
+            let is_known = self.passed_over == 0;
+            let due = certificate.due_after(welcome.wall_ms);
+            let due_at = now.at + if is_known { due } else { Duration::ZERO };
             rested_at.map_or(due_at, |rested_at| due_at.max(rested_at))
         });
         let known = self.config.witness;
@@ -738,14 +783,11 @@ impl Session {
         self.send(&Message::Renew(v1::Renew { csr }));
     }
 
-    /// Takes note that a new certificate is stored and is shown by the next connection, with the
-    /// time in which it is valid, milliseconds since 1970 UTC. The session is made anew once
-    /// nothing is under way.
-    pub fn handle_certificate(&mut self, from_ms: i64, until_ms: i64, now: Now) {
-        if let Some(certificate) = &mut self.config.certificate {
-            certificate.from_ms = from_ms;
-            certificate.until_ms = until_ms;
-        }
+    /// Takes note that a new certificate is stored and is shown by the next connection. The session
+    /// is made anew once nothing is under way.
+    pub fn handle_certificate(&mut self, stored: Certificate, now: Now) {
+        self.config.certificate = Some(stored);
+        self.passed_over = 0;
         self.renew_at = None;
         if self.is_open() {
             self.settle_by = Some(now.at + SETTLE);

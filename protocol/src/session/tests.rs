@@ -37,6 +37,7 @@ struct World {
     commit: u64,
     /// What the hub was told that it has lost.
     hub_saw: Option<Witness>,
+    config: agent::Config,
 }
 
 impl World {
@@ -56,10 +57,12 @@ impl World {
             process: 1,
             seed: 7,
             certificate: None,
+            is_brief: false,
         };
         Self {
             key: TestKey::new(),
-            agent: agent::Session::new(config, now),
+            agent: agent::Session::new(config.clone(), now),
+            config,
             hub: None,
             spool: BTreeMap::new(),
             released: BTreeMap::new(),
@@ -88,15 +91,13 @@ impl World {
             witness: None,
             process: 1,
             seed: 7,
-            certificate: Some(Certificate {
-                csr: b"request".to_vec(),
-                from_ms,
-                until_ms: from_ms + seconds * 1000,
-            }),
+            certificate: Some(certificate(from_ms, from_ms + seconds * 1000)),
+            is_brief: false,
         };
-        let agent = agent::Session::new(config, world.now);
+        let agent = agent::Session::new(config.clone(), world.now);
         Self {
             agent,
+            config,
             hub_ahead_ms,
             ..world
         }
@@ -270,9 +271,9 @@ impl World {
                 self.released.insert(lane, through_seq);
             }
             agent::Output::StoreCertificate(chain) => {
-                let until = i64::from_le_bytes(chain[0].as_slice().try_into().unwrap());
-                let from = self.hub_now().wall_ms;
-                self.agent.handle_certificate(from, until, self.now);
+                let until_ms = i64::from_le_bytes(chain[0].as_slice().try_into().unwrap());
+                self.agent
+                    .handle_certificate(certificate(self.hub_now().wall_ms, until_ms), self.now);
             }
             agent::Output::ComeBack => {
                 self.log.push("comes back".into());
@@ -286,6 +287,7 @@ impl World {
             | agent::Output::SetBack { .. }
             | agent::Output::Trust(_)
             | agent::Output::NotRenewed(_)
+            | agent::Output::ShowOlder
             | agent::Output::ForgetScope(_)
             | agent::Output::Repair { .. }
             | agent::Output::Stop { .. } => self.log.push(format!("{output:?}")),
@@ -300,6 +302,15 @@ impl World {
             reason: "cut".into(),
         };
         self.agent.handle_disconnected(ended, self.now);
+    }
+}
+
+fn certificate(from_ms: i64, until_ms: i64) -> Certificate {
+    Certificate {
+        csr: b"request".to_vec(),
+        from_ms,
+        until_ms,
+        older: 0,
     }
 }
 
@@ -742,6 +753,120 @@ fn a_certificate_is_renewed_from_half_of_its_life_by_the_hubs_clock() {
     }
 }
 
+/// Has an agent with so many older certificates turned away by each hub that it dials, until it
+/// stops or gets in at the attempt with that number; returns what it did.
+fn turned_away(older: usize, code: CloseCode, gets_in_at: usize) -> (Vec<String>, World) {
+    let mut world = World::with_certificate(2000, 0);
+    let mut config = world.config.clone();
+    config.certificate.as_mut().unwrap().older = older;
+    world.agent = agent::Session::new(config, world.now);
+    world.renews_until = Some(world.now.wall_ms + 10_000_000);
+    for attempt in 0.. {
+        if world.agent.poll_timeout().is_none() {
+            break;
+        }
+        world.wait(Duration::ZERO);
+        if attempt == gets_in_at {
+            world.run(None);
+            break;
+        }
+        assert_eq!(world.agent.poll_output(), Some(agent::Output::Dial));
+        world.log.push("dials".into());
+        let reason = "unknown".to_owned();
+        let ended = Ended::ByHub {
+            code: Some(code),
+            reason,
+        };
+        world.agent.handle_disconnected(ended, world.now);
+        while let Some(output) = world.agent.poll_output() {
+            world.do_agent(output);
+        }
+    }
+    (std::mem::take(&mut world.log), world)
+}
+
+#[test]
+fn a_hub_that_does_not_know_the_certificate_is_shown_the_older_ones_once_each() {
+    let stop = |code: &str| format!("Stop {{ code: {code}, reason: \"unknown\" }}");
+    let (log, _) = turned_away(2, CloseCode::Unenrolled, usize::MAX);
+    let want = ["dials", "ShowOlder", "dials", "ShowOlder", "dials"];
+    assert_eq!(log[..5], want);
+    assert_eq!(log[5..], [stop("Unenrolled")]);
+    // Revoked is revoked with any certificate.
+    let (log, _) = turned_away(2, CloseCode::Revoked, usize::MAX);
+    assert_eq!(log, ["dials".to_owned(), stop("Revoked")]);
+    let (log, _) = turned_away(0, CloseCode::Unenrolled, usize::MAX);
+    assert_eq!(log, ["dials".to_owned(), stop("Unenrolled")]);
+}
+
+#[test]
+fn an_older_certificate_that_lets_the_agent_in_is_renewed_at_once() {
+    let (log, mut world) = turned_away(3, CloseCode::Unenrolled, 2);
+    assert_eq!(log.iter().filter(|line| *line == "ShowOlder").count(), 2);
+    assert!(world.agent.is_open());
+    // Half of the life of the one that the hub lost is far off.
+    world.wait(Duration::ZERO);
+    world.run(None);
+    assert_eq!(world.renewed_at, [world.now.wall_ms]);
+    world.wait(Duration::ZERO);
+    world.run(None);
+    assert!(world.agent.is_open(), "it is back with the new one");
+    for _ in 0..50 {
+        world.wait(Duration::from_secs(10));
+        world.run(None);
+    }
+    assert_eq!(world.renewed_at.len(), 1);
+}
+
+#[test]
+fn an_agent_that_runs_for_a_moment_waits_for_a_renewal_and_for_nothing_else() {
+    let mut world = World::with_certificate(2000, 0);
+    world.config.is_brief = true;
+    let authority = |renew_within_ms| {
+        crate::wire::v1::Message::Authority(crate::wire::v1::Authority {
+            roots: vec![vec![1]],
+            renew_within_ms,
+        })
+    };
+    let tell = |world: &mut World, within_ms| {
+        let bytes = authority(within_ms).encode();
+        let now = world.now;
+        world
+            .agent
+            .handle_bytes(Lane::Control, &bytes, now)
+            .unwrap();
+        world.agent.is_renewing(world.now)
+    };
+    let open = |world: &mut World| {
+        world.agent = agent::Session::new(world.config.clone(), world.now);
+        world.wait(Duration::ZERO);
+        world.run(None);
+        assert!(world.agent.is_open());
+        // The hub may have more to say than its greeting.
+        assert!(world.agent.is_renewing(world.now));
+    };
+    open(&mut world);
+    assert!(!tell(&mut world, None), "half of its life is not over");
+    // The hub wants one within a day: there may be no later.
+    assert!(tell(&mut world, Some(86_400_000)));
+    world.wait(Duration::from_secs(1));
+    world.run(None);
+    assert_eq!(world.renewed_at.len(), 1);
+    assert!(!world.agent.is_renewing(world.now), "it was told no");
+
+    world.renews_until = Some(world.now.wall_ms + 10_000_000);
+    world.wait(Duration::from_secs(1000));
+    open(&mut world);
+    assert!(tell(&mut world, None), "half of its life is over");
+    world.wait(Duration::ZERO);
+    world.run(None);
+    assert!(!world.agent.is_open(), "it comes back with the new one");
+    world.wait(Duration::ZERO);
+    world.run(None);
+    assert!(!tell(&mut world, None));
+    assert_eq!(world.renewed_at.len(), 2);
+}
+
 #[test]
 fn what_is_under_way_is_acknowledged_before_the_session_is_made_anew() {
     let mut world = World::with_certificate(100, 0);
@@ -755,8 +880,10 @@ fn what_is_under_way_is_acknowledged_before_the_session_is_made_anew() {
     };
     world.agent.handle_spooled(Lane::Events);
     world.agent.handle_batch(Lane::Events, Some(batch(first)));
-    let (from, until) = (world.now.wall_ms, world.now.wall_ms + 1_000_000);
-    world.agent.handle_certificate(from, until, world.now);
+    let from = world.now.wall_ms;
+    world
+        .agent
+        .handle_certificate(certificate(from, from + 1_000_000), world.now);
     let closes = |agent: &mut agent::Session| {
         let mut outputs = std::iter::from_fn(|| agent.poll_output());
         outputs.any(|output| output == agent::Output::ComeBack)

@@ -351,6 +351,7 @@ pub fn agent_session(data: &[u8]) {
         process: 1,
         seed: 1,
         certificate: None,
+        is_brief: false,
     };
     let mut session = agent::Session::new(config, now);
     session.handle_timeout(now);

@@ -163,6 +163,7 @@ impl World {
                 | Output::StoreCertificate(_)
                 | Output::Trust(_)
                 | Output::NotRenewed(_)
+                | Output::ShowOlder
                 | Output::ComeBack => {}
                 Output::ForgetScope(_) => agent.spool.forget_contents(self.now_ms),
                 Output::Close { code, reason } => {
@@ -249,6 +250,7 @@ impl World {
             process: seed,
             seed,
             certificate: None,
+            is_brief: false,
         };
         agent.session = Some(Session::new(config, now));
         agent.session_no += 1;
