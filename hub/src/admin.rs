@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::bundle::{Asked, Volume};
+use crate::ca::Step;
 use crate::failure::{Exit, Explain};
 
 /// Longest question, in bytes.
@@ -68,6 +69,15 @@ pub(crate) enum Question {
     Reply {
         /// For which agent; for the only one that waits for one when absent.
         agent: Option<AgentId>,
+    },
+    /// How the certificate authority stands.
+    Authority,
+    /// Takes a step of the authority's replacement.
+    Rotate {
+        /// Which.
+        step: Step,
+        /// How many agents may be shut out by it.
+        force: Option<u64>,
     },
 }
 
@@ -503,7 +513,10 @@ mod tests {
             match question {
                 Question::Verify => Answer::Error("the store is closing".to_owned()),
                 Question::Status | Question::Checks => Answer::Ok(json!(format!("{question:?}"))),
-                Question::Import { .. } | Question::Reply { .. } => no_question(),
+                Question::Import { .. }
+                | Question::Reply { .. }
+                | Question::Authority
+                | Question::Rotate { .. } => no_question(),
             }
         }
 

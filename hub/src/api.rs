@@ -20,7 +20,6 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, header};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use protocol::enroll::Pin;
 use store::{Appliance, Store};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -33,6 +32,7 @@ use tracing::{Instrument, debug, warn};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::ca::Authority;
 use crate::live::Live;
 use crate::password::Hasher;
 use crate::serve::RulesInForce;
@@ -109,8 +109,8 @@ pub(crate) struct State {
     pub(crate) hasher: Hasher,
     /// Held while a hub administrator makes the first admin of an organisation.
     pub(crate) founding: Arc<tokio::sync::Mutex<()>>,
-    /// Pin of the root CA, for enrolment tokens.
-    pub(crate) pin: Pin,
+    /// Whose pins enrolment tokens carry.
+    pub(crate) authority: Arc<Authority>,
     /// Where agents reach this hub, `host:port`, for enrolment tokens.
     pub(crate) agent_hubs: Vec<String>,
     /// Ends streams when the hub stops.

@@ -20,8 +20,6 @@ use jiff::{SignedDuration, Timestamp};
 use protocol::bundle::{BundleError, Header, HubSecret, Kind, Notice, Record};
 use protocol::ids::{AgentId, OrgId};
 use protocol::wire::v1::Epoch;
-use rustls::RootCertStore;
-use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::{Deserialize, Serialize};
 use store::error::{AdmitAgentError, CommitError, OpenError, ReadError};
@@ -95,6 +93,15 @@ pub(crate) enum ImportError {
     /// The certificate is not by this hub.
     #[error("the agent's certificate is not one of this hub, or was not valid")]
     Certificate(#[source] rustls::Error),
+    /// Its certificate's authority is trusted no more.
+    #[error(
+        "the certificate of the agent {agent} was issued by a certificate authority that this hub \
+         has replaced and retired"
+    )]
+    Retired {
+        /// Which.
+        agent: AgentId,
+    },
     /// The certificate names no agent of this hub.
     #[error("the agent's certificate names no agent of this hub")]
     Peer(#[from] PeerError),
@@ -143,6 +150,15 @@ pub(crate) enum ImportError {
     /// The outcome cannot be written.
     #[error("the bundle's place in the chain could not be stored")]
     Commit(#[from] CommitError),
+    /// The token is of an authority that is trusted no more.
+    #[error(
+        "{name} was made with a token of a certificate authority that this hub has replaced and \
+         retired"
+    )]
+    RetiredPin {
+        /// The file.
+        name: String,
+    },
     /// The hub refused to enrol.
     #[error("the enrolment is refused: {reason} ({code})")]
     Enrolment {
@@ -209,8 +225,10 @@ impl Explain for ImportError {
             Self::Volume { .. } | Self::OtherBundle { .. } | Self::Contents { .. } => Exit::Data,
             Self::Certificate(_)
             | Self::Peer(_)
+            | Self::Retired { .. }
             | Self::Names
             | Self::Refused { .. }
+            | Self::RetiredPin { .. }
             | Self::Enrolment { .. } => Exit::Forbidden,
             Self::Read(error) => error.exit(),
             Self::File { .. }
@@ -268,7 +286,12 @@ impl Explain for ImportError {
                  with --accept-gap"
                     .to_owned()
             }
-            Self::Enrolment { .. } => {
+            Self::Retired { .. } => {
+                "nothing was stored; enrol that agent again: `zero-x-agent enroll --replace \
+                 --bundle FILE` with a new token"
+                    .to_owned()
+            }
+            Self::Enrolment { .. } | Self::RetiredPin { .. } => {
                 "make a new token (`zero-x agent token create --org O`) and a new request with it"
                     .to_owned()
             }
@@ -496,20 +519,17 @@ impl Importer {
         } else {
             now
         };
-        let mut roots = RootCertStore::empty();
-        roots
-            .add(self.authority.root().clone())
-            .map_err(ImportError::Certificate)?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-            .build()
-            .map_err(|error| ImportError::Certificate(rustls::Error::General(error.to_string())))?;
         let seconds = u64::try_from(at.as_second()).unwrap_or(0);
         let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
-        verifier
-            .verify_client_cert(&leaf, &above, at)
-            .map_err(ImportError::Certificate)?;
-        Ok(peer)
+        let known = self.authority.known();
+        let known = known.verify_client_cert(&leaf, &above, at);
+        known.map_err(ImportError::Certificate)?;
+        let mut trusted = self.authority.verifiers().into_iter();
+        if trusted.any(|(_, root)| root.verify_client_cert(&leaf, &above, at).is_ok()) {
+            return Ok(peer);
+        }
+        let agent = peer.identity.agent;
+        Err(ImportError::Retired { agent })
     }
 
     /// Reads the volumes once more and stores what they hold.

@@ -7,13 +7,19 @@
 //!      └─ agent leaf   client-auth, spiffe://<trust domain>/org/<org>/agent/<agent>, 30 days,
 //!                      renewed from half of its life
 //! ```
+//! The authority can be replaced, stage by stage ([`material`]): two roots are trusted then, and
+//! agents that know either of them recognise the hub.
+//!
 //! A leaf is backdated by [`BACKDATED`], so that a peer whose clock is a little behind takes it at
 //! once. None outlives what signed it.
 
 pub(crate) mod life;
+mod material;
 pub(crate) mod spiffe;
+mod trust;
 
 use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -22,20 +28,22 @@ use protocol::ids::{AgentId, OrgId};
 use protocol::limits::RENEWAL_GRACE;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
+    DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PublicKeyData, SanType, SerialNumber,
 };
-use ring::digest::{SHA256, digest};
 use rustls_pki_types::{
     CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer,
 };
 use serde::{Deserialize, Serialize};
 use store::rows::access::AgentCertificate;
+use tokio::sync::watch;
 use x509_parser::prelude::{FromDer, X509Certificate};
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::failure::{Exit, Explain};
+pub(crate) use material::{Material, Stage, Step};
 use spiffe::TrustDomain;
+use trust::Trust;
+pub(crate) use trust::Verifier;
 
 /// Life of the root.
 const ROOT_LIFE: SignedDuration = days(20 * 365);
@@ -91,6 +99,18 @@ pub(crate) enum CaError {
         /// The name.
         host: String,
     },
+    /// Another step of a replacement is due.
+    #[error("`ca rotate {}` is not due: {}", step.word(), match stage {
+        Stage::Steady => "no rotation is under way",
+        Stage::Begun => "a rotation has begun, and its new authority does not issue yet",
+        Stage::Issuing => "a rotation is under way, and its new authority issues already",
+    })]
+    Step {
+        /// What was asked for.
+        step: Step,
+        /// How far it has come.
+        stage: Stage,
+    },
     /// The certificate request is refused.
     #[error("the certificate request is refused: {reason}")]
     Request {
@@ -104,27 +124,25 @@ impl Explain for CaError {
         match self {
             Self::Stored { .. } => Exit::Data,
             Self::Host { .. } => Exit::Usage,
-            Self::Make { .. } | Self::Random(_) | Self::Request { .. } => Exit::Failed,
+            Self::Make { .. } | Self::Random(_) | Self::Request { .. } | Self::Step { .. } => {
+                Exit::Failed
+            }
         }
     }
-}
 
-/// The keys and certificates of an authority, as they are stored. Secret; zeroed when dropped.
-#[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
-pub(crate) struct Material {
-    /// PKCS #8.
-    root_key: Vec<u8>,
-    /// DER.
-    root: Vec<u8>,
-    /// PKCS #8.
-    intermediate_key: Vec<u8>,
-    /// DER.
-    intermediate: Vec<u8>,
-}
-
-impl fmt::Debug for Material {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Material").finish_non_exhaustive()
+    fn fix(&self) -> Option<String> {
+        match self {
+            Self::Step { stage, .. } => Some(format!(
+                "the next step is `zero-x-hub ca rotate {}`; `zero-x-hub ca status` tells how far \
+                 it has come",
+                stage.next().word()
+            )),
+            Self::Make { .. }
+            | Self::Random(_)
+            | Self::Stored { .. }
+            | Self::Host { .. }
+            | Self::Request { .. } => None,
+        }
     }
 }
 
@@ -139,7 +157,7 @@ pub(crate) struct Validity {
 
 /// A certificate of the hub with its key.
 pub(crate) struct HubLeaf {
-    /// Leaf, intermediate, root: who pins the root must be shown it.
+    /// Leaf, intermediates, roots: who pins a root must be shown it.
     pub(crate) chain: Vec<CertificateDer<'static>>,
     /// The leaf's private key.
     pub(crate) key: PrivateKeyDer<'static>,
@@ -164,25 +182,36 @@ pub(crate) struct AgentLeaf {
     pub(crate) certificate: AgentCertificate,
 }
 
-/// The authority at work: its certificates and the key of its intermediate.
+/// The authority at work. A step of its replacement changes it while the hub runs.
 pub(crate) struct Authority {
-    root: CertificateDer<'static>,
-    intermediate: CertificateDer<'static>,
-    issuer: Issuer<'static, KeyPair>,
-    pin: Pin,
+    trust: RwLock<Arc<Trust>>,
+    changes: watch::Sender<()>,
     trust_domain: TrustDomain,
-    /// When the intermediate ends.
-    ends_at: Timestamp,
     agent_leaf: SignedDuration,
 }
 
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authority")
-            .field("pin", &self.pin)
+            .field("pin", &self.pin())
             .field("trust_domain", &self.trust_domain)
             .finish_non_exhaustive()
     }
+}
+
+/// One certificate of an authority, for operators.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CaCertificate {
+    /// `root`, `intermediate`, or `hub`: the one that the hub shows.
+    pub(crate) what: String,
+    /// `signs`, `will sign`, `trusted`, `retired`, or `shown`.
+    pub(crate) role: String,
+    /// Of the root that it is or leads to.
+    pub(crate) pin: String,
+    /// When it begins.
+    pub(crate) not_before: Timestamp,
+    /// When it ends.
+    pub(crate) not_after: Timestamp,
 }
 
 fn made(what: &'static str) -> impl Fn(rcgen::Error) -> CaError {
@@ -235,59 +264,6 @@ fn ca_params(
     Ok(params)
 }
 
-impl Material {
-    /// Makes a new authority. It shares nothing with any other.
-    ///
-    /// # Errors
-    ///
-    /// When no key can be made.
-    pub(crate) fn generate(now: Timestamp) -> Result<Self, CaError> {
-        let root_key =
-            KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(made("the root's key"))?;
-        // Another hub's certificate should be told apart by its issuer's name: with equal names
-        // it would fail as forged.
-        let spki = digest(&SHA256, &root_key.subject_public_key_info());
-        let pin = spki.as_ref().try_into().expect("SHA-256 has 32 bytes");
-        let hub = TrustDomain::of_root_key(Pin(pin));
-        let root_params = ca_params(&format!("Zero-X root {hub}"), 1, now, ROOT_LIFE)?;
-        let root = root_params
-            .self_signed(&root_key)
-            .map_err(made("the root certificate"))?;
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
-            .map_err(made("the intermediate's key"))?;
-        let issuer = Issuer::from_params(&root_params, &root_key);
-        let name = format!("Zero-X intermediate {hub}");
-        let intermediate = ca_params(&name, 0, now, INTERMEDIATE_LIFE)?
-            .signed_by(&key, &issuer)
-            .map_err(made("the intermediate certificate"))?;
-        Ok(Self {
-            root_key: root_key.serialize_der(),
-            root: root.der().to_vec(),
-            intermediate_key: key.serialize_der(),
-            intermediate: intermediate.der().to_vec(),
-        })
-    }
-
-    /// Returns the bytes to store. Secret.
-    pub(crate) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
-        Zeroizing::new(postcard::to_stdvec(self).expect("four byte strings always serialise"))
-    }
-
-    /// Reads what [`Material::to_bytes`] wrote.
-    ///
-    /// # Errors
-    ///
-    /// When the bytes are not that.
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, CaError> {
-        match postcard::take_from_bytes(bytes) {
-            Ok((material, [])) => Ok(material),
-            Ok(_) | Err(_) => Err(CaError::Stored {
-                reason: "it does not decode",
-            }),
-        }
-    }
-}
-
 /// Returns the pin of a root: SHA-256 of its SubjectPublicKeyInfo.
 fn pin_of(root: &[u8]) -> Result<Pin, CaError> {
     Pin::of_certificate(root).map_err(|_: TokenError| CaError::Stored {
@@ -302,37 +278,34 @@ impl Authority {
     ///
     /// [`CaError::Stored`] when its parts do not fit each other.
     pub(crate) fn load(material: &Material) -> Result<Self, CaError> {
-        let stored = |reason| move || CaError::Stored { reason };
-        let pin = pin_of(&material.root)?;
-        let parsed = X509Certificate::from_der(&material.root);
-        let (_, root) = parsed.map_err(|_| stored("its root is not a certificate")())?;
-        let parsed = X509Certificate::from_der(&material.intermediate);
-        let (_, below) = parsed.map_err(|_| stored("its intermediate is not a certificate")())?;
-        below
-            .verify_signature(Some(root.public_key()))
-            .map_err(|_| stored("its root did not sign its intermediate")())?;
-        let pkcs8 = PrivatePkcs8KeyDer::from(material.intermediate_key.as_slice());
-        let key = KeyPair::from_pkcs8_der_and_sign_algo(&pkcs8, &PKCS_ECDSA_P256_SHA256)
-            .map_err(|_| stored("its intermediate has no P-256 key")())?;
-        if below.public_key().subject_public_key.data.as_ref() != key.der_bytes() {
-            return Err(stored("its intermediate's key is another's")());
-        }
-        let ends_at = Timestamp::from_second(below.validity().not_after.timestamp())
-            .map_err(|_| stored("its intermediate ends at no time")())?;
-        let trust_domain = TrustDomain::of_root_key(pin);
-        let root = CertificateDer::from(material.root.clone());
-        let intermediate = CertificateDer::from(material.intermediate.clone());
-        let issuer = Issuer::from_ca_cert_der(&intermediate, key)
-            .map_err(|_| stored("its intermediate cannot sign")())?;
         Ok(Self {
-            root,
-            intermediate,
-            issuer,
-            pin,
-            trust_domain,
-            ends_at,
+            trust: RwLock::new(Arc::new(Trust::load(material)?)),
+            changes: watch::Sender::new(()),
+            trust_domain: TrustDomain::of_root_key(Pin(material.first)),
             agent_leaf: AGENT_LEAF_LIFE,
         })
+    }
+
+    /// Goes on with what a step of its replacement has made of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Authority::load`]; the old one then stays at work.
+    pub(crate) fn replace(&self, material: &Material) -> Result<(), CaError> {
+        let fresh = Arc::new(Trust::load(material)?);
+        // A panic while it is held would leave it whole: every change is one assignment.
+        *self.trust.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        self.changes.send_replace(());
+        Ok(())
+    }
+
+    fn trust(&self) -> Arc<Trust> {
+        Arc::clone(&self.trust.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Returns a receiver that wakes when the authority was replaced.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// Gives agents' certificates another life.
@@ -341,18 +314,41 @@ impl Authority {
         self
     }
 
-    /// Returns the validity of a leaf that is made now.
-    fn leaf_validity(&self, now: Timestamp, life: SignedDuration) -> Validity {
-        let validity = validity(now, life);
-        Validity {
-            until: validity.until.min(self.ends_at),
-            ..validity
+    /// Returns how far a replacement has come.
+    pub(crate) fn stage(&self) -> Stage {
+        self.trust().stage
+    }
+
+    /// Returns the pin of the root that signs.
+    pub(crate) fn pin(&self) -> Pin {
+        self.trust().pin
+    }
+
+    /// Returns the pins of the trusted roots, the one that signs first; tokens carry them.
+    pub(crate) fn pins(&self) -> Vec<Pin> {
+        self.trust().roots.iter().map(|(pin, _)| *pin).collect()
+    }
+
+    /// Returns the pin of the root that signed until now, while it is still trusted.
+    pub(crate) fn previous_pin(&self) -> Option<Pin> {
+        let trust = self.trust();
+        let others = || {
+            trust
+                .roots
+                .iter()
+                .map(|(pin, _)| *pin)
+                .find(|pin| *pin != trust.pin)
+        };
+        match trust.stage {
+            Stage::Issuing => others(),
+            Stage::Steady | Stage::Begun => None,
         }
     }
 
-    /// Returns the pin of the root's key, which tokens carry.
-    pub(crate) fn pin(&self) -> Pin {
-        self.pin
+    /// Says whether this was a root of this hub that is trusted no more.
+    pub(crate) fn has_retired(&self, pin: Pin) -> bool {
+        let trust = self.trust();
+        trust.retired.iter().any(|(retired, _)| *retired == pin)
     }
 
     /// Returns the trust domain of the names that this authority gives.
@@ -362,12 +358,51 @@ impl Authority {
 
     /// Returns the trusted roots, the one that signs first.
     pub(crate) fn roots(&self) -> Vec<CertificateDer<'static>> {
-        vec![self.root.clone()]
+        let trust = self.trust();
+        trust.roots.iter().map(|(_, root)| root.clone()).collect()
     }
 
-    /// Returns the root certificate.
-    pub(crate) fn root(&self) -> &CertificateDer<'static> {
-        &self.root
+    /// Returns what believes the trusted roots and those that are retired. Who shows a
+    /// certificate of these must be refused with words, by [`Authority::verifiers`].
+    pub(crate) fn known(&self) -> Verifier {
+        Arc::clone(&self.trust().known)
+    }
+
+    /// Returns what believes each trusted root alone, the one that signs first.
+    pub(crate) fn verifiers(&self) -> Vec<(Pin, Verifier)> {
+        self.trust().by_root.clone()
+    }
+
+    /// Returns what the hub shows above its leaf.
+    pub(crate) fn above_hub_leaf(&self) -> Vec<CertificateDer<'static>> {
+        self.trust().above_hub_leaf.clone()
+    }
+
+    /// Returns the authority's certificates, those that sign first.
+    pub(crate) fn certificates(&self) -> Vec<CaCertificate> {
+        let trust = self.trust();
+        let describe = |what: &str, role: &str, pin: Pin, der: &CertificateDer<'_>| {
+            let validity = validity_of(der)?;
+            Some(CaCertificate {
+                what: what.to_owned(),
+                role: role.to_owned(),
+                pin: pin.to_string(),
+                not_before: validity.from,
+                not_after: validity.until,
+            })
+        };
+        let roots = trust.roots.iter().map(|(pin, root)| {
+            let role = match (*pin == trust.pin, trust.stage) {
+                (true, _) => "signs",
+                (false, Stage::Begun) => "will sign",
+                (false, Stage::Steady | Stage::Issuing) => "trusted",
+            };
+            describe("root", role, *pin, root)
+        });
+        let retired = trust.retired.iter();
+        let retired = retired.map(|(pin, root)| describe("root", "retired", *pin, root));
+        let below = describe("intermediate", "signs", trust.pin, &trust.intermediate);
+        roots.chain([below]).chain(retired).flatten().collect()
     }
 
     /// Makes a key and a certificate for the hub itself. Besides `hosts` it names
@@ -382,7 +417,8 @@ impl Authority {
         now: Timestamp,
     ) -> Result<HubLeaf, CaError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(made("the hub's key"))?;
-        let validity = self.leaf_validity(now, HUB_LEAF_LIFE);
+        let trust = self.trust();
+        let validity = leaf_validity(&trust, now, HUB_LEAF_LIFE);
         let mut params = params(HUB_NAME, &serial()?, validity);
         let own = [HUB_NAME, "localhost", "127.0.0.1", "::1"];
         for host in own.into_iter().chain(hosts.iter().map(String::as_str)) {
@@ -399,14 +435,11 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let leaf = params
-            .signed_by(&key, &self.issuer)
+            .signed_by(&key, &trust.issuer)
             .map_err(made("the hub's certificate"))?;
+        let above = trust.above_hub_leaf.iter().cloned();
         Ok(HubLeaf {
-            chain: vec![
-                leaf.der().clone(),
-                self.intermediate.clone(),
-                self.root.clone(),
-            ],
+            chain: std::iter::once(leaf.der().clone()).chain(above).collect(),
             key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
             validity,
         })
@@ -461,7 +494,8 @@ impl Authority {
         agent: AgentId,
         now: Timestamp,
     ) -> Result<AgentLeaf, CaError> {
-        let validity = self.leaf_validity(now, self.agent_leaf);
+        let trust = self.trust();
+        let validity = leaf_validity(&trust, now, self.agent_leaf);
         let serial = serial()?;
         let mut params = params(&agent.to_string(), &serial, validity);
         let name = self.trust_domain.name_of(org, agent);
@@ -471,16 +505,25 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let leaf = params
-            .signed_by(key, &self.issuer)
+            .signed_by(key, &trust.issuer)
             .map_err(made("the agent's certificate"))?;
         Ok(AgentLeaf {
-            chain: vec![leaf.der().clone(), self.intermediate.clone()],
+            chain: vec![leaf.der().clone(), trust.intermediate.clone()],
             certificate: AgentCertificate {
                 serial,
                 not_after: validity.until,
-                root: self.pin,
+                root: trust.pin,
             },
         })
+    }
+}
+
+/// Returns the validity of a leaf that is made now.
+fn leaf_validity(trust: &Trust, now: Timestamp, life: SignedDuration) -> Validity {
+    let validity = validity(now, life);
+    Validity {
+        until: validity.until.min(trust.ends_at),
+        ..validity
     }
 }
 
@@ -639,9 +682,9 @@ mod tests {
         let (_, own) = request(&CertificateParams::default());
         let late = now() + INTERMEDIATE_LIFE - days(10);
         let leaf = authority.issue_agent_leaf(&own, org, agent, late).unwrap();
-        assert_eq!(leaf.certificate.not_after, authority.ends_at);
+        assert_eq!(leaf.certificate.not_after, authority.trust().ends_at);
         let hub = authority.issue_hub_leaf(&[], late).unwrap();
-        assert_eq!(hub.validity.until, authority.ends_at);
+        assert_eq!(hub.validity.until, authority.trust().ends_at);
 
         let short = authority.with_agent_leaf(SignedDuration::from_secs(40));
         let leaf = short.issue_agent_leaf(&own, org, agent, now()).unwrap();
@@ -712,7 +755,7 @@ mod tests {
         assert_ne!(one.pin(), two.pin());
         assert_ne!(one.trust_domain(), two.trust_domain());
         let mut mixed = Material::generate(now()).unwrap();
-        mixed.root = two.root().to_vec();
+        mixed.current.root = two.roots()[0].to_vec();
         assert!(matches!(
             Authority::load(&mixed),
             Err(CaError::Stored { .. })

@@ -8,6 +8,7 @@ use crate::config::{Config, Flags};
 use crate::failure::{Exit, Failure};
 use crate::serve;
 
+mod authority;
 mod bundle;
 pub(crate) mod checks;
 mod doctor;
@@ -92,6 +93,40 @@ pub(crate) enum Verb {
     /// Take what agents without a way to this hub have had carried over, and write replies
     #[command(subcommand)]
     Bundle(Bundle),
+    /// Show the certificate authority, or replace it stage by stage
+    #[command(subcommand)]
+    Ca(Ca),
+}
+
+/// What `ca` does
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum Ca {
+    /// List its certificates, and how many agents live by each root
+    List,
+    /// Say how far a rotation has come, and whom the next step would shut out
+    Status,
+    /// Take the next step of a rotation
+    ///
+    /// begin: a new root, trusted beside the old one. issue: the new one signs, and agents renew.
+    /// retire: the old one is trusted no more. Each step is durable by itself; between two of them
+    /// the hub can run for as long as it takes.
+    #[command(subcommand)]
+    Rotate(Rotate),
+}
+
+/// The steps of `ca rotate`
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum Rotate {
+    /// Make a new root and have agents trust it beside the old one
+    Begin,
+    /// Sign with the new one, and ask agents to renew their certificates
+    Issue,
+    /// Trust the old one no more; refused while agents still hold certificates of it
+    Retire {
+        /// Shut out so many agents: the number that `ca status` counts as behind
+        #[arg(long, value_name = "NUMBER")]
+        force: Option<u64>,
+    },
 }
 
 /// Flags of `init`
@@ -218,6 +253,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
             what: Some(Check::List),
         } => checks::list(&Config::load(&flags)?, format).await,
         Verb::Bundle(what) => bundle::run(&Config::load(&flags)?, what, format).await,
+        Verb::Ca(what) => authority::run(&Config::load(&flags)?, what, format).await,
         Verb::Verify => verify::run(&Config::load(&flags)?, format).await,
     }
 }

@@ -19,6 +19,7 @@ use crate::ca::{self, AGENT_LEAF_LIFE, Authority, CaError};
 use crate::failure::{Exit, Explain};
 
 const CA: &str = "ca";
+const CA_AUDITED: &str = "ca/audited";
 const FOUNDED: &str = "hub/founded";
 const EPOCH: &str = "hub/epoch";
 const PUBLIC_HOSTS: &str = "hub/public-hosts";
@@ -167,6 +168,52 @@ pub(crate) async fn founded(appliance: &Appliance) -> Result<Option<Founded>, Id
         .map_err(|_| IdentityError::Form("the note of its founding"))
 }
 
+/// Returns the stored certificate authority. Secret.
+///
+/// # Errors
+/// When it is missing or cannot be read.
+pub(crate) async fn material(appliance: &Appliance) -> Result<ca::Material, IdentityError> {
+    let stored = appliance.secret(CA).await?;
+    let stored = stored.ok_or(IdentityError::Missing("certificate authority"))?;
+    Ok(ca::Material::from_bytes(&stored)?)
+}
+
+/// Stores another state of the certificate authority in the place of the one before, in one durable
+/// commit.
+///
+/// # Errors
+/// When the store cannot be written; the one before is then in force.
+pub(crate) async fn put_material(
+    appliance: &Appliance,
+    material: &ca::Material,
+) -> Result<(), ApplianceError> {
+    appliance.put_secret(CA, material.to_bytes()).await
+}
+
+/// Returns the number of the last step of a rotation that the audit logs have.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) async fn audited_step(appliance: &Appliance) -> Result<u64, IdentityError> {
+    let Some(bytes) = appliance.secret(CA_AUDITED).await? else {
+        return Ok(0);
+    };
+    let bytes = sized(&bytes, "the note of its last rotation")?;
+    Ok(u64::from_le_bytes(*bytes))
+}
+
+/// Notes that the audit logs have a step of a rotation.
+///
+/// # Errors
+/// When the store cannot be written.
+pub(crate) async fn note_audited_step(
+    appliance: &Appliance,
+    number: u64,
+) -> Result<(), ApplianceError> {
+    let bytes = Zeroizing::new(number.to_le_bytes().to_vec());
+    appliance.put_secret(CA_AUDITED, bytes).await
+}
+
 impl Identity {
     /// Loads the keys that [`establish`] made.
     ///
@@ -190,7 +237,7 @@ impl Identity {
                 .await?
                 .ok_or(IdentityError::Missing(what))
         };
-        let material = ca::Material::from_bytes(&bytes(CA, "certificate authority").await?)?;
+        let material = material(appliance).await?;
         let hosts = bytes(PUBLIC_HOSTS, "public names").await?;
         Ok(Self {
             authority: Arc::new(Authority::load(&material)?.with_agent_leaf(agent_leaf)),

@@ -25,6 +25,7 @@ mod opening;
 mod password;
 mod posture;
 mod renew;
+mod rotation;
 mod ruleset;
 mod serve;
 mod status;

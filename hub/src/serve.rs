@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use protocol::enroll::Pin;
 use sd_notify::NotifyState;
 use serde_json::Value;
 use store::Store;
@@ -27,6 +26,7 @@ use crate::api;
 use crate::api::access::AccessKeys;
 use crate::api::throttle::Throttle;
 use crate::bundle::{Asked, Importer, Volume};
+use crate::ca::Authority;
 use crate::cli::{checks, verify};
 use crate::config::{Config, LogFormat};
 use crate::failure::{Exit, Failure, Told};
@@ -36,6 +36,7 @@ use crate::live::Live;
 use crate::opening;
 use crate::password::Hasher;
 use crate::posture;
+use crate::rotation::{self, Rotation};
 use crate::ruleset::{self, Rules, RulesError};
 use crate::status::{self, Known, Running};
 use crate::tls::{self, CurrentLeaf};
@@ -133,7 +134,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
 async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
     let appliance = store.appliance();
     let identity = Identity::load_with(&appliance, config.agent_leaf).await?;
-    let pin = identity.authority.pin();
+    rotation::audit(store).await?;
     let rules = Arc::new(RulesInForce::new(config.checks_dir.clone())?);
     let live = Arc::new(Live::default());
     let mut hosts = identity.public_hosts.clone();
@@ -177,7 +178,7 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
         throttle: Throttle::new(),
         hasher: Hasher::default(),
         founding: Arc::default(),
-        pin,
+        authority: Arc::clone(&identity.authority),
         agent_hubs: agent_hubs(&hosts, agent_listen.port(), || {
             fs::read_to_string("/proc/sys/kernel/hostname").ok()
         }),
@@ -188,7 +189,12 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
         data_dir: config.data_dir.clone(),
         agent_listen,
         api_listen,
-        pin,
+        authority: Arc::clone(&identity.authority),
+        rotation: Rotation::new(
+            store.clone(),
+            Arc::clone(&identity.authority),
+            Arc::clone(&leaf),
+        ),
         rules: Arc::clone(&rules),
         live: Arc::clone(&live),
         importer: Importer::new(store, &identity, Arc::clone(&live)),
@@ -375,7 +381,8 @@ struct Oracle {
     data_dir: PathBuf,
     agent_listen: SocketAddr,
     api_listen: SocketAddr,
-    pin: Pin,
+    authority: Arc<Authority>,
+    rotation: Rotation,
     rules: Arc<RulesInForce>,
     live: Arc<Live>,
     importer: Importer,
@@ -391,7 +398,7 @@ impl admin::Oracle for Oracle {
                     data_dir: &self.data_dir,
                     agent_listen: self.agent_listen,
                     api_listen: self.api_listen,
-                    pin: self.pin,
+                    pin: self.authority.pin(),
                     checks: self.rules.now().set.checks().len(),
                     running: Some(Running {
                         started_at: self.started_at,
@@ -407,6 +414,10 @@ impl admin::Oracle for Oracle {
             Question::Reply { agent } => {
                 let written = self.importer.reply(&self.store, agent, Timestamp::now());
                 return told(written.await);
+            }
+            Question::Authority => return told(self.rotation.status().await),
+            Question::Rotate { step, force } => {
+                return told(self.rotation.step(step, force, Timestamp::now()).await);
             }
             // Its files come with it; it is not asked here.
             Question::Import { .. } => return Answer::Error("no files came with it".to_owned()),

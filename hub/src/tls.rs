@@ -9,23 +9,20 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use protocol::{enroll, wire::v1};
+use protocol::enroll::{self, Pin};
+use protocol::wire::v1;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{
-    ClientHello, NoServerSessionStorage, ResolvesServerCert, VerifierBuilderError,
-    WebPkiClientVerifier,
-};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
 };
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
-use crate::ca::{self, Authority, CaError, HubLeaf, Validity};
+use crate::ca::{self, Authority, CaError, HubLeaf, Validity, Verifier};
 use crate::config::OwnTls;
 use crate::failure::{Exit, Explain};
 
@@ -54,9 +51,6 @@ pub(crate) enum TlsError {
     /// Certificate and key cannot be used together.
     #[error("the certificate cannot be used")]
     Rustls(#[from] rustls::Error),
-    /// The verifier of client certificates.
-    #[error("the verifier of client certificates cannot be made")]
-    Verifier(#[from] VerifierBuilderError),
 }
 
 impl Explain for TlsError {
@@ -64,7 +58,6 @@ impl Explain for TlsError {
         match self {
             Self::Leaf(error) => error.exit(),
             Self::Pem { .. } | Self::Empty { .. } | Self::Rustls(_) => Exit::Config,
-            Self::Verifier(_) => Exit::Failed,
         }
     }
 
@@ -74,7 +67,6 @@ impl Explain for TlsError {
         match self {
             Self::Pem { .. } | Self::Empty { .. } | Self::Rustls(_) => Some(fix.to_owned()),
             Self::Leaf(error) => error.fix(),
-            Self::Verifier(_) => None,
         }
     }
 }
@@ -123,13 +115,16 @@ impl CurrentLeaf {
         }))
     }
 
-    /// Makes a new certificate if half of the life of this one is over; says whether it did.
+    /// Makes a new certificate if half of the life of this one is over, or the authority was
+    /// replaced since it was made; says whether it did.
     ///
     /// # Errors
     ///
     /// When the authority cannot make it; the old one then stays.
     pub(crate) fn renew_if_due(&self, now: Timestamp) -> Result<bool, TlsError> {
-        if !ca::is_due(self.read().1, now) {
+        let (key, validity) = self.read();
+        let above = key.cert.get(1..).unwrap_or_default();
+        if !ca::is_due(validity, now) && above == self.authority.above_hub_leaf() {
             return Ok(false);
         }
         let leaf = self.authority.issue_hub_leaf(&self.hosts, now);
@@ -137,6 +132,11 @@ impl CurrentLeaf {
         // A panic while it is held would leave it whole: every change is one assignment.
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(true)
+    }
+
+    /// Returns when the certificate is valid.
+    pub(crate) fn validity(&self) -> Validity {
+        self.read().1
     }
 
     fn read(&self) -> (Arc<CertifiedKey>, Validity) {
@@ -163,21 +163,24 @@ fn current(leaf: HubLeaf) -> Result<Current, TlsError> {
     })
 }
 
-/// Verifies agents' certificates as usual, but for those that ended a short while ago: they pass
-/// as they would have in their last second, so that they can be renewed. What else such an agent
-/// may do is the session's business, which is nothing.
+/// Verifies agents' certificates as usual, but for two kinds that pass because the session has
+/// something to say to them and takes nothing else: those that ended a short while ago, so that
+/// they can be renewed ([`verify_renewable`]), and those of a retired root, so that their agents
+/// can be told ([`root_of`]).
 #[derive(Debug)]
-struct Renewable {
-    usual: Arc<dyn ClientCertVerifier>,
+struct Agents {
+    authority: Arc<Authority>,
 }
 
-impl ClientCertVerifier for Renewable {
+impl ClientCertVerifier for Agents {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.usual.root_hint_subjects()
+        // An agent has one certificate and shows it whatever is hinted at.
+        &[]
     }
 
     fn client_auth_mandatory(&self) -> bool {
-        self.usual.client_auth_mandatory()
+        // Whoever enrols has none.
+        false
     }
 
     fn verify_client_cert(
@@ -186,21 +189,7 @@ impl ClientCertVerifier for Renewable {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let verdict = self
-            .usual
-            .verify_client_cert(end_entity, intermediates, now);
-        let Err(rustls::Error::InvalidCertificate(
-            CertificateError::Expired | CertificateError::ExpiredContext { .. },
-        )) = &verdict
-        else {
-            return verdict;
-        };
-        match last_second(end_entity, now) {
-            Some(last) => self
-                .usual
-                .verify_client_cert(end_entity, intermediates, last),
-            None => verdict,
-        }
+        verify_renewable(&self.authority.known(), end_entity, intermediates, now)
     }
 
     fn verify_tls12_signature(
@@ -209,7 +198,8 @@ impl ClientCertVerifier for Renewable {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.usual
+        self.authority
+            .known()
             .verify_tls12_signature(message, certificate, signed)
     }
 
@@ -219,13 +209,51 @@ impl ClientCertVerifier for Renewable {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.usual
+        self.authority
+            .known()
             .verify_tls13_signature(message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.usual.supported_verify_schemes()
+        self.authority.known().supported_verify_schemes()
     }
+}
+
+/// Verifies a certificate as usual; one that ended a short while ago passes as it would have in its
+/// last second.
+fn verify_renewable(
+    usual: &Verifier,
+    end_entity: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    now: UnixTime,
+) -> Result<ClientCertVerified, rustls::Error> {
+    let verdict = usual.verify_client_cert(end_entity, intermediates, now);
+    let Err(rustls::Error::InvalidCertificate(
+        CertificateError::Expired | CertificateError::ExpiredContext { .. },
+    )) = &verdict
+    else {
+        return verdict;
+    };
+    match last_second(end_entity, now) {
+        Some(last) => usual.verify_client_cert(end_entity, intermediates, last),
+        None => verdict,
+    }
+}
+
+/// Returns the trusted root that a chain leads to, leaf first, which TLS has let pass; `None` for
+/// one of a retired root.
+pub(crate) fn root_of(
+    authority: &Authority,
+    chain: &[CertificateDer<'static>],
+    now: Timestamp,
+) -> Option<Pin> {
+    let (leaf, above) = chain.split_first()?;
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(
+        u64::try_from(now.as_second()).unwrap_or_default(),
+    ));
+    let mut verifiers = authority.verifiers().into_iter();
+    let vouches = |verifier: &Verifier| verify_renewable(verifier, leaf, above, now).is_ok();
+    verifiers.find_map(|(pin, verifier)| vouches(&verifier).then_some(pin))
 }
 
 /// Returns the last second of a leaf that has ended and may still be renewed.
@@ -245,12 +273,14 @@ fn last_second(leaf: &CertificateDer<'_>, now: UnixTime) -> Option<UnixTime> {
 ///
 /// # Errors
 ///
-/// When rustls refuses the authority's root.
+/// When rustls refuses its own defaults.
 pub(crate) fn for_agents(
-    authority: &Authority,
+    authority: &Arc<Authority>,
     leaf: Arc<CurrentLeaf>,
 ) -> Result<ServerConfig, TlsError> {
-    let verifier = agents_verifier(authority)?;
+    let verifier = Arc::new(Agents {
+        authority: Arc::clone(authority),
+    });
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
@@ -258,15 +288,6 @@ pub(crate) fn for_agents(
     config.alpn_protocols = vec![v1::ALPN.to_vec(), enroll::ALPN.to_vec()];
     without_resumption(&mut config);
     Ok(config)
-}
-
-fn agents_verifier(authority: &Authority) -> Result<Arc<Renewable>, TlsError> {
-    let mut roots = RootCertStore::empty();
-    roots.add(authority.root().clone())?;
-    let usual = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
-        .allow_unauthenticated()
-        .build()?;
-    Ok(Arc::new(Renewable { usual }))
 }
 
 /// Returns the TLS settings of the API's port with a certificate of the hub's own authority.
@@ -371,8 +392,8 @@ mod tests {
             let verify = |after: SignedDuration| {
                 let at = u64::try_from((now + after).as_second()).unwrap();
                 let at = UnixTime::since_unix_epoch(Duration::from_secs(at));
-                let verifier = agents_verifier(&authority).unwrap();
-                verifier.verify_client_cert(&chain[0], &chain[1..], at)
+                let authority = Arc::clone(&authority);
+                Agents { authority }.verify_client_cert(&chain[0], &chain[1..], at)
             };
             let second = SignedDuration::from_secs(1);
             verify(SignedDuration::ZERO).unwrap();
@@ -402,8 +423,8 @@ mod tests {
         let chain = made.unwrap().chain;
         let later = u64::try_from(now.as_second()).unwrap() + 31 * 86_400;
         let later = UnixTime::since_unix_epoch(Duration::from_secs(later));
-        let verifier = agents_verifier(&ours).unwrap();
-        let error = verifier.verify_client_cert(&chain[0], &chain[1..], later);
+        let authority = Arc::new(ours);
+        let error = Agents { authority }.verify_client_cert(&chain[0], &chain[1..], later);
         assert!(matches!(
             error,
             Err(rustls::Error::InvalidCertificate(

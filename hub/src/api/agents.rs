@@ -356,7 +356,7 @@ async fn create_token(
         id: TokenId::from_bytes(*uuid::Uuid::now_v7().as_bytes()),
         seed: [0; 32],
         hubs: state.agent_hubs.clone(),
-        pins: vec![state.pin],
+        pins: state.authority.pins(),
     };
     getrandom::fill(&mut token.seed).map_err(|error| Refusal::failed(&error))?;
     let public_key = ed25519_dalek::SigningKey::from_bytes(&token.seed)

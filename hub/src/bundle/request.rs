@@ -38,7 +38,11 @@ impl Importer {
         let bytes = file.letter()?;
         let decoded = CarriedRequest::decode(&bytes);
         let (request, message, signature) = decoded.map_err(|source| file.broken(source))?;
-        if request.pin != self.authority.pin() {
+        if self.authority.has_retired(request.pin) {
+            let name = file.name.clone();
+            return Err(ImportError::RetiredPin { name });
+        }
+        if !self.authority.pins().contains(&request.pin) {
             return Err(file.broken(BundleError::OtherHub));
         }
         let hash = *blake3::hash(&bytes).as_bytes();

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 
+use ed25519_dalek::Signer as _;
 use protocol::batch::{BatchBuilder, BatchError, Place, Signer};
-use protocol::bundle::{Digest, HubKey, ReplyKey, SealedReply, VolumeWriter};
+use protocol::bundle::{CarriedRequest, Digest, HubKey, ReplyKey, SealedReply, VolumeWriter};
+use protocol::enroll::Pin;
 use protocol::event::EventRecord;
 use protocol::frame::Lane;
 use protocol::ids::{SourceId, TokenId};
@@ -18,6 +20,7 @@ use store::{MasterKey, OrgStore, StoreConfig};
 
 use super::reply::ReplyError;
 use super::*;
+use crate::ca::Step;
 use crate::failure::chain as clauses;
 use crate::identity;
 
@@ -74,11 +77,8 @@ impl Hub {
         self.store.maintenance(self.org).await.unwrap().unwrap()
     }
 
-    /// Puts an agent on the positive list, as an enrolment does.
-    async fn agent(&self) -> Agent {
-        let now = Timestamp::now();
-        let id = AgentId::from_bytes(uuid::Uuid::new_v4().into_bytes());
-        let token = EnrolToken {
+    fn open_token(&self, now: Timestamp) -> EnrolToken {
+        EnrolToken {
             id: TokenId::from_bytes(uuid::Uuid::new_v4().into_bytes()),
             org: self.org,
             public_key: [0; 32],
@@ -89,7 +89,14 @@ impl Hub {
             labels: BTreeMap::new(),
             made_by: None,
             made_at: now,
-        };
+        }
+    }
+
+    /// Puts an agent on the positive list, as an enrolment does.
+    async fn agent(&self) -> Agent {
+        let now = Timestamp::now();
+        let id = AgentId::from_bytes(uuid::Uuid::new_v4().into_bytes());
+        let token = self.open_token(now);
         let token_id = token.id;
         self.org_store().await.put_token(token).await.unwrap();
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
@@ -559,7 +566,7 @@ async fn a_reply_tells_the_agent_alone_what_was_taken() {
     let chain = reply.chain();
     assert_eq!(
         chain.last().unwrap(),
-        &hub.identity.authority.root().to_vec()
+        &hub.identity.authority.roots()[0].to_vec()
     );
     use x509_parser::prelude::{FromDer, X509Certificate};
     let (_, leaf) = X509Certificate::from_der(&chain[0]).unwrap();
@@ -582,6 +589,98 @@ async fn a_reply_tells_the_agent_alone_what_was_taken() {
         .unwrap();
     let revoked = hub.importer.reply(&hub.store, Some(agent.id), now).await;
     assert!(matches!(revoked, Err(ReplyError::Revoked { .. })));
+    hub.store.close().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_carries_its_files_goes_through_every_stage_of_a_rotation() {
+    let hub = hub().await;
+    let (mut agent, now) = (hub.agent().await, Timestamp::now());
+    let old = hub.identity.authority.pin();
+    let request = |token: &EnrolToken, seed: u8, pin: Pin| {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let csr = CertificateParams::default().serialize_request(&key);
+        let request = CarriedRequest {
+            token: token.id,
+            pin,
+            csr: csr.unwrap().der().to_vec(),
+            name: "far-1".into(),
+            agent_version: "1.2.3".into(),
+        };
+        let key = ed25519_dalek::SigningKey::from_bytes(&[seed; 32]);
+        let signed = request.encode(|message| key.sign(message).to_bytes());
+        signed.unwrap()
+    };
+    let token = async |seed: u8| {
+        let key = ed25519_dalek::SigningKey::from_bytes(&[seed; 32]);
+        let token = EnrolToken {
+            id: TokenId::from_bytes([seed; 16]),
+            public_key: key.verifying_key().to_bytes(),
+            ..hub.open_token(now)
+        };
+        hub.org_store()
+            .await
+            .put_token(token.clone())
+            .await
+            .unwrap();
+        token
+    };
+    let tokens = [token(21).await, token(22).await, token(23).await];
+    let step = async |step| {
+        let appliance = hub.store.appliance();
+        let mut material = identity::material(&appliance).await.unwrap();
+        material.advance(step, 0, now).unwrap();
+        identity::put_material(&appliance, &material).await.unwrap();
+        hub.identity.authority.replace(&material).unwrap();
+    };
+    let mut take = async |seq| {
+        let parts = [agent.frames(seq, 1)];
+        let bundle = agent.bundle(&hub.key(), &parts);
+        hub.import(&bundle, false).await
+    };
+    // A request of the old pin is taken as long as that root is trusted; the reply names both.
+    let enrolled = async |token, seed| {
+        let report = hub.import(&[request(token, seed, old)], false).await?;
+        let written = hub
+            .importer
+            .reply(&hub.store, Some(report.agent), now)
+            .await;
+        let file = data_encoding::BASE64.decode(written.unwrap().file.as_bytes());
+        let reply = SealedReply::decode(&file.unwrap()).unwrap();
+        use x509_parser::prelude::{FromDer, X509Certificate};
+        let (_, leaf) = X509Certificate::from_der(&reply.chain()[0]).unwrap();
+        let key = leaf.public_key().subject_public_key.data.to_vec();
+        let issued = reply.open(&key, None).unwrap().issued.unwrap();
+        let roots = issued
+            .roots
+            .iter()
+            .map(|der| Pin::of_certificate(der).unwrap());
+        // Who pins the old root finds it in the chain.
+        let mut shown = reply.chain().iter();
+        assert!(shown.any(|der| Pin::of_certificate(der).unwrap() == old));
+        Ok::<Vec<Pin>, ImportError>(roots.collect())
+    };
+    for (number, word) in (1..).zip([Step::Begin, Step::Issue]) {
+        step(word).await;
+        take(number).await.unwrap();
+        let [token, ..] = &tokens[usize::try_from(number).unwrap() - 1..] else {
+            panic!("a token for each stage")
+        };
+        let seed = u8::try_from(20 + number).unwrap();
+        let told = enrolled(token, seed).await.unwrap();
+        assert_eq!(told, hub.identity.authority.pins());
+        assert_eq!(told.len(), 2);
+    }
+    step(Step::Retire).await;
+    let error = take(3).await.unwrap_err();
+    let told = clauses(&error).join(": ");
+    assert!(told.contains("has replaced and retired"), "{told}");
+    assert!(error.fix().unwrap().contains("enroll --replace"));
+    let error = enrolled(&tokens[2], 23).await.unwrap_err();
+    assert!(matches!(error, ImportError::RetiredPin { .. }), "{error}");
+    let strange = [request(&tokens[2], 23, Pin([9; 32]))];
+    let (told, ..) = hub.refused(&strange).await;
+    assert!(told.contains("another hub"), "{told}");
     hub.store.close().await;
 }
 

@@ -16,7 +16,7 @@ const PIECE_BYTES: usize = 256 << 10;
 /// A file that should be a volume.
 #[derive(Debug)]
 pub(crate) struct Volume {
-    name: String,
+    pub(super) name: String,
     pub(super) file: File,
     header: Option<Header>,
 }

@@ -9,16 +9,16 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use protocol::bundle::{Piece, VolumeReader};
 use protocol::ids::AgentId;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use store::Store;
 
+use super::local::told;
 use super::output::{self, Format};
 use super::{Bundle, BundleImport};
 use crate::admin::{self, AdminError, Question};
 use crate::bundle::{Asked, ImportError, Importer, Report, Volume, Written};
 use crate::config::Config;
-use crate::failure::{Exit, Failure, Told};
+use crate::failure::{Exit, Failure};
 use crate::identity::Identity;
 use crate::live::Live;
 use crate::opening;
@@ -179,16 +179,6 @@ async fn importer(config: &Config) -> Result<(Store, Importer), Failure> {
     let identity = Identity::load(&store.appliance()).await?;
     let importer = Importer::new(&store, &identity, Arc::new(Live::default()));
     Ok((store, importer))
-}
-
-/// Returns what the running hub answered: what was asked for, or why not.
-fn told<T: DeserializeOwned>(answer: Value) -> Result<T, Failure> {
-    let answer: Result<Result<T, Told>, _> = serde_json::from_value(answer);
-    match answer {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(told)) => Err(told.into()),
-        Err(_) => Err(AdminError::Form.into()),
-    }
 }
 
 fn open(path: &Path) -> Result<File, ImportError> {

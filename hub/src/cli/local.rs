@@ -1,11 +1,12 @@
 //! `status`: asks the running hub, else reads the store.
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::output::{self, Format};
 use crate::admin::{self, AdminError, Question};
 use crate::config::Config;
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, Told};
 use crate::identity::Identity;
 use crate::status::{self, Known, Status};
 use crate::{opening, ruleset};
@@ -93,6 +94,19 @@ fn clock(at: jiff::Timestamp) -> String {
     jiff::Timestamp::from_second(at.as_second())
         .unwrap_or(at)
         .to_string()
+}
+
+/// Returns what the running hub answered: what was asked for, or why not.
+///
+/// # Errors
+/// Why not.
+pub(super) fn told<T: DeserializeOwned>(answer: Value) -> Result<T, Failure> {
+    let answer: Result<Result<T, Told>, _> = serde_json::from_value(answer);
+    match answer {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(told)) => Err(told.into()),
+        Err(_) => Err(AdminError::Form.into()),
+    }
 }
 
 /// Returns rows that an answer of the admin socket holds.

@@ -29,6 +29,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use protocol::batch::VerifiedBatch;
 use protocol::declare::Declarations;
+use protocol::enroll::Pin;
 use protocol::frame::Lane;
 use protocol::limits;
 use protocol::session::hub::{self, Duty, Output};
@@ -39,7 +40,7 @@ use store::error::AdmitAgentError;
 use store::rows::AgentState;
 use store::rows::access::AgentStatus;
 use store::{AdmittedAgent, OrgStore};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -52,6 +53,7 @@ use super::quota::Pace;
 use super::{Hub, Shared};
 use crate::ca::spiffe::{self, read_peer};
 use crate::live::{Changed, EndSession, Greeted, Live, Registered, SessionInfo, Throttled, What};
+use crate::tls::root_of;
 use frames::Frames;
 use renewal::{Renewing, next_certificate};
 use turns::{Answer, next_answer, size};
@@ -74,6 +76,10 @@ const RETURN_MS: (u64, u64) = (1_000, 4_000);
 
 /// Time for an agent whose certificate has ended to renew it.
 const RENEWAL_TIME: Duration = Duration::from_secs(60);
+
+/// Time within which agents renew, each at a moment of its choice, when the authority is replaced:
+/// ten thousand of them ask for some 170 certificates a second.
+const RENEW_WITHIN_MS: u64 = 60_000;
 
 /// The pause that a suspended agent is asked for, alike: often enough that it is back soon once it
 /// is resumed.
@@ -194,7 +200,16 @@ struct Peer {
 /// A peer that may speak for an agent.
 struct Known {
     peer: spiffe::Peer,
+    /// That its certificate leads to.
+    root: Pin,
     admitted: AdmittedAgent,
+}
+
+/// How an agent is refused whose certificate leads to a root that is trusted no more.
+fn retired() -> EndSession {
+    let reason = "this agent's certificate was issued by a certificate authority that the hub has \
+                  since replaced and retired";
+    end(CloseCode::Unenrolled, reason)
 }
 
 fn unreadable() -> EndSession {
@@ -207,12 +222,16 @@ fn unreadable() -> EndSession {
 /// Finds out who speaks, by the certificate and nothing else, and whether it may.
 async fn recognise(shared: &Shared, peer: &Peer) -> Result<Known, EndSession> {
     let hub = &shared.hub;
-    let leaf = peer.chain.first().ok_or_else(|| {
+    let chain = &peer.chain;
+    let leaf = chain.first().ok_or_else(|| {
         let reason = "no client certificate: enrol this agent first (`zero-x-agent enroll`)";
         end(CloseCode::Unenrolled, reason)
     })?;
     let peer = read_peer(leaf, hub.authority.trust_domain())
         .map_err(|error| end(CloseCode::Unenrolled, error.to_string()))?;
+    let Some(root) = root_of(&hub.authority, chain, Timestamp::now()) else {
+        return Err(retired());
+    };
     if !shared.quota.may_begin(peer.identity.agent, Instant::now()) {
         let reason = "this agent connects too often; it may try again in some seconds";
         return Err(end(CloseCode::Busy, reason));
@@ -233,7 +252,11 @@ async fn recognise(shared: &Shared, peer: &Peer) -> Result<Known, EndSession> {
             return Err(end(code, error.to_string()));
         }
     };
-    Ok(Known { peer, admitted })
+    Ok(Known {
+        peer,
+        root,
+        admitted,
+    })
 }
 
 /// Makes the session of a peer that has begun to speak; on a refusal the line is given back.
@@ -258,6 +281,7 @@ async fn prepare(
     let hub = &shared.hub;
     let Known {
         peer: names,
+        root,
         admitted,
     } = known;
     let (agent, store) = (admitted.agent.id, admitted.store);
@@ -342,6 +366,7 @@ async fn prepare(
     let seat = fair.seat(store.org(), agent);
     let pace = shared.quota.pace(store.org(), agent);
     let (live, transport) = (hub.live.clone(), peer.transport);
+    let authority_changes = hub.authority.changes();
     let hub = Arc::clone(hub);
     let drive = move |line| Drive {
         line,
@@ -356,6 +381,8 @@ async fn prepare(
         expires_at,
         hub,
         names,
+        root,
+        authority_changes,
         intake,
         answering: None,
         renewing: None,
@@ -419,6 +446,9 @@ struct Drive {
     hub: Arc<Hub>,
     /// Who speaks, by the certificate.
     names: spiffe::Peer,
+    /// That the certificate leads to.
+    root: Pin,
+    authority_changes: watch::Receiver<()>,
     /// At home, or with the batch that is being stored; nowhere where only a renewal is taken.
     intake: Option<Intake>,
     renewing: Option<Renewing>,
@@ -514,6 +544,7 @@ impl Drive {
                 Some(heard) = ears.data.recv(), if may_hear => self.hear(heard)?,
                 turn = self.seat.granted(), if may_store => self.store(turn),
                 answer = next_answer(&mut self.answering) => self.answered(answer)?,
+                Ok(()) = self.authority_changes.changed() => self.authority_changed()?,
                 renewed = next_certificate(&mut self.renewing) => {
                     match renewed {
                         Ok(chain) => self.core.handle_renewed(chain),
@@ -728,10 +759,7 @@ impl Drive {
             let reason = "this agent has begun more spools than the hub keeps; enrol it again";
             return Err(self.breaks(reason.to_owned()).into());
         }
-        self.core.tell_authority(Authority {
-            roots: vec![self.hub.authority.root().to_vec()],
-            renew_within_ms: None,
-        });
+        self.tell_authority()?;
         let greeted = self.registered.greeted(hello.process, Instant::now());
         self.is_copied = greeted == Greeted::Copied;
         let at = Timestamp::now();
@@ -749,6 +777,30 @@ impl Drive {
         info!(%agent, version = %self.status.version, skew_ms, "agent greeted");
         self.alive(at);
         Ok(())
+    }
+
+    /// Tells the agent whom to trust, and to renew a certificate of an authority that goes; ends
+    /// the session where the certificate's authority is gone.
+    fn tell_authority(&mut self) -> Result<(), Ending> {
+        let authority = &self.hub.authority;
+        if !authority.pins().contains(&self.root) {
+            return Err(retired().into());
+        }
+        let is_behind = self.root != authority.pin();
+        let roots = authority.roots();
+        self.core.tell_authority(Authority {
+            roots: roots.iter().map(|root| root.to_vec()).collect(),
+            renew_within_ms: is_behind.then_some(RENEW_WITHIN_MS),
+        });
+        Ok(())
+    }
+
+    /// Goes on under a changed authority. An agent that has yet to greet is told then.
+    fn authority_changed(&mut self) -> Result<(), Ending> {
+        if self.greet_by.is_none() {
+            self.tell_authority()?;
+        }
+        self.send_outputs()
     }
 
     fn beat(&mut self, beat: &Heartbeat) {

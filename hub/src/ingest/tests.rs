@@ -4,6 +4,7 @@ mod hostile;
 mod pace;
 mod parties;
 mod renewal;
+mod rotation;
 mod standing;
 mod tcp;
 
@@ -187,6 +188,7 @@ async fn who_is_not_enrolled_here_is_told_so_in_words() {
         Agent {
             id,
             chain: leaf.unwrap().chain,
+            roots: hub.authority.roots(),
             pkcs8: key.serialize_der(),
         }
     };
@@ -864,7 +866,7 @@ fn agents_of_a_hub_that_was_killed_are_told_at_once_by_its_next_life() {
     agents.block_on(async {
         assert!(talk.connection.close_reason().is_none());
         let stop = CancellationToken::new();
-        let (_, _, serve) = port(&hub.store, hub.address, &Arc::default(), &stop, NO_QUOTAS).await;
+        let (.., serve) = port(&hub.store, hub.address, &Arc::default(), &stop, NO_QUOTAS).await;
         let serving = tokio::spawn(serve);
         let began = std::time::Instant::now();
         talk.write(Lane::Events, &[0; 64]).await;

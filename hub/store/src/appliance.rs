@@ -443,6 +443,13 @@ impl Appliance {
         found.await
     }
 
+    /// Returns every agent on the positive list, of all organisations; no data.
+    pub async fn agents(&self) -> Result<Vec<Agent>, ReadError> {
+        self.shared()
+            .ask(|records| records.view.all(Table::Agents, &Range::all()))
+            .await
+    }
+
     /// Puts a renewed certificate on the positive list. The one that the agent showed stays in
     /// force until the new one was seen; every other goes.
     ///

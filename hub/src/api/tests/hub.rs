@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::access::AccessKeys;
 use crate::api::throttle::{Throttle, Whose};
 use crate::api::{self, State};
+use crate::ca::{Authority, Material};
 use crate::live::Live;
 use crate::password::Hasher;
 use crate::serve::RulesInForce;
@@ -217,7 +218,8 @@ impl TestHub {
 
         let hasher = Hasher::default();
         let hash = hasher.hash(SecretString::from(PASSWORD)).await.unwrap();
-        let pin = Pin([7; 32]);
+        let authority = Authority::load(&Material::generate(now).unwrap()).unwrap();
+        let pin = authority.pin();
         let live = Arc::new(Live::default());
         let stop = CancellationToken::new();
         let state = Arc::new(State {
@@ -229,7 +231,7 @@ impl TestHub {
             throttle: Throttle::new(),
             hasher,
             founding: Arc::default(),
-            pin,
+            authority: Arc::new(authority),
             agent_hubs: vec!["hub.example:7443".to_owned()],
             stop: stop.clone(),
         });

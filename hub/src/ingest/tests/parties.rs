@@ -30,6 +30,7 @@ use crate::ca::Authority;
 use crate::identity::{self, Identity};
 use crate::ingest::{self, Quotas, Rates, open};
 use crate::live::Live;
+use crate::rotation::Rotation;
 use crate::tls::{self, CurrentLeaf};
 
 /// Longer than anything here takes, shorter than a person's patience.
@@ -43,6 +44,7 @@ pub(super) struct Hub {
     pub(super) store: Store,
     pub(super) live: Arc<Live>,
     pub(super) authority: Arc<Authority>,
+    pub(super) rotation: Rotation,
     pub(super) address: SocketAddr,
     pub(super) org: OrgId,
     pub(super) stop: CancellationToken,
@@ -93,8 +95,9 @@ async fn hub_of(quotas: Quotas, agent_bounds: AgentBounds) -> Hub {
         .unwrap();
     let (live, stop) = (Arc::new(Live::default()), CancellationToken::new());
     let any = "127.0.0.1:0".parse().unwrap();
-    let (address, authority, serve) = port(&store, any, &live, &stop, quotas).await;
+    let (address, rotation, authority, serve) = port(&store, any, &live, &stop, quotas).await;
     Hub {
+        rotation,
         store,
         live,
         authority,
@@ -115,6 +118,7 @@ pub(super) async fn port(
     quotas: Quotas,
 ) -> (
     SocketAddr,
+    Rotation,
     Arc<Authority>,
     impl Future<Output = ()> + Send + use<>,
 ) {
@@ -122,7 +126,7 @@ pub(super) async fn port(
     let identity = Identity::load(&appliance).await.unwrap();
     let authority = Arc::clone(&identity.authority);
     let leaf = CurrentLeaf::issue(Arc::clone(&authority), vec![], Timestamp::now()).unwrap();
-    let tls = tls::for_agents(&authority, leaf).unwrap();
+    let tls = tls::for_agents(&authority, Arc::clone(&leaf)).unwrap();
     let port = open(address, &identity, tls).unwrap();
     let address = port.address();
     let parts = ingest::Hub {
@@ -135,7 +139,8 @@ pub(super) async fn port(
         bundle_key: identity.bundle_key.public(),
     };
     let serve = ingest::serve(port, Arc::new(parts), stop.clone());
-    (address, authority, serve)
+    let rotation = Rotation::new(store.clone(), Arc::clone(&authority), leaf);
+    (address, rotation, authority, serve)
 }
 
 impl Hub {
@@ -194,10 +199,15 @@ impl Hub {
                 ..
             } => {
                 assert_eq!(org, self.org);
-                assert_eq!(roots, [self.authority.root().to_vec()]);
+                let own = self.authority.roots();
+                assert_eq!(
+                    roots,
+                    own.iter().map(|root| root.to_vec()).collect::<Vec<_>>()
+                );
                 Ok(Agent {
                     id: agent,
                     chain: chain.into_iter().map(CertificateDer::from).collect(),
+                    roots: roots.into_iter().map(CertificateDer::from).collect(),
                     pkcs8: key.serialize_der(),
                 })
             }
@@ -231,6 +241,7 @@ impl Hub {
         Agent {
             id,
             chain: leaf.chain,
+            roots: self.authority.roots(),
             pkcs8: key.serialize_der(),
         }
     }
@@ -253,6 +264,8 @@ impl Hub {
 pub(super) struct Agent {
     pub(super) id: AgentId,
     pub(super) chain: Vec<CertificateDer<'static>>,
+    /// The hub's roots, as far as it knows them.
+    pub(super) roots: Vec<CertificateDer<'static>>,
     pub(super) pkcs8: Vec<u8>,
 }
 
@@ -279,6 +292,7 @@ impl Agent {
         Self {
             id: self.id,
             chain: chain.into_iter().map(CertificateDer::from).collect(),
+            roots: self.roots.clone(),
             pkcs8: self.pkcs8.clone(),
         }
     }
@@ -311,7 +325,10 @@ pub(super) fn enrolment(
 /// Returns the TLS settings of an agent, or of one that has not enrolled.
 pub(super) fn client_tls(hub: &Hub, agent: Option<&Agent>, alpn: &[u8]) -> rustls::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(hub.authority.root().clone()).unwrap();
+    let known = agent.map_or_else(|| hub.authority.roots(), |agent| agent.roots.clone());
+    for root in known {
+        roots.add(root).unwrap();
+    }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -471,6 +488,26 @@ impl Talk {
                 };
                 self.authority = Some(authority);
                 continue;
+            }
+            let chunk = tokio::time::timeout(PATIENCE, self.control.read_chunk(4096, true));
+            let chunk = chunk.await.expect("the hub says something").unwrap();
+            self.decoder.push(&chunk.expect("the stream is open").bytes);
+        }
+    }
+
+    /// Returns what the hub says of its authority next.
+    pub(super) async fn told(&mut self) -> v1::Authority {
+        loop {
+            if let Some(told) = self.authority.take() {
+                return told;
+            }
+            while let Some(frame) = self.decoder.pop().unwrap() {
+                let message = Message::decode(&frame).unwrap().unwrap();
+                let Message::Authority(told) = message else {
+                    self.unheard.push(message);
+                    continue;
+                };
+                return told;
             }
             let chunk = tokio::time::timeout(PATIENCE, self.control.read_chunk(4096, true));
             let chunk = chunk.await.expect("the hub says something").unwrap();

@@ -23,7 +23,7 @@ async fn the_old_certificate_is_good_until_the_new_one_was_seen() {
     let hub = hub().await;
     let old = hub.agent().await;
     let mut talk = Talk::open(&hub, &old).await;
-    let root = hub.authority.root().to_vec();
+    let root = hub.authority.roots()[0].to_vec();
     // The hub's roots come with the greeting.
     let lost = talk.renew(old.request()).await.unwrap();
     let told = talk.authority.as_ref().unwrap();
