@@ -1,7 +1,8 @@
 //! Signed batches: items, their Merkle root, the agent's signature, and bounded decompression.
 
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::frame::{Frame, Lane};
 use crate::ids::SourceId;
@@ -466,7 +467,7 @@ impl VerifiedBatch {
 /// # Errors
 ///
 /// When the bytes are not the type's.
-pub fn decode_item<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, postcard::Error> {
+pub fn decode_item<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, postcard::Error> {
     match postcard::take_from_bytes(bytes)? {
         (item, []) => Ok(item),
         (_, _) => Err(postcard::Error::DeserializeBadEncoding),

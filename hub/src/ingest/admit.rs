@@ -14,13 +14,14 @@ use jiff::Timestamp;
 use protocol::batch::{BatchBuilder, VerifiedBatch, decode_item};
 use protocol::declare::{Declarations, Field, Kind, ResourceType};
 use protocol::document::{Gap, SetHash};
-use protocol::event::{EventRecord, severity};
+use protocol::event::{EventView, severity};
 use protocol::frame::Lane;
 use protocol::ids::{AgentId, SourceId};
 use protocol::wire::v1::{BatchHeader, Content, Lost, ReportItem, Resent, SourceReport, SweepItem};
 use protocol::{Document, Scope, Urn, limits};
 use serde_json::{Map, Value};
 use store::rows::SourceState;
+use store::rows::event::{EventIndex, IndexBuilder};
 use store::rows::resource::Source;
 
 /// Longest text of an event other than the raw record, in bytes.
@@ -102,8 +103,8 @@ pub(super) struct Events {
     pub(super) payload: Vec<u8>,
     /// Size of the payload before compression, in bytes.
     pub(super) payload_bytes: u32,
-    /// Those that decoded, each with its place.
-    pub(super) records: Vec<(u32, EventRecord)>,
+    /// What a search knows of those that may be stored.
+    pub(super) index: EventIndex,
 }
 
 /// What of a batch may be stored, and what may not.
@@ -429,14 +430,11 @@ fn depth(value: &Value) -> usize {
 fn events(batch: &VerifiedBatch) -> Admitted {
     let header = batch.header();
     let mut admitted = Admitted::default();
-    let mut records = Vec::new();
+    let mut index_of = IndexBuilder::default();
     let mut refused_at = BTreeSet::new();
     for (index, bytes) in batch.items().iter().enumerate() {
         match event(bytes) {
-            Ok(record) => {
-                let place = u32::try_from(index).expect("limits::BATCH_ITEMS bounds a batch");
-                records.push((place, record));
-            }
+            Ok(event) => index_of.add(&event),
             Err(No(reason)) => {
                 refused_at.insert(index);
                 admitted.refused.push(Refusal {
@@ -447,7 +445,7 @@ fn events(batch: &VerifiedBatch) -> Admitted {
             }
         }
     }
-    if records.is_empty() {
+    if refused_at.len() == batch.items().len() {
         return admitted;
     }
     let packed = if refused_at.is_empty() {
@@ -460,7 +458,7 @@ fn events(batch: &VerifiedBatch) -> Admitted {
             admitted.events = Some(Events {
                 payload,
                 payload_bytes,
-                records,
+                index: index_of.done(),
             });
             admitted
         }
@@ -468,19 +466,19 @@ fn events(batch: &VerifiedBatch) -> Admitted {
     }
 }
 
-fn event(bytes: &[u8]) -> Result<EventRecord, No> {
-    let record: EventRecord = decode_item(bytes).map_err(|_| "it cannot be decoded")?;
+fn event(bytes: &[u8]) -> Result<EventView<'_>, No> {
+    let record: EventView<'_> = decode_item(bytes).map_err(|_| "it cannot be decoded")?;
     if record.raw.len() > limits::EVENT_RAW_BYTES {
         let (has, most) = (record.raw.len(), limits::EVENT_RAW_BYTES);
         return Err(format!("its raw record has {has} bytes, more than {most}").into());
     }
     let texts = [
-        ("action", &record.action),
-        ("activity", &record.activity),
-        ("actor", &record.actor),
-        ("resource", &record.resource),
-        ("source address", &record.src_ip),
-        ("native id", &record.native_id),
+        ("action", record.action),
+        ("activity", record.activity),
+        ("actor", record.actor),
+        ("resource", record.resource),
+        ("source address", record.src_ip),
+        ("native id", record.native_id),
     ];
     if let Some((name, _)) = texts.iter().find(|(_, text)| text.len() > EVENT_TEXT_BYTES) {
         return Err(format!("its {name} is longer than {EVENT_TEXT_BYTES} bytes").into());

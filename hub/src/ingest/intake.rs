@@ -432,11 +432,7 @@ impl Intake {
                 payload: events.payload.clone(),
                 payload_bytes: events.payload_bytes,
             };
-            let records = events
-                .records
-                .iter()
-                .map(|(place, record)| (*place, record));
-            write.put_events(block, records);
+            write.put_events(block, &events.index);
         }
         if let Some(lost) = &admitted.lost {
             staging.lost(header, lost);

@@ -26,7 +26,7 @@ struct Bench {
     _dir: tempfile::TempDir,
     runtime: tokio::runtime::Runtime,
     org: OrgStore,
-    records: Vec<(u32, EventRecord)>,
+    records: Vec<EventRecord>,
     payload: Vec<u8>,
     payload_bytes: u32,
 }
@@ -54,9 +54,9 @@ impl Bench {
                 .expect("it opens")
                 .expect("it is there")
         });
-        let records: Vec<(u32, EventRecord)> = (0..EVENTS).map(|n| (n, record(n))).collect();
+        let records: Vec<EventRecord> = (0..EVENTS).map(record).collect();
         let mut bytes = Vec::new();
-        for (_, record) in &records {
+        for record in &records {
             let item = postcard::to_stdvec(record).expect("plain data");
             let length = u32::try_from(item.len()).expect("a short record");
             bytes.extend_from_slice(&length.to_le_bytes());
@@ -85,7 +85,8 @@ impl Bench {
             payload: self.payload.clone(),
             payload_bytes: self.payload_bytes,
         };
-        write.put_events(block, self.records.iter().map(|(n, record)| (*n, record)));
+        let index = self.records.iter().map(EventRecord::view).collect();
+        write.put_events(block, &index);
         write.commit().await.expect("it commits");
     }
 }

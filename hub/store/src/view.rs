@@ -62,6 +62,11 @@ impl<'r> View<'r> {
         codec::decode(table, &bytes)
     }
 
+    /// Returns what a scan found, opened but not decoded.
+    pub(crate) fn opened(&self, table: Table, entry: &Entry) -> Result<Vec<u8>, ReadError> {
+        self.sealer.open(table, &entry.key, &entry.row.value)
+    }
+
     /// Calls `visit` with the rows of a range, their keys and versions, until it breaks.
     pub(crate) fn each<T: DeserializeOwned>(
         &self,

@@ -485,7 +485,7 @@ impl TestHub {
         for records in records.chunks(50) {
             let mut write = data.write();
             let block = block(self.seeded.agent, self.seeded.source, records);
-            write.put_events(block, (0..).zip(records));
+            write.put_events(block, &records.iter().map(EventRecord::view).collect());
             write.commit().await.unwrap();
         }
     }
@@ -503,7 +503,7 @@ impl TestHub {
         for records in records.chunks(10) {
             let mut write = data.write();
             let block = block(self.seeded.agent, self.seeded.source, records);
-            write.put_events(block, (0..).zip(records));
+            write.put_events(block, &records.iter().map(EventRecord::view).collect());
             write.commit().await.unwrap();
         }
     }
@@ -809,7 +809,9 @@ async fn seed(store: &Store, data: &OrgStore) -> Seeded {
         ..EventRecord::default()
     };
     let block = block(agent, source, std::slice::from_ref(&record));
-    let event = write.put_events(block, [(0, &record)]).event(0);
+    let event = write
+        .put_events(block, &[record.view()].into_iter().collect())
+        .event(0);
     write.commit().await.unwrap();
     Seeded {
         agent,

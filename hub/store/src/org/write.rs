@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use protocol::document::Gap;
-use protocol::event::EventRecord;
 use protocol::ids::{AgentId, FindingId, SourceId};
 use protocol::{Document, Scope, Urn};
 
 use super::apply::{FailedSweep, Op, apply};
-use super::search::BlockIndex;
+use super::search::EventIndex;
 use super::sweep::Incoming;
 use super::{Committed, OrgInner, SignedHeader, Stream};
 use crate::codec;
@@ -183,14 +182,9 @@ impl OrgWrite {
     /// with its place in the batch; the index is made from them, so a search finds no other.
     /// Returns the block's key, hence every event's id.
     ///
-    /// Sealing and indexing happen here, on the caller's thread: some 2 ms for a full block.
-    pub fn put_events<'r>(
-        &mut self,
-        block: EventBlock,
-        records: impl IntoIterator<Item = (u32, &'r EventRecord)>,
-    ) -> BlockKey {
+    /// It is sealed here, on the caller's thread.
+    pub fn put_events(&mut self, block: EventBlock, index: &EventIndex) -> BlockKey {
         let key = self.org.next_block(block.received_at);
-        let index = BlockIndex::of(block.source, records.into_iter().map(|(_, record)| record));
         let head = BlockHead {
             agent: block.agent,
             source: block.source,
@@ -202,7 +196,7 @@ impl OrgWrite {
         let mut row = codec::encode(&head);
         row.extend_from_slice(&block.payload);
         let sealer = &self.org.sealer;
-        let index = sealer.seal(Table::BlockIndex, &key.0, &codec::encode(&index));
+        let index = sealer.seal(Table::BlockIndex, &key.0, &index.encode(block.source));
         let block = sealer.seal(Table::Blocks, &key.0, &row);
         self.bytes = self.bytes.saturating_add(block.len() + index.len());
         self.push(Op::Events { key, block, index });

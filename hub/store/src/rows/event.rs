@@ -10,7 +10,7 @@ use protocol::wire::v1::{Epoch, LostReason};
 use serde::{Deserialize, Serialize};
 
 use super::{at, maybe_at};
-pub use crate::org::search::holds_words;
+pub use crate::org::search::{EventIndex, IndexBuilder, holds_words};
 
 /// A block of events to be stored.
 #[derive(Debug, Clone)]

@@ -51,10 +51,8 @@ fn block(records: &[Option<EventRecord>], received: i64, source: SourceId) -> Ev
 
 async fn put(org: &OrgStore, records: &[Option<EventRecord>], received: i64) -> BlockKey {
     let mut write = org.write();
-    let placed = (0..)
-        .zip(records)
-        .filter_map(|(n, record)| Some((n, record.as_ref()?)));
-    let key = write.put_events(block(records, received, SOURCE), placed);
+    let index = records.iter().flatten().map(EventRecord::view).collect();
+    let key = write.put_events(block(records, received, SOURCE), &index);
     write.commit().await.unwrap();
     key
 }
