@@ -1,11 +1,28 @@
-//! The seam: what a storage engine does for one owner (an organisation or the appliance).
+//! The seam: what a storage engine does for one holder of rows (an organisation or the appliance).
 //!
 //! An engine sees tables, keys and sealed values, nothing else. It applies write sets atomically
 //! and durably, each under its own conditions; it reads from snapshots; it numbers the write sets
-//! it has accepted, and every row remembers the number that last wrote it. There is no join and no
-//! transaction over two owners, so that an engine on a PostgreSQL protocol fits behind it.
+//! it has accepted, and every row remembers the number that last wrote it. There is no join, and no
+//! transaction over two holders can be written down: a call names one engine, an engine one holder.
 //!
-//! Every engine must pass the suite in [`conformance`].
+//! [`Engines`] makes and opens them. [`crate::store`] gets one and names no other part of an engine,
+//! so a further engine is a module beside [`redb`] and one line there. What it must provide:
+//!
+//! - keys and ranges in the order of their bytes (for PostgreSQL `bytea`, never a collated text);
+//!   keys of 0 to 3,000 bytes, values to 64 MiB, empty ones too
+//! - one group at a time per holder, or the same effect: a group that lost a race is run again, so
+//!   [`Work`] may be called more than once and callers keep nothing of an earlier call
+//! - commit numbers without gaps, one per applied set, that a failed group gives back (a counter
+//!   row, not a sequence), and the version of every row
+//! - durability before [`Engine::group`] returns (`synchronous_commit = on`, and no replica that
+//!   may be promoted without it); where the outcome of a commit is unknown, as after a lost
+//!   connection, it finds out by the last commit number or answers [`EngineError::Fatal`]
+//! - snapshots that show one commit for as long as they are held (`REPEATABLE READ`)
+//! - a second opening of the same holder refused while the first is open (an advisory lock whose
+//!   loss is `Fatal`)
+//!
+//! Every engine must pass the suite in [`conformance`]: a [`Engines`] of its own in
+//! `conformance/bench.rs`, and each case runs on it.
 
 #[cfg(test)]
 pub(crate) mod conformance;
@@ -13,8 +30,55 @@ pub(crate) mod conformance;
 pub(crate) mod memory;
 pub(crate) mod redb;
 
-use crate::error::EngineError;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use protocol::ids::OrgId;
+
+use crate::error::{EngineError, OpenError};
 use crate::tables::Table;
+
+/// Whose rows an engine holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Holder {
+    Appliance,
+    Org(OrgId),
+}
+
+impl Holder {
+    /// The tables that its engine has.
+    pub(crate) const fn tables(self) -> &'static [Table] {
+        match self {
+            Self::Appliance => Table::APPLIANCE,
+            Self::Org(_) => Table::ORG,
+        }
+    }
+}
+
+/// Where engines come from: one for each holder.
+pub(crate) trait Engines: Send + Sync + 'static {
+    /// Where a holder's rows lie: a file, or another name that an operator can follow.
+    fn place(&self, holder: Holder) -> PathBuf;
+
+    /// Says whether a holder has rows.
+    fn exists(&self, holder: Holder) -> bool;
+
+    /// Makes a holder's place with its first rows, all or nothing, durably, and opens it. One that
+    /// exists is refused and stays as it is.
+    fn create(&self, holder: Holder, first: &WriteSet) -> Result<Arc<dyn Engine>, OpenError>;
+
+    /// Opens what [`Engines::create`] made, with every acknowledged write set. `InUse` while it is
+    /// open elsewhere.
+    fn open(&self, holder: Holder) -> Result<Arc<dyn Engine>, OpenError>;
+
+    /// Returns a row of a holder that is not open, changing nothing. `None` also where only an
+    /// opening could tell.
+    fn peek(&self, holder: Holder, table: Table, key: &[u8]) -> Result<Option<Row>, OpenError>;
+
+    /// Removes a holder's rows, which must not be open.
+    fn remove(&self, holder: Holder) -> io::Result<()>;
+}
 
 /// A row key, built in [`crate::keys`].
 pub(crate) type Key = Vec<u8>;
@@ -234,7 +298,7 @@ pub(crate) trait Group: Read {
 /// The work of a group. May be called again by an engine that has to retry.
 pub(crate) type Work<'w> = dyn FnMut(&mut dyn Group) -> Result<(), EngineError> + 'w;
 
-/// A storage engine for one owner.
+/// A storage engine for one holder.
 pub(crate) trait Engine: Send + Sync + 'static {
     /// Runs `work` and makes everything it applied durable, at once, before it returns. When it
     /// returns an error, nothing of the group is stored, unless the error is
@@ -244,7 +308,7 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// Returns a view of the last commit that later ones do not change.
     fn snapshot(&self) -> Result<Box<dyn Read>, EngineError>;
 
-    /// Closes the file. Later calls fail; snapshots that are held keep it open to their end.
+    /// Closes it. Later calls fail; snapshots that are held show their commit to their end.
     fn close(&self);
 
     /// Applies one write set, durably.

@@ -6,9 +6,6 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
@@ -20,8 +17,8 @@ use crate::appliance::desk::StoredOrg;
 use crate::appliance::{Appliance, Shared};
 use crate::codec;
 use crate::door::Door;
-use crate::engine::redb::RedbEngine;
-use crate::engine::{Engine, WriteSet};
+use crate::engine::redb::RedbFiles;
+use crate::engine::{Engine, Engines, Holder, WriteSet};
 use crate::error::{ApplianceError, Fatal, OpenError};
 use crate::keys::Names;
 use crate::master::MasterKey;
@@ -57,8 +54,9 @@ impl StoreConfig {
     }
 }
 
-fn appliance_path(data_dir: &Path) -> PathBuf {
-    data_dir.join("appliance.redb")
+/// The one place that names an engine.
+fn engines_of(config: &StoreConfig) -> Arc<dyn Engines> {
+    Arc::new(RedbFiles::new(config.data_dir.clone(), config.cache_bytes))
 }
 
 /// The row of [`Table::Meta`] that holds the appliance's wrapped keyring. It is not sealed: it is
@@ -96,12 +94,12 @@ impl Store {
     ///
     /// `Exists` where there is one; it is not touched then.
     pub fn create(config: StoreConfig, master: MasterKey) -> Result<Self, OpenError> {
-        if Self::exists(&config.data_dir) {
+        let engines = engines_of(&config);
+        if engines.exists(Holder::Appliance) {
             return Err(OpenError::Exists {
                 path: config.data_dir,
             });
         }
-        private_dir(&config.data_dir)?;
         let wrap = master.wrap();
         let keyring = Keyring::fresh();
         let mut first = WriteSet::default();
@@ -112,9 +110,8 @@ impl Store {
         let identity = names.meta("identity");
         let sealed = sealer.seal(Table::Meta, &identity, &codec::encode(&APPLIANCE));
         first.put(Table::Meta, identity, sealed);
-        let path = appliance_path(&config.data_dir);
-        let engine = RedbEngine::create(&path, Table::APPLIANCE, config.cache_bytes, &first)?;
-        Self::on(config, wrap, Arc::new(engine), names, sealer)
+        let engine = engines.create(Holder::Appliance, &first)?;
+        Self::on(config, wrap, engines, engine, names, sealer)
     }
 
     /// Opens the store. Blocks.
@@ -123,22 +120,23 @@ impl Store {
     ///
     /// `Missing`, `WrongMasterKey`, `Newer`, `Damaged`, `InUse`; nothing is changed then.
     pub fn open(config: StoreConfig, master: MasterKey) -> Result<Self, OpenError> {
-        if !Self::exists(&config.data_dir) {
+        let engines = engines_of(&config);
+        if !engines.exists(Holder::Appliance) {
             return Err(OpenError::Missing {
                 path: config.data_dir,
             });
         }
-        let path = appliance_path(&config.data_dir);
+        let path = engines.place(Holder::Appliance);
         let damaged = |reason: String| OpenError::Damaged {
             path: path.clone(),
             reason,
         };
         let wrap = master.wrap();
         // Asked before the file is opened for writing, which changes it.
-        if let Some(row) = RedbEngine::peek(&path, Table::Meta, keyring_key())? {
+        if let Some(row) = engines.peek(Holder::Appliance, Table::Meta, keyring_key())? {
             unwrap(&wrap, &master, APPLIANCE_PURPOSE, &row.value, &path)?;
         }
-        let engine = RedbEngine::open(&path, Table::APPLIANCE, config.cache_bytes)?;
+        let engine = engines.open(Holder::Appliance)?;
         let (names, sealer) = {
             let snapshot = engine
                 .snapshot()
@@ -160,17 +158,17 @@ impl Store {
             }
             (names, sealer)
         };
-        Self::on(config, wrap, Arc::new(engine), names, sealer)
+        Self::on(config, wrap, engines, engine, names, sealer)
     }
 
     fn on(
         config: StoreConfig,
         wrap: Wrap,
+        engines: Arc<dyn Engines>,
         engine: Arc<dyn Engine>,
         names: Names,
         sealer: Sealer,
     ) -> Result<Self, OpenError> {
-        private_dir(&orgs_dir(&config.data_dir))?;
         let (alarm, door) = (Alarm::new(), Door::new());
         let writer = Writer::start(Arc::clone(&engine), alarm.clone()).map_err(|error| {
             OpenError::Start {
@@ -187,6 +185,7 @@ impl Store {
         };
         let hub = Hub {
             config,
+            engines,
             wrap,
             alarm,
             door,
@@ -198,7 +197,7 @@ impl Store {
 
     /// Says whether there is a store in a data directory.
     pub fn exists(data_dir: &Path) -> bool {
-        appliance_path(data_dir).exists()
+        engines_of(&StoreConfig::new(data_dir)).exists(Holder::Appliance)
     }
 
     /// Returns the appliance's own store.
@@ -293,6 +292,7 @@ struct Slots {
 /// Everything that is open.
 pub(crate) struct Hub {
     config: StoreConfig,
+    engines: Arc<dyn Engines>,
     wrap: Wrap,
     alarm: Alarm,
     door: Door,
@@ -300,17 +300,9 @@ pub(crate) struct Hub {
     orgs: Orgs,
 }
 
-fn orgs_dir(data_dir: &Path) -> PathBuf {
-    data_dir.join("orgs")
-}
-
 impl Hub {
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
-    }
-
-    fn path_of(&self, org: OrgId) -> PathBuf {
-        orgs_dir(&self.config.data_dir).join(format!("{org}.redb"))
     }
 
     fn slot_of(&self, org: OrgId) -> Result<Slot, Arc<OpenError>> {
@@ -373,7 +365,7 @@ impl Hub {
     }
 
     fn open_org_now(&self, org: OrgId) -> Result<Option<OrgStore>, OpenError> {
-        let store = appliance_path(&self.config.data_dir);
+        let store = self.engines.place(Holder::Appliance);
         let stored = self
             .shared
             .look(|records| records.org(org))
@@ -385,16 +377,14 @@ impl Hub {
             .wrap
             .unwrap(&org_purpose(org), &stored.keyring)
             .map_err(|error| unreadable(&store, error))?;
-        let path = self.path_of(org);
-        let engine = RedbEngine::open(&path, Table::ORG, self.config.cache_bytes)?;
-        self.take_into_use(org, &path, engine, keyring).map(Some)
+        let engine = self.engines.open(Holder::Org(org))?;
+        self.take_into_use(org, engine, keyring).map(Some)
     }
 
     fn take_into_use(
         &self,
         org: OrgId,
-        path: &Path,
-        engine: RedbEngine,
+        engine: Arc<dyn Engine>,
         keyring: Keyring,
     ) -> Result<OrgStore, OpenError> {
         let names = Names::new(keyring.name_key());
@@ -405,7 +395,8 @@ impl Hub {
             appliance: Arc::clone(&self.shared),
             bounds: self.config.agent_bounds,
         };
-        OrgInner::open(org, path, Arc::new(engine), names, sealer, around).map(OrgStore::of)
+        let path = self.engines.place(Holder::Org(org));
+        OrgInner::open(org, &path, engine, names, sealer, around).map(OrgStore::of)
     }
 
     /// Makes an organisation: its file first, then its row. A crash between leaves a file that no
@@ -450,8 +441,9 @@ impl Hub {
         if let Err(error) = named {
             // Without its row the file is nobody's. It is not in use: nothing has opened it.
             if matches!(error, ApplianceError::NameTaken) {
-                let path = self.path_of(id);
-                let removed = tokio::task::spawn_blocking(move || fs::remove_file(path)).await;
+                let engines = Arc::clone(&self.engines);
+                let removed =
+                    tokio::task::spawn_blocking(move || engines.remove(Holder::Org(id))).await;
                 if !matches!(removed, Ok(Ok(()))) {
                     tracing::warn!(org = %id, "an organisation's file without a name was left");
                 }
@@ -468,8 +460,7 @@ impl Hub {
         let names = Names::new(keyring.name_key());
         let sealer = keyring.into_sealer(*org.as_bytes());
         let first = OrgInner::first_rows(org, &names, &sealer);
-        let path = self.path_of(org);
-        let made = RedbEngine::create(&path, Table::ORG, self.config.cache_bytes, &first)?;
+        let made = self.engines.create(Holder::Org(org), &first)?;
         made.close();
         Ok(wrapped)
     }
@@ -493,16 +484,4 @@ impl Hub {
         }
         self.shared.close();
     }
-}
-
-/// Makes a directory that only its owner may enter; one that is there stays as it is.
-fn private_dir(path: &Path) -> Result<(), OpenError> {
-    let made = fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path);
-    made.map_err(|source: io::Error| OpenError::Io {
-        path: path.to_owned(),
-        source,
-    })
 }

@@ -1,28 +1,52 @@
-//! What every engine must pass: each sentence on the model and on redb, then random histories on
-//! both at once.
+//! What every engine must pass: each sentence on every engine, and random histories on each beside
+//! the model.
+//!
+//! ```text
+//! bench      the engines that are tried: one line for each
+//! (here)     what needs Rust to say: groups, errors, large values
+//! cases      what one line of a script says
+//! script     how such a line is read
+//! holders    making, opening, closing, removing; two holders beside each other
+//! histories  properties over random histories
+//! ```
 
-use std::sync::Arc;
+pub(crate) mod bench;
+mod cases;
+mod histories;
+mod holders;
+mod script;
 
-use proptest::prelude::*;
-
-use super::memory::MemoryEngine;
-use super::redb::RedbEngine;
 use super::{
-    Condition, Direction, Engine, Entry, Key, Note, PageSize, Range, Read, Refused, Row, Write,
+    Condition, Direction, Engine, Entry, Key, Note, PageSize, Range, Read, Refused, Write,
     WriteSet, each,
 };
 use crate::error::EngineError;
 use crate::tables::Table;
 
-macro_rules! conformance {
-    ($($name:ident)*) => {
+/// Makes one test of each case and engine.
+macro_rules! on_every_engine {
+    ($run:path; $($name:ident $case:expr;)*) => {
         mod on_the_model {
-            $(#[test] fn $name() { super::$name(&super::MemoryEngine::default()); })*
+            $(#[test] fn $name() { $run(crate::engine::conformance::bench::model(), $case) })*
+        }
+        mod on_a_model_that_runs_groups_again {
+            $(#[test] fn $name() { $run(crate::engine::conformance::bench::repeating(), $case) })*
         }
         mod on_redb {
-            $(#[test] fn $name() { let (_dir, engine) = super::new_redb(); super::$name(&engine); })*
+            $(#[test] fn $name() { $run(crate::engine::conformance::bench::redb(), $case) })*
         }
     };
+}
+use on_every_engine;
+
+macro_rules! conformance {
+    ($($name:ident)*) => {
+        on_every_engine! { super::run; $($name super::$name;)* }
+    };
+}
+
+fn run(bench: bench::Bench, case: fn(&dyn Engine)) {
+    case(&*bench.make());
 }
 
 conformance! {
@@ -643,153 +667,4 @@ fn notes_are_forgotten_up_to_a_commit(engine: &dyn Engine) {
     };
     apply(engine, &all);
     assert_eq!(noted(engine, 0, 10), []);
-}
-
-// -- redb against the model --------------------------------------------------------------------
-
-fn new_redb() -> (tempfile::TempDir, RedbEngine) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("test.redb");
-    let engine = RedbEngine::create(&path, Table::ORG, 1 << 20, &WriteSet::default()).unwrap();
-    (dir, engine)
-}
-
-/// One step of a history.
-#[derive(Debug, Clone)]
-enum Step {
-    Group(Vec<WriteSet>),
-    Failed(Vec<WriteSet>),
-    Reopen,
-}
-
-fn any_key() -> impl Strategy<Value = Key> {
-    proptest::collection::vec(prop_oneof![Just(0u8), Just(1), Just(0xff)], 0..4)
-}
-
-fn any_table() -> impl Strategy<Value = Table> {
-    prop_oneof![Just(Table::Findings), Just(Table::Resources)]
-}
-
-fn any_range() -> impl Strategy<Value = Range> {
-    (any_key(), proptest::option::of(any_key())).prop_map(|(from, to)| Range { from, to })
-}
-
-fn any_set() -> impl Strategy<Value = WriteSet> {
-    let condition = prop_oneof![
-        (any_table(), any_key()).prop_map(|(table, key)| Condition::Absent { table, key }),
-        (any_table(), any_key(), 0u64..6).prop_map(|(table, key, version)| Condition::Version {
-            table,
-            key,
-            version
-        }),
-        (any_key(), 0u64..3).prop_map(|(key, value)| Condition::Mark { key, value }),
-    ];
-    let value = proptest::collection::vec(any::<u8>(), 0..40);
-    let write = prop_oneof![
-        5 => (any_table(), any_key(), value)
-            .prop_map(|(table, key, value)| Write::Put { table, key, value }),
-        2 => (any_table(), any_key()).prop_map(|(table, key)| Write::Delete { table, key }),
-        1 => (any_table(), any_range())
-            .prop_map(|(table, range)| Write::DeleteRange { table, range }),
-    ];
-    (
-        prop_oneof![3 => Just(Vec::new()), 1 => proptest::collection::vec(condition, 1..3)],
-        proptest::collection::vec(write, 0..6),
-        proptest::collection::vec((any_key(), 0u64..3), 0..2),
-        proptest::collection::vec((any_table(), any_key()), 0..3),
-        proptest::option::weighted(0.1, 0u64..8),
-    )
-        .prop_map(
-            |(conditions, writes, marks, notes, forget_notes)| WriteSet {
-                conditions,
-                writes,
-                marks,
-                notes,
-                forget_notes,
-            },
-        )
-}
-
-fn any_history() -> impl Strategy<Value = Vec<Step>> {
-    let sets = || proptest::collection::vec(any_set(), 0..4);
-    let step = prop_oneof![
-        8 => sets().prop_map(Step::Group),
-        1 => sets().prop_map(Step::Failed),
-        1 => Just(Step::Reopen),
-    ];
-    proptest::collection::vec(step, 1..12)
-}
-
-type Whole = (u64, Vec<(Table, Entry)>, Vec<Note>, Vec<(Key, u64)>);
-
-/// Everything that can be read, for comparison.
-fn whole(engine: &dyn Engine) -> Whole {
-    let read = engine.snapshot().unwrap();
-    let mut rows = Vec::new();
-    for table in [Table::Findings, Table::Resources] {
-        let usual = PageSize::USUAL;
-        let found = read
-            .scan(table, &Range::all(), Direction::Forward, usual)
-            .unwrap();
-        for entry in &found {
-            let again: Option<Row> = read.get(table, &entry.key).unwrap();
-            assert_eq!(again.as_ref(), Some(&entry.row));
-        }
-        rows.extend(found.into_iter().map(|entry| (table, entry)));
-    }
-    let mut marks = Vec::new();
-    for a in [0u8, 1, 0xff] {
-        marks.push((vec![a], read.mark(&[a]).unwrap()));
-    }
-    (
-        read.last_commit().unwrap(),
-        rows,
-        read.notes(0, 1000).unwrap(),
-        marks,
-    )
-}
-
-fn outcomes(engine: &dyn Engine, sets: &[WriteSet], fails: bool) -> Vec<Result<u64, Refused>> {
-    let mut outcomes = Vec::new();
-    let done = engine.group(&mut |group| {
-        outcomes.clear();
-        for set in sets {
-            outcomes.push(group.apply(set)?);
-        }
-        if fails {
-            Err(EngineError::Io("on purpose".into()))
-        } else {
-            Ok(())
-        }
-    });
-    assert_eq!(done.is_err(), fails);
-    outcomes
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
-    #[test]
-    fn redb_answers_like_the_model_over_any_history(history in any_history()) {
-        let model = MemoryEngine::default();
-        let (dir, redb) = new_redb();
-        let mut redb = Arc::new(redb);
-        for step in history {
-            match step {
-                Step::Group(sets) => {
-                    let ours = outcomes(&*redb, &sets, false);
-                    prop_assert_eq!(ours, outcomes(&model, &sets, false));
-                }
-                Step::Failed(sets) => {
-                    let ours = outcomes(&*redb, &sets, true);
-                    prop_assert_eq!(ours, outcomes(&model, &sets, true));
-                }
-                Step::Reopen => {
-                    drop(redb);
-                    let path = dir.path().join("test.redb");
-                    redb = Arc::new(RedbEngine::open(&path, Table::ORG, 1 << 20).unwrap());
-                }
-            }
-            prop_assert_eq!(whole(&*redb), whole(&model));
-        }
-    }
 }

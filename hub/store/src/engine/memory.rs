@@ -1,37 +1,152 @@
 //! The model: what every engine must do, in the plainest way that can be read.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::{
-    Condition, Direction, Engine, Entry, Group, Key, Note, PageSize, Range, Read, Refused, Row,
-    Work, Write, WriteSet,
+    Condition, Direction, Engine, Engines, Entry, Group, Holder, Key, Note, PageSize, Range, Read,
+    Refused, Row, Work, Write, WriteSet,
 };
-use crate::error::EngineError;
+use crate::error::{EngineError, OpenError};
 use crate::tables::Table;
 
 /// Everything in memory; a commit is an assignment.
 #[derive(Default)]
 pub(crate) struct MemoryEngine {
+    held: Arc<Held>,
+    is_closed: AtomicBool,
+}
+
+/// What outlives a handle.
+#[derive(Default)]
+struct Held {
     /// One group at a time.
     writing: Mutex<()>,
     state: Mutex<State>,
 }
 
 impl MemoryEngine {
+    fn on(held: Arc<Held>) -> Self {
+        Self {
+            held,
+            is_closed: AtomicBool::new(false),
+        }
+    }
+
+    fn current(&self) -> Result<State, EngineError> {
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(EngineError::Io("the store is closed".into()));
+        }
+        Ok(self.held.current())
+    }
+
+    /// Returns a copy that goes its own way.
+    pub(crate) fn fork(&self) -> Self {
+        let state = Mutex::new(self.held.current());
+        Self::on(Arc::new(Held {
+            writing: Mutex::new(()),
+            state,
+        }))
+    }
+}
+
+impl Held {
     fn current(&self) -> State {
         self.state
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
+}
 
-    /// Returns a copy that goes its own way.
-    pub(crate) fn fork(&self) -> Self {
-        Self {
-            writing: Mutex::new(()),
-            state: Mutex::new(self.current()),
+/// Every holder's rows in memory.
+#[derive(Default)]
+pub(crate) struct MemoryEngines {
+    places: Mutex<BTreeMap<Holder, Place>>,
+}
+
+struct Place {
+    held: Arc<Held>,
+    open: Weak<MemoryEngine>,
+}
+
+impl Place {
+    fn is_open(&self) -> bool {
+        let open = self.open.upgrade();
+        open.is_some_and(|open| !open.is_closed.load(Ordering::Acquire))
+    }
+
+    fn open(&mut self) -> Arc<MemoryEngine> {
+        let engine = Arc::new(MemoryEngine::on(Arc::clone(&self.held)));
+        self.open = Arc::downgrade(&engine);
+        engine
+    }
+}
+
+impl MemoryEngines {
+    fn places(&self) -> MutexGuard<'_, BTreeMap<Holder, Place>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn closed_place<R>(
+        &self,
+        holder: Holder,
+        work: impl FnOnce(&mut Place) -> R,
+    ) -> Result<R, OpenError> {
+        let path = self.place(holder);
+        match self.places().get_mut(&holder) {
+            None => Err(OpenError::Io {
+                path,
+                source: io::ErrorKind::NotFound.into(),
+            }),
+            Some(place) if place.is_open() => Err(OpenError::InUse { path }),
+            Some(place) => Ok(work(place)),
         }
+    }
+}
+
+impl Engines for MemoryEngines {
+    fn place(&self, holder: Holder) -> PathBuf {
+        format!("memory of {holder:?}").into()
+    }
+
+    fn exists(&self, holder: Holder) -> bool {
+        self.places().contains_key(&holder)
+    }
+
+    fn create(&self, holder: Holder, first: &WriteSet) -> Result<Arc<dyn Engine>, OpenError> {
+        if self.exists(holder) {
+            let path = self.place(holder);
+            return Err(OpenError::Exists { path });
+        }
+        let mut place = Place {
+            held: Arc::default(),
+            open: Weak::new(),
+        };
+        let engine = place.open();
+        if *first != WriteSet::default() {
+            engine.apply(first).unwrap().unwrap();
+        }
+        self.places().insert(holder, place);
+        Ok(engine)
+    }
+
+    fn open(&self, holder: Holder) -> Result<Arc<dyn Engine>, OpenError> {
+        let engine = self.closed_place(holder, Place::open)?;
+        Ok(engine)
+    }
+
+    fn peek(&self, holder: Holder, table: Table, key: &[u8]) -> Result<Option<Row>, OpenError> {
+        let state = self.closed_place(holder, |place| place.held.current())?;
+        Ok(state.get(table, key).unwrap())
+    }
+
+    fn remove(&self, holder: Holder) -> io::Result<()> {
+        let removed = self.places().remove(&holder);
+        removed.map(drop).ok_or(io::ErrorKind::NotFound.into())
     }
 }
 
@@ -45,17 +160,20 @@ struct State {
 
 impl Engine for MemoryEngine {
     fn group(&self, work: &mut Work<'_>) -> Result<(), EngineError> {
-        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut next = self.current();
+        let held = &self.held;
+        let _alone = held.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = self.current()?;
         work(&mut next)?;
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = next;
+        *held.state.lock().unwrap_or_else(PoisonError::into_inner) = next;
         Ok(())
     }
 
-    fn close(&self) {}
+    fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+    }
 
     fn snapshot(&self) -> Result<Box<dyn Read>, EngineError> {
-        Ok(Box::new(self.current()))
+        Ok(Box::new(self.current()?))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The default engine: one redb file per owner. The only module that names redb.
+//! The default engine: one redb file per holder. The only module that names redb.
 //!
 //! ```text
 //! table    key                      value
@@ -12,6 +12,7 @@
 //! panic becomes an error. A file is made under another name and renamed when it is whole.
 
 mod disk;
+mod files;
 mod group;
 mod opening;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use redb::{Database, Durability, ReadableDatabase, TableDefinition};
 
 use self::disk::{Health, Medium, Trouble};
+pub(crate) use self::files::RedbFiles;
 use self::group::RedbGroup;
 use self::opening::{Make, Opened, io_error, open_file, open_medium, words};
 use self::snapshot::RedbSnapshot;
@@ -49,7 +51,7 @@ fn rows(table: Table) -> TableDefinition<'static, &'static [u8], &'static [u8]> 
     TableDefinition::new(table.name())
 }
 
-/// One owner's file.
+/// One holder's file.
 pub(crate) struct RedbEngine {
     path: PathBuf,
     tables: &'static [Table],

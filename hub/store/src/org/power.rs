@@ -12,6 +12,7 @@ use protocol::{Document, Scope};
 use super::tamper::Keys;
 use super::{OrgStore, SignedHeader, Stream};
 use crate::engine::Engine;
+use crate::engine::conformance::bench::repeating_engine;
 use crate::engine::redb::power::platter::{Dice, Make, Platter, Sync};
 use crate::engine::redb::power::{create, open_again};
 use crate::error::CommitError;
@@ -154,4 +155,18 @@ async fn a_disk_whose_sync_lies_is_found_out_by_the_same_lives() {
         found_out += usize::from(live(seed, 6, Sync::Lies).await.is_err());
     }
     assert!(found_out > 15, "only {found_out} of 20 were found out");
+}
+
+#[tokio::test]
+async fn what_an_engine_runs_twice_is_stored_once() {
+    let engine = repeating_engine();
+    let keys = Keys::fresh();
+    keys.make(&*engine);
+    let org = keys.open(&engine).unwrap();
+    for n in 1..=20 {
+        store(&org, n).await.unwrap();
+        let again = store(&org, n).await;
+        assert!(matches!(again, Err(CommitError::Repeat { high_water }) if high_water == n));
+    }
+    assert_eq!(stored(&org).await, Ok(20));
 }
