@@ -84,7 +84,8 @@ impl From<EnrollError> for Failure {
             EnrollError::NoHub => (Exit::Usage, "give the hub's address with --hub HOST:PORT"),
             EnrollError::Pin { .. } => (
                 Exit::Forbidden,
-                "check the address; if it is right, somebody stands between this host and the \
+                "check the address, and make a new token if the hub's certificate authority was \
+                 replaced since this one was made; else somebody stands between this host and the \
                  hub: a TLS-inspecting proxy must exempt the hub from inspection",
             ),
             EnrollError::Link(link) if link.is_refusal() => (Exit::Forbidden, "check the address"),

@@ -144,6 +144,10 @@ pub(crate) enum LinkError {
     Local { reason: String },
 }
 
+/// How the name of who issues hubs' certificates begins. Anybody may say so: it is good for words
+/// and nothing else.
+const HUB_ISSUER: &str = "CN=Zero-X intermediate ";
+
 impl LinkError {
     /// Returns whether the hub, or what stands in its place, refuses this agent.
     pub(crate) fn is_refusal(&self) -> bool {
@@ -181,6 +185,14 @@ impl LinkError {
             Self::Clock { .. } => {
                 "set this host's clock, for example with chrony or systemd-timesyncd, and look at \
                  the hub's"
+            }
+            Self::WrongHub {
+                issuer: Some(issuer),
+                ..
+            } if issuer.starts_with(HUB_ISSUER) => {
+                "that is a Zero-X hub; if it is this agent's own, its certificate authority was \
+                 replaced while the agent was away, or the hub was made anew: enrol again with a \
+                 new token, `zero-x-agent enroll --replace --token-file F`; else check the address"
             }
             Self::WrongHub {
                 issuer: Some(_), ..

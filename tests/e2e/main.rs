@@ -14,6 +14,7 @@ mod identity;
 mod init;
 mod organisations;
 mod restricted;
+mod rotation;
 mod sync;
 mod transport;
 mod verdicts;

@@ -241,6 +241,15 @@ mod tests {
             Err(stranger()),
             (Fail, "CN=Gateway", "exempt the hub"),
         );
+        let replaced = || LinkError::WrongHub {
+            address: "hub:443".to_owned(),
+            issuer: Some("CN=Zero-X intermediate zx-0123".to_owned()),
+        };
+        check(
+            Err(replaced()),
+            Err(replaced()),
+            (Fail, "zx-0123", "was replaced while the agent was away"),
+        );
     }
 
     #[test]
