@@ -31,7 +31,7 @@ use crate::cli::{BundleExport, BundleVerb, Since};
 use crate::config::Config;
 use crate::connect::Connector;
 use crate::exit::{Exit, Failure};
-use crate::identity::Identity;
+use crate::identity::{Identity, IdentityError};
 use crate::layout::{Layout, LayoutError};
 use crate::run::stop_on_signal;
 use crate::show::{self, Format};
@@ -84,6 +84,12 @@ pub(crate) enum CarryError {
     /// A reply is not by the hub.
     #[error("this reply is not by the hub that this agent trusts")]
     Hub(#[source] rustls::Error),
+    /// The key cannot sign.
+    #[error("the request for the next certificate could not be made")]
+    Request(#[source] rcgen::Error),
+    /// The certificate in a reply is none for this agent.
+    #[error("the certificate in this reply could not be taken")]
+    Certificate(#[from] IdentityError),
     /// More volumes than a bundle has.
     #[error("this would take more than {} volumes", limits::BUNDLE_VOLUMES)]
     Volumes,
@@ -128,9 +134,11 @@ impl From<CarryError> for Failure {
                 "move the file away; the numbering then begins anew, which the hub notices: import \
                  a reply before the next export"
             }
-            CarryError::Make(_) | CarryError::Spool(_) | CarryError::Layout(_) => {
-                "run `zero-x-agent doctor`"
-            }
+            CarryError::Make(_)
+            | CarryError::Request(_)
+            | CarryError::Certificate(_)
+            | CarryError::Spool(_)
+            | CarryError::Layout(_) => "run `zero-x-agent doctor`",
         };
         let exit = match &error {
             CarryError::Exists { .. } | CarryError::Volumes => Exit::Usage,
@@ -142,6 +150,8 @@ impl From<CarryError> for Failure {
             CarryError::Write { .. }
             | CarryError::Read { .. }
             | CarryError::Make(_)
+            | CarryError::Request(_)
+            | CarryError::Certificate(_)
             | CarryError::Spool(_)
             | CarryError::Layout(_) => Exit::No,
         };

@@ -10,6 +10,7 @@
 //! bundle once more goes on behind them.
 
 mod chain;
+mod renewal;
 mod reply;
 mod request;
 mod volumes;
@@ -25,14 +26,14 @@ use serde::{Deserialize, Serialize};
 use store::error::{AdmitAgentError, CommitError, OpenError, ReadError};
 use store::rows::access::AgentStatus;
 use store::rows::audit::AuditAct;
-use store::rows::carried::Carried;
+use store::rows::carried::{AskedRenewal, Carried};
 use store::rows::finding::Actor;
-use store::{Appliance, Store};
+use store::{AdmittedAgent, Appliance, Store};
 use tokio::sync::{Mutex, mpsc};
 use tracing::info;
 
-use crate::ca::Authority;
 use crate::ca::spiffe::{Peer, PeerError, read_peer};
+use crate::ca::{Authority, REQUEST_BYTES};
 use crate::failure::{Exit, Explain};
 use crate::identity::Identity;
 use crate::ingest::carried::{CarriedError, Counted, Door, Hole, Known, Memory, Sieve, look};
@@ -353,11 +354,34 @@ pub(crate) struct Importer {
     one_at_a_time: Mutex<()>,
 }
 
+/// The certificate that vouches for a bundle.
+struct Shown {
+    peer: Peer,
+    /// It, DER.
+    leaf: Vec<u8>,
+    admitted: AdmittedAgent,
+    /// Whether it is from before the one that the agent has now.
+    is_set_back: bool,
+}
+
+impl Shown {
+    fn new(peer: Peer, leaf: Vec<u8>, admitted: AdmittedAgent, is_set_back: bool) -> Self {
+        Self {
+            peer,
+            leaf,
+            admitted,
+            is_set_back,
+        }
+    }
+}
+
 /// A bundle that was looked at from end to end and is good.
 struct Examined {
     digests: Digests,
     counted: Counted,
     notice: Option<Notice>,
+    /// The request for the agent's next certificate.
+    csr: Option<Vec<u8>>,
 }
 
 impl Importer {
@@ -396,13 +420,13 @@ impl Importer {
             return self.enrol(request, now).await;
         }
         let (mut volumes, header) = blocking(move || volumes::sort(volumes)).await??;
-        let peer = self.verify(&header, now)?;
         let (org, agent) = (header.org, header.agent);
-        if (peer.identity.org, peer.identity.agent) != (org, agent) {
-            return Err(ImportError::Names);
-        }
-        let admitted = self.appliance.admit_agent(&peer.identity).await;
-        let admitted = admitted.map_err(|source| ImportError::Refused { agent, source })?;
+        let Shown {
+            peer,
+            leaf,
+            admitted,
+            is_set_back,
+        } = self.admit(&header, now).await?;
         let store = admitted.store.clone();
         let public_key = peer.public_key;
         let known = Known::of(&admitted, public_key.clone(), header.epoch, self.epoch).await?;
@@ -476,8 +500,17 @@ impl Importer {
         let was_given_up = carried.given_up.contains(&header.number);
         chain::note(&mut carried, &header, last, &missing, is_lost, now);
         chain::ask(&mut carried, counted.resync);
-        // The agent has what was issued to it: this bundle was signed with it.
-        carried.issued = Vec::new();
+        if carried.issued.first() == Some(&leaf) {
+            // The agent has what was issued to it: this bundle was signed with it.
+            carried.issued = Vec::new();
+        }
+        if let Some(csr) = examined.csr {
+            carried.renewal = Some(AskedRenewal {
+                csr,
+                shown: leaf,
+                is_set_back,
+            });
+        }
         if let Some(notice) = &examined.notice {
             carried.reply_key = Some(notice.reply_key);
         }
@@ -501,16 +534,45 @@ impl Importer {
         Ok(report)
     }
 
-    /// Checks that the certificate is by this hub's authority. One that ended is good for a while.
-    fn verify(&self, header: &Header, now: Timestamp) -> Result<Peer, ImportError> {
-        let mut chain = header.certificates.iter();
-        let mut chain = chain
-            .by_ref()
-            .map(|der| CertificateDer::from(der.as_slice()));
-        let Some(leaf) = chain.next() else {
-            return Err(ImportError::Peer(PeerError::Certificate));
+    /// Admits the agent whose bundle this is, by its certificate. A hub that was set back behind a
+    /// renewal does not know that one; the one from before it is then as good, for the same key.
+    async fn admit(&self, header: &Header, now: Timestamp) -> Result<Shown, ImportError> {
+        let agent = header.agent;
+        let admit = async |leaf: &Vec<u8>| {
+            let peer = self.verify(leaf, &header.certificates, now)?;
+            if (peer.identity.org, peer.identity.agent) != (header.org, agent) {
+                return Err(ImportError::Names);
+            }
+            let admitted = self.appliance.admit_agent(&peer.identity).await;
+            let admitted = admitted.map_err(|source| ImportError::Refused { agent, source })?;
+            Ok((peer, admitted))
         };
-        let above: Vec<CertificateDer<'_>> = chain.collect();
+        let first = header.certificates.first();
+        let leaf = first.ok_or(ImportError::Peer(PeerError::Certificate))?;
+        let unknown = match admit(leaf).await {
+            Ok((peer, admitted)) => {
+                let leaf = leaf.clone();
+                return Ok(Shown::new(peer, leaf, admitted, false));
+            }
+            Err(error) => error,
+        };
+        if let ImportError::Refused { source, .. } = &unknown
+            && matches!(source, AdmitAgentError::WrongSerial)
+            && let Some(older) = header.certificates.get(1..).and_then(<[_]>::last)
+            && let Ok((peer, admitted)) = admit(older).await
+        {
+            info!(%agent, "a bundle is by a certificate that this hub has lost");
+            // Whose key the bundle is signed with is still to be checked.
+            return Ok(Shown::new(peer, older.clone(), admitted, true));
+        }
+        Err(unknown)
+    }
+
+    /// Checks that a certificate is by this hub's authority. One that ended is good for a while.
+    fn verify(&self, leaf: &[u8], chain: &[Vec<u8>], now: Timestamp) -> Result<Peer, ImportError> {
+        let leaf = CertificateDer::from(leaf);
+        let chain = chain.iter().map(|der| CertificateDer::from(der.as_slice()));
+        let above: Vec<CertificateDer<'_>> = chain.filter(|der| *der != leaf).collect();
         let peer = read_peer(&leaf, self.authority.trust_domain())?;
         let at = if now <= peer.not_after {
             now
@@ -657,7 +719,7 @@ fn examine(
     }
     let mut sieve = Sieve::new(known, now).map_err(contents)?;
     let mut counted = Counted::default();
-    let mut notice = None;
+    let (mut notice, mut csr) = (None, None);
     for volume in volumes {
         volume.walk(secret, public_key, &mut |records| {
             for record in records {
@@ -666,6 +728,7 @@ fn examine(
                         look(&mut sieve, &frame, &mut counted).map_err(contents)?;
                     }
                     Record::Notice(found) => notice = Some(found),
+                    Record::Renewal(found) => csr = Some(found),
                 }
             }
             Ok(())
@@ -675,6 +738,7 @@ fn examine(
         digests,
         counted,
         notice,
+        csr: csr.filter(|csr| csr.len() <= REQUEST_BYTES),
     })
 }
 

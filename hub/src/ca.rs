@@ -66,7 +66,7 @@ const fn days(days: i64) -> SignedDuration {
 }
 
 /// Longest certificate request, in bytes. One for a P-256 key has some 250.
-const REQUEST_BYTES: usize = 8 << 10;
+pub(crate) const REQUEST_BYTES: usize = 8 << 10;
 
 /// Length of an uncompressed P-256 point: a tag and two coordinates (SEC 1 section 2.3.3).
 const POINT_BYTES: usize = 65;

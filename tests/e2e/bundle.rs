@@ -258,6 +258,37 @@ fn an_agent_enrols_and_sends_without_ever_reaching_the_hub() -> Result<()> {
 }
 
 #[test]
+fn a_certificate_is_renewed_by_files_alone() -> Result<()> {
+    let line = Line::start_with(&[("ZERO_X_CA_AGENT_LEAF", "40s")])?;
+    let agent = line.agent("agent")?;
+    let chain = || fs::read_to_string(agent.state_dir().join("identity/agent.pem"));
+    let carry = |name: &str| -> Result<Value> {
+        let (file, _) = export(&agent, line.folder(), name, &[])?;
+        assert_eq!(import(&line.hub, &file)?["outcome"], "taken");
+        let reply = line.folder().join(format!("{name}.reply"));
+        let reply = reply.display().to_string();
+        process::success(at_hub(&line.hub, &["reply", &reply])?, "bundle reply")?;
+        let done = agent.output(&["bundle", "import", &reply], "")?;
+        Ok(serde_json::from_str(&process::success(
+            done,
+            "bundle import",
+        )?)?)
+    };
+    let first = chain()?;
+    assert_eq!(carry("one")?["certificate"], Value::Null);
+    assert_eq!(chain()?, first);
+    std::thread::sleep(Duration::from_secs(21));
+    let taken = carry("two")?;
+    assert!(taken["certificate"].is_string(), "{taken}");
+    let second = chain()?;
+    assert_ne!(second, first);
+    // The old one ends, and the new one is known.
+    let taken = carry("three")?;
+    assert_eq!(taken["certificate"], Value::Null, "{taken}");
+    agent.run_once()
+}
+
+#[test]
 fn a_diode_that_lost_a_bundle_is_told_so_and_goes_on_when_the_gap_is_accepted() -> Result<()> {
     let mut line = Line::start()?;
     let agent = line.agent("agent")?;

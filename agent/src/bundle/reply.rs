@@ -1,10 +1,12 @@
-//! Takes a reply: lets go what the hub has, and forgets what it asks for.
+//! Takes a reply: lets go what the hub has, forgets what it asks for, and keeps the certificate that
+//! it brings.
 
 use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
-use protocol::bundle::{Reply, SealedReply};
+use jiff::Timestamp;
+use protocol::bundle::{Issued, Reply, SealedReply};
 use protocol::enroll::HUB_NAME;
 use protocol::frame::Lane;
 use protocol::limits;
@@ -20,7 +22,7 @@ use super::{CarryError, close, open, written};
 use crate::config::Config;
 use crate::enroll::Pending;
 use crate::exit::{Exit, Failure};
-use crate::identity::Identity;
+use crate::identity::{Identity, IdentityError};
 use crate::layout::Layout;
 use crate::link::tls;
 use crate::show::{self, Format};
@@ -39,6 +41,9 @@ struct Taken {
     resync: Vec<String>,
     /// Whether the spool begins a new epoch: the hub and it had parted.
     new_epoch: bool,
+    /// Until when the certificate is good that the reply brought; none where it brought none, or one
+    /// that this agent has.
+    certificate: Option<Timestamp>,
 }
 
 fn read(path: &Path) -> Result<SealedReply, CarryError> {
@@ -90,7 +95,7 @@ pub(super) async fn import(path: &Path, config: &Config, format: Format) -> Resu
     if !sealed.is_sealed() {
         return finish_enrolment(&layout, path, &sealed);
     }
-    let identity = Identity::load(&layout)?;
+    let mut identity = Identity::load(&layout)?;
     let (org, agent) = sealed.addressee();
     if (org, agent) != (identity.org, identity.agent) {
         let (found, own) = (agent.to_string(), identity.agent.to_string());
@@ -108,7 +113,12 @@ pub(super) async fn import(path: &Path, config: &Config, format: Format) -> Resu
     let applied = apply(&opened.spool, &reply, &ledger, is_newer).await;
     close(opened.spool, opened.thread);
     let (released_bytes, new_epoch) = applied.map_err(CarryError::from)?;
+    let mut certificate = None;
     if is_newer {
+        if let Some(issued) = reply.issued {
+            let renewed = renew(&layout, &mut identity, issued);
+            certificate = renewed.map_err(CarryError::Certificate)?;
+        }
         ledger.answered_ms = sealed.made_at_ms();
         // The hub knows of more than this ledger: it is an older copy, and goes on behind the hub.
         if reply.last.0 >= ledger.number && reply.last.0 > 0 {
@@ -122,9 +132,29 @@ pub(super) async fn import(path: &Path, config: &Config, format: Format) -> Resu
         released_bytes,
         resync: reply.resync,
         new_epoch,
+        certificate,
     };
     written(show::object(&taken, format))?;
     Ok(Exit::Ok)
+}
+
+/// Takes the certificate that a reply brings, and the roots that the hub has; says until when it is
+/// good, unless this agent has it already.
+fn renew(
+    layout: &Layout,
+    identity: &mut Identity,
+    issued: Issued,
+) -> Result<Option<Timestamp>, IdentityError> {
+    let chain = issued.chain.into_iter().map(CertificateDer::from);
+    let chain: Vec<CertificateDer<'static>> = chain.collect();
+    if chain.first() == identity.chain.first() {
+        return Ok(None);
+    }
+    // First, so that a crash between the two leaves an agent that trusts its hub.
+    let roots = issued.roots.into_iter().map(CertificateDer::from);
+    identity.trust(layout, roots.collect())?;
+    identity.renew(layout, chain)?;
+    Ok(Some(identity.valid.1))
 }
 
 /// Ends an enrolment whose request was carried.

@@ -119,6 +119,18 @@ impl Drop for Part {
 }
 
 impl Bundle<'_> {
+    /// Returns the certificates of the header: the agent's own, those above it, and its own from
+    /// before the last renewal.
+    fn certificates(&self) -> Vec<Vec<u8>> {
+        let before = self
+            .identity
+            .earlier
+            .first()
+            .and_then(|chain| chain.first());
+        let all = self.identity.chain.iter().chain(before);
+        all.map(|der| der.to_vec()).collect()
+    }
+
     /// Writes all volumes, syncs them, and then gives them their names.
     ///
     /// # Errors
@@ -145,8 +157,9 @@ impl Bundle<'_> {
             made_at_ms: Timestamp::now().as_millisecond(),
             released: ledger.released,
             previous: ledger.previous,
-            certificates: self.identity.chain.iter().map(|der| der.to_vec()).collect(),
+            certificates: self.certificates(),
         };
+        let csr = self.identity.request().map_err(CarryError::Request)?;
         let waiting = spool.waiting();
         let notice = Notice {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -166,6 +179,7 @@ impl Bundle<'_> {
             let mut writer = VolumeWriter::begin(&header, self.key, &seed, &mut out)?;
             if header.volume == 1 {
                 writer.notice(&notice, &mut out)?;
+                writer.renewal(&csr, &mut out)?;
             }
             for place in places {
                 let mut after_seq = place.after_seq;

@@ -19,7 +19,7 @@ use store::rows::finding::Actor;
 use store::{OrgStore, Store};
 
 use super::Importer;
-use crate::ca::CaError;
+use crate::ca::{self, CaError};
 use crate::failure::{Exit, Explain};
 
 /// Says why no reply is written.
@@ -120,6 +120,10 @@ pub(crate) struct Written {
     pub(crate) bundle: u64,
     /// Bundles that never came.
     pub(crate) missing: Vec<u64>,
+    /// Until when the certificate is good that it carries; `None` where it carries none.
+    pub(crate) certificate: Option<Timestamp>,
+    /// More to know, in clauses.
+    pub(crate) notes: Vec<String>,
     /// The file, base64.
     pub(crate) file: String,
 }
@@ -137,11 +141,14 @@ impl Importer {
         now: Timestamp,
     ) -> Result<Written, ReplyError> {
         let _turn = self.one_at_a_time.lock().await;
-        let (org, carried) = find(store, agent).await?;
+        let (org, mut carried) = find(store, agent).await?;
         let agent = carried.agent;
         let row = self.appliance.agent(agent).await?;
-        if row.is_none_or(|row| row.state == AgentState::Revoked) {
-            return Err(ReplyError::Revoked { agent });
+        let row = row.filter(|row| row.state != AgentState::Revoked);
+        let row = row.ok_or(ReplyError::Revoked { agent })?;
+        let mut notes = Vec::new();
+        if let Err(reason) = self.renew(&org, &row, &mut carried, now).await {
+            notes.push(format!("no new certificate is in it: {reason}"));
         }
         let high_water = org.high_waters(agent).await?;
         let high_water = high_water.into_iter().map(|(stream, seq)| HighWater {
@@ -201,6 +208,11 @@ impl Importer {
             agent,
             bundle: reply.last.0,
             missing: reply.missing,
+            certificate: carried.issued.first().and_then(|leaf| {
+                let validity = ca::validity_of(leaf)?;
+                Some(validity.until)
+            }),
+            notes,
             file: data_encoding::BASE64.encode(&file),
         };
         let mut write = org.write();

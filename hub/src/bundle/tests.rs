@@ -59,6 +59,8 @@ struct Agent {
     org: OrgId,
     certificates: Vec<Vec<u8>>,
     key: EcdsaKeyPair,
+    /// What it asks for certificates with.
+    csr: Vec<u8>,
     /// Where its chain stands.
     number: u64,
     previous: Digest,
@@ -123,6 +125,7 @@ impl Hub {
             id,
             org: self.org,
             certificates: leaf.chain.iter().map(|der| der.to_vec()).collect(),
+            csr: request.der().to_vec(),
             key: EcdsaKeyPair::from_pkcs8(alg, &key.serialize_der(), &rng).unwrap(),
             number: 0,
             previous: [0; 32],
@@ -244,6 +247,7 @@ impl Agent {
                     reply_key: [5; 32],
                 };
                 writer.notice(&notice, &mut out).unwrap();
+                writer.renewal(&self.csr, &mut out).unwrap();
             }
             for frame in frames {
                 writer.frame(frame, &mut out).unwrap();
@@ -681,6 +685,182 @@ async fn an_agent_that_carries_its_files_goes_through_every_stage_of_a_rotation(
     let strange = [request(&tokens[2], 23, Pin([9; 32]))];
     let (told, ..) = hub.refused(&strange).await;
     assert!(told.contains("another hub"), "{told}");
+    hub.store.close().await;
+}
+
+impl Hub {
+    /// Carries a bundle of one event to the hub at an instant, and returns what the reply brings.
+    async fn carried_at(&self, agent: &mut Agent, seq: u64, at: Timestamp) -> Brought {
+        let parts = [agent.frames(seq, 1)];
+        let files = agent.bundle(&self.key(), &parts);
+        let asked = Asked {
+            accept_gap: false,
+            only_verify: false,
+        };
+        let taken = self.importer.import(volumes(&files), asked, at).await;
+        assert_eq!(taken.unwrap().outcome, "taken");
+        self.reply_at(agent, at).await
+    }
+
+    async fn reply_at(&self, agent: &Agent, at: Timestamp) -> Brought {
+        let written = self.importer.reply(&self.store, Some(agent.id), at).await;
+        let written = written.unwrap();
+        let file = data_encoding::BASE64
+            .decode(written.file.as_bytes())
+            .unwrap();
+        let reply = SealedReply::decode(&file).unwrap();
+        let leaf = CertificateDer::from(reply.chain()[0].clone());
+        let key = read_key(&leaf);
+        let issued = reply.open(&key, Some(&ReplyKey([5; 32]))).unwrap().issued;
+        assert_eq!(issued.is_some(), written.certificate.is_some());
+        if let Some(issued) = &issued {
+            let roots = self.identity.authority.roots();
+            let roots: Vec<Vec<u8>> = roots.iter().map(|der| der.to_vec()).collect();
+            assert_eq!(issued.roots, roots);
+        }
+        Brought {
+            chain: issued.map(|issued| issued.chain),
+            notes: written.notes,
+        }
+    }
+
+    /// How many certificates of an agent are in force.
+    async fn in_force(&self, agent: &Agent) -> usize {
+        let row = self.store.appliance().agent(agent.id).await.unwrap();
+        row.unwrap().certificates.len()
+    }
+}
+
+/// What a reply brought beside its marks.
+struct Brought {
+    chain: Option<Vec<Vec<u8>>>,
+    notes: Vec<String>,
+}
+
+fn read_key(leaf: &[u8]) -> Vec<u8> {
+    use x509_parser::prelude::{FromDer, X509Certificate};
+    let (_, leaf) = X509Certificate::from_der(leaf).unwrap();
+    leaf.public_key().subject_public_key.data.to_vec()
+}
+
+const DAY: SignedDuration = SignedDuration::from_hours(24);
+
+#[tokio::test]
+async fn a_certificate_past_half_of_its_life_is_renewed_by_the_next_reply_and_the_same_by_all() {
+    let hub = hub().await;
+    let mut agent = hub.agent().await;
+    let begun = Timestamp::now();
+    let at = |days: i32| begun + DAY * days;
+    assert_eq!(hub.carried_at(&mut agent, 1, at(14)).await.chain, None);
+    let fresh = hub.carried_at(&mut agent, 2, at(16)).await.chain.unwrap();
+    assert_ne!(fresh[0], agent.certificates[0]);
+    assert_eq!(read_key(&fresh[0]), read_key(&agent.certificates[0]));
+    assert_eq!(hub.in_force(&agent).await, 2);
+    // Both replies may get lost, and either may arrive.
+    assert_eq!(
+        hub.reply_at(&agent, at(17)).await.chain,
+        Some(fresh.clone())
+    );
+    let again = hub.carried_at(&mut agent, 3, at(18)).await;
+    assert_eq!(again.chain, Some(fresh.clone()));
+
+    let old = std::mem::replace(&mut agent.certificates, fresh.clone());
+    assert_eq!(hub.carried_at(&mut agent, 4, at(19)).await.chain, None);
+    assert_eq!(hub.in_force(&agent).await, 1);
+    let fresh = std::mem::replace(&mut agent.certificates, old);
+    let parts = [agent.frames(5, 1)];
+    let files = agent.bundle(&hub.key(), &parts);
+    let (told, ..) = hub.refused(&files).await;
+    assert!(told.contains("not the agent's current one"), "{told}");
+    // One that did not arrive before half of its own life was over is made anew.
+    agent.certificates = fresh;
+    let second = hub.carried_at(&mut agent, 5, at(32)).await.chain.unwrap();
+    let third = hub.carried_at(&mut agent, 6, at(48)).await.chain.unwrap();
+    assert_ne!(second, third);
+    let entries = hub.org_store().await.audit(1, 100).await.unwrap();
+    let renewed = entries.iter().filter(|entry| entry.action == "agent.renew");
+    assert_eq!(renewed.count(), 3);
+    hub.store.close().await;
+}
+
+#[tokio::test]
+async fn a_certificate_of_a_root_that_is_being_replaced_is_renewed_before_its_time() {
+    let hub = hub().await;
+    let (mut agent, now) = (hub.agent().await, Timestamp::now());
+    let appliance = hub.store.appliance();
+    for (seq, step) in (1..).zip([Step::Begin, Step::Issue]) {
+        let mut material = identity::material(&appliance).await.unwrap();
+        material.advance(step, 0, now).unwrap();
+        identity::put_material(&appliance, &material).await.unwrap();
+        hub.identity.authority.replace(&material).unwrap();
+        let chain = hub.carried_at(&mut agent, seq, now).await.chain;
+        assert_eq!(chain.is_some(), step == Step::Issue);
+        agent.certificates = chain.unwrap_or(agent.certificates);
+    }
+    assert_eq!(hub.carried_at(&mut agent, 3, now).await.chain, None);
+    hub.store.close().await;
+}
+
+#[tokio::test]
+async fn a_suspended_agent_and_a_request_for_another_key_get_a_reply_without_a_certificate() {
+    let hub = hub().await;
+    let (mut agent, other) = (hub.agent().await, hub.agent().await);
+    let at = Timestamp::now() + DAY * 16;
+    agent.csr.clone_from(&other.csr);
+    let brought = hub.carried_at(&mut agent, 1, at).await;
+    assert_eq!(brought.chain, None);
+    assert!(
+        brought.notes[0].contains("another key"),
+        "{:?}",
+        brought.notes
+    );
+    let mut suspended = hub.agent().await;
+    let parts = [suspended.frames(1, 1)];
+    let files = suspended.bundle(&hub.key(), &parts);
+    hub.import(&files, false).await.unwrap();
+    let appliance = hub.store.appliance();
+    appliance
+        .set_agent_state(suspended.id, AgentState::Suspended)
+        .await
+        .unwrap();
+    let brought = hub.reply_at(&suspended, at).await;
+    assert_eq!(brought.chain, None);
+    assert!(
+        brought.notes[0].contains("may not renew"),
+        "{:?}",
+        brought.notes
+    );
+    assert_eq!(hub.in_force(&suspended).await, 1);
+    hub.store.close().await;
+}
+
+#[tokio::test]
+async fn a_hub_set_back_takes_the_certificate_from_before_and_gives_a_new_one() {
+    let hub = hub().await;
+    let (mut agent, other) = (hub.agent().await, hub.agent().await);
+    let known = agent.certificates.clone();
+    // Issued after the backup that the hub was restored from: on no list.
+    let authority = &hub.identity.authority;
+    let now = Timestamp::now();
+    let lost = authority
+        .issue_agent_leaf(&agent.csr, hub.org, agent.id, now)
+        .unwrap();
+    agent.certificates = lost.chain.iter().map(|der| der.to_vec()).collect();
+    let parts = [agent.frames(1, 1)];
+    let (told, ..) = hub.refused(&agent.bundle(&hub.key(), &parts)).await;
+    assert!(told.contains("not the agent's current one"), "{told}");
+    // Another agent's certificate vouches for nothing.
+    agent.certificates.push(other.certificates[0].clone());
+    let (told, ..) = hub.refused(&agent.bundle(&hub.key(), &parts)).await;
+    assert!(told.contains("not the agent's current one"), "{told}");
+    agent.certificates.pop();
+    agent.certificates.push(known[0].clone());
+    (agent.number, agent.previous) = (0, [0; 32]);
+    let fresh = hub.carried_at(&mut agent, 1, now).await.chain.unwrap();
+    assert_eq!(read_key(&fresh[0]), read_key(&known[0]));
+    agent.certificates = fresh;
+    assert_eq!(hub.carried_at(&mut agent, 2, now).await.chain, None);
+    assert_eq!(hub.events().await, actions(1..=2));
     hub.store.close().await;
 }
 

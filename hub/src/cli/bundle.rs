@@ -137,6 +137,9 @@ async fn reply(
                 written.agent
             ))
     })?;
+    for note in &written.notes {
+        output::note(note);
+    }
     let mut object = serde_json::to_value(&written).expect("a reply always serialises");
     if let Some(fields) = object.as_object_mut() {
         fields.insert("file".to_owned(), Value::from(path.display().to_string()));
@@ -147,6 +150,13 @@ async fn reply(
         &[
             ("agent", written.agent.to_string()),
             ("up to bundle", written.bundle.to_string()),
+            (
+                "certificate",
+                written.certificate.map_or_else(
+                    || "none is due".to_owned(),
+                    |until| format!("a new one, good until {until}"),
+                ),
+            ),
             ("file", path.display().to_string()),
         ],
     )?;

@@ -27,8 +27,8 @@ use crate::wire::v1::Epoch;
 /// What identifies a volume: a hash of all that its signature covers.
 pub type Digest = [u8; 32];
 
-/// Most certificates in a header: a leaf and two above it.
-const CERTIFICATES: usize = 3;
+/// Most certificates in a header: a leaf, two above it, and the leaf from before it.
+const CERTIFICATES: usize = 4;
 
 /// Whose a volume is and where in the chain it stands. Nothing of it is secret, and nothing may be
 /// believed before the volume's signature has been checked.
@@ -53,7 +53,8 @@ pub struct Header {
     pub released: u64,
     /// Digest of the volume before: of this bundle, or the last of the bundle before.
     pub previous: Digest,
-    /// The agent's certificate and those above it but the root, DER.
+    /// The agent's certificate and those above it but the root, DER; then its certificate from
+    /// before the last renewal, for a hub that was set back and does not know the first.
     pub certificates: Vec<Vec<u8>>,
 }
 

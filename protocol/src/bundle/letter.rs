@@ -161,7 +161,7 @@ impl ReplyKey {
     }
 }
 
-/// What a hub issued to an agent that enrolled by a request.
+/// What a hub issued to an agent: to its request to be enrolled, or as its next certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Issued {
     /// Certificate chain, DER, leaf first.
@@ -187,7 +187,7 @@ pub struct Reply {
     pub high_water: Vec<HighWater>,
     /// Scopes to send whole; empty text for all.
     pub resync: Vec<String>,
-    /// The identity that a request asked for.
+    /// The certificate that a request asked for.
     pub issued: Option<Issued>,
 }
 

@@ -43,6 +43,7 @@ fn volume(key: &dyn Signer, header: &Header, frames: &[Vec<u8>]) -> (Vec<u8>, Di
     let mut out = Vec::new();
     let mut writer = VolumeWriter::begin(header, &secret().public(), &[5; 32], &mut out).unwrap();
     writer.notice(&notice(), &mut out).unwrap();
+    writer.renewal(b"request", &mut out).unwrap();
     for frame in frames {
         writer.frame(frame, &mut out).unwrap();
     }
@@ -90,8 +91,12 @@ fn a_volume_comes_out_as_it_went_in_whatever_the_pieces() {
     for piece in [1, 7, 4096, bytes.len()] {
         let (found, records, end) = read(Some(&secret()), &key.public(), &bytes, piece).unwrap();
         assert_eq!((found, end), (header(), digest));
-        let want = std::iter::once(Record::Notice(notice()));
-        let want: Vec<_> = want
+        let said = [
+            Record::Notice(notice()),
+            Record::Renewal(b"request".to_vec()),
+        ];
+        let want: Vec<_> = said
+            .into_iter()
             .chain(frames.iter().cloned().map(Record::Frame))
             .collect();
         assert_eq!(records, want);
@@ -113,7 +118,7 @@ fn a_volume_of_many_chunks_holds_whole_records_in_each() {
     let (_, records, _) = read(Some(&secret()), &key.public(), &bytes, 1 << 16).unwrap();
     let found = records.into_iter().filter_map(|record| match record {
         Record::Frame(frame) => Some(frame),
-        Record::Notice(_) => None,
+        Record::Notice(_) | Record::Renewal(_) => None,
     });
     assert_eq!(found.collect::<Vec<_>>(), frames);
     let mut out = Vec::new();

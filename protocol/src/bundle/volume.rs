@@ -15,7 +15,8 @@
 //!
 //! ```text
 //! record     size  field
-//!               1  kind: 1 frame of the spool, 2 notice; others are skipped
+//!               1  kind: 1 frame of the spool, 2 notice, 3 request for a certificate; others are
+//!                  skipped
 //!               4  length n, little-endian
 //!               n  body
 //! ```
@@ -49,6 +50,8 @@ pub mod record_kind {
     pub const FRAME: u8 = 1;
     /// A [`super::Notice`].
     pub const NOTICE: u8 = 2;
+    /// A PKCS #10 request for the next certificate of the agent's key, DER.
+    pub const RENEWAL: u8 = 3;
 }
 
 /// What an agent says about itself, once in a bundle.
@@ -71,6 +74,8 @@ pub enum Record {
     Frame(Vec<u8>),
     /// What the agent says about itself.
     Notice(Notice),
+    /// The request for its next certificate, once in a bundle; it has not been looked at.
+    Renewal(Vec<u8>),
 }
 
 type Sending = AeadCtxS<AesGcm256, HkdfSha256, X25519HkdfSha256>;
@@ -183,6 +188,15 @@ impl VolumeWriter {
         self.record(record_kind::NOTICE, &body, out)
     }
 
+    /// Appends the request for the agent's next certificate (PKCS #10, DER).
+    ///
+    /// # Errors
+    ///
+    /// When it is larger than a chunk.
+    pub fn renewal(&mut self, csr: &[u8], out: &mut Vec<u8>) -> Result<(), BundleError> {
+        self.record(record_kind::RENEWAL, csr, out)
+    }
+
     fn record(&mut self, kind: u8, body: &[u8], out: &mut Vec<u8>) -> Result<(), BundleError> {
         let large = BundleError::TooLarge {
             what: "a record",
@@ -240,7 +254,7 @@ impl VolumeWriter {
 /// `volume_bytes`. There is always a volume, and a frame is never cut.
 pub fn plan(frames: impl IntoIterator<Item = usize>, volume_bytes: u64) -> Vec<usize> {
     let wide = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
-    // A notice has its place in the header's share.
+    // A notice and a request have their place in the header's share.
     let begun = wide(PRELUDE_BYTES + limits::BUNDLE_HEADER_BYTES + SIGNATURE_BYTES);
     let per_chunk = wide(CHUNK_HEAD_BYTES + TAG_BYTES);
     let mut volumes = Vec::new();
@@ -482,6 +496,7 @@ fn records(plain: &[u8]) -> Result<Vec<Record>, BundleError> {
                     return Err(BundleError::Contents("the notice cannot be read"));
                 }
             },
+            record_kind::RENEWAL => records.push(Record::Renewal(body.to_vec())),
             _ => {}
         }
         rest = behind;

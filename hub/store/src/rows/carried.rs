@@ -10,6 +10,17 @@ use serde::{Deserialize, Serialize};
 
 use super::at;
 
+/// A request for the next certificate that came with a bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskedRenewal {
+    /// PKCS #10, DER, as it came.
+    pub csr: Vec<u8>,
+    /// The certificate that the bundle was signed with, DER.
+    pub shown: Vec<u8>,
+    /// Whether it was another than the newest: the hub was set back behind the agent's renewal.
+    pub is_set_back: bool,
+}
+
 /// The chain of bundles that one agent's batches come in by, as far as it is remembered.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Carried {
@@ -32,11 +43,13 @@ pub struct Carried {
     pub reply_key: Option<[u8; 32]>,
     /// Scopes to ask for whole in the next reply; empty text for all.
     pub resync: Vec<String>,
-    /// The certificate chain, DER, that the first reply carries to an agent that asked for it by
-    /// a request.
+    /// The certificate chain, DER, that replies carry to an agent that asked for it, until a bundle
+    /// is signed with it.
     pub issued: Vec<Vec<u8>>,
-    /// BLAKE3 of that request.
+    /// BLAKE3 of the request to be enrolled.
     pub request: Option<[u8; 32]>,
+    /// The request of the last bundle, which the next reply answers if it is time.
+    pub renewal: Option<AskedRenewal>,
 }
 
 impl fmt::Debug for Carried {
@@ -66,6 +79,7 @@ impl Carried {
             resync: Vec::new(),
             issued: Vec::new(),
             request: None,
+            renewal: None,
         }
     }
 
