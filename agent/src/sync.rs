@@ -42,6 +42,9 @@ const SYNCS: usize = 2;
 /// Facts that may queue between a collector and the spool; when full, the collector waits.
 const FACTS: usize = 64;
 
+/// The same for a tail, whose facts are a batch of events each.
+const STEPS: usize = 8;
+
 /// Most failed calls that one report lists.
 const FAULTS: usize = 200;
 
@@ -289,7 +292,7 @@ impl Syncer {
                     .await?;
                 let id = source.id;
                 let cursor = self.spool.call(move |engine| engine.cursor(id)).await??;
-                let (out, facts) = Output::channel(FACTS);
+                let (out, facts) = Output::channel(STEPS);
                 let following = async move { tail.follow(cursor, &out, until, stop).await };
                 let taking = intake::events(&self.spool, source.id, facts, &self.board);
                 let (followed, taken) = tokio::join!(following, taking);

@@ -302,7 +302,7 @@ impl Engine {
                 source,
                 made_at_ms,
             };
-            let (header, frame) = builder.clone().seal(&place, self.signer.as_ref())?;
+            let (header, frame) = builder.seal(&place, self.signer.as_ref())?;
             let last = first + u64::from(header.count) - 1;
             let row = self.row(*lane, (first, last), made_at_ms, &frame);
             state.marks.next = last + 1;

@@ -8,10 +8,10 @@ use protocol::limits;
 use protocol::wire::v1::ReportItem;
 use tokio::sync::mpsc::Receiver;
 
-use super::FACTS;
 use super::board::Board;
 use super::scopes::Hold;
 use super::sweep::Sweeps;
+use super::{FACTS, STEPS};
 use crate::spool::{Commit, Effect, Spool, SpoolError};
 
 /// Takes the facts of one sync, of the scopes that are its own. Returns when the collector has
@@ -66,8 +66,8 @@ pub(super) async fn events(
     board: &Board,
 ) -> Result<(), SpoolError> {
     loop {
-        let mut page = Vec::with_capacity(FACTS);
-        if facts.recv_many(&mut page, FACTS).await == 0 {
+        let mut page = Vec::with_capacity(STEPS);
+        if facts.recv_many(&mut page, STEPS).await == 0 {
             return Ok(());
         }
         let (commit, counted) = batch(source, page);

@@ -225,14 +225,16 @@ impl<'t> Walk<'t> {
         self.expect(b'"')?;
         let mut escaped = false;
         loop {
+            let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
+            let ends = |b: &u8| *b == b'"' || *b == b'\\' || *b < 0x20;
+            self.at += rest.iter().position(ends).unwrap_or(rest.len());
             match self.peek() {
                 Some(b'"') => break,
                 Some(b'\\') => {
                     escaped = true;
                     self.at += 2;
                 }
-                Some(byte) if byte >= 0x20 => self.at += 1,
-                _ => return Err(self.stop()),
+                Some(_) | None => return Err(self.stop()),
             }
         }
         self.at += 1;

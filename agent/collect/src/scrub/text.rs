@@ -153,7 +153,10 @@ fn find(text: &str) -> Vec<Range<usize>> {
     let look = Look { text };
     let mut spans: Vec<Range<usize>> = Vec::new();
     let (mut done, mut name_end, mut near_aws) = (0, 0, false);
-    for hit in SEARCH.find_overlapping_iter(text) {
+    // Most texts hold no such word, and asking that alone is faster.
+    let is_hit = SEARCH.is_match(text);
+    let hits = is_hit.then(|| SEARCH.find_overlapping_iter(text));
+    for hit in hits.into_iter().flatten() {
         let Some((word, rule)) = WORDS.get(hit.pattern().as_usize()) else {
             continue;
         };
@@ -456,13 +459,19 @@ impl Look<'_> {
     fn secret_keys(&self, near_aws: bool, spans: &mut Vec<Range<usize>>) {
         const KEY: usize = 40;
         let belongs = |b: u8| b.is_ascii_alphanumeric() || b"+/=".contains(&b);
+        // No run goes on from before `at`. So a run of this length covers all of the window, and
+        // from what does not belong there, the last of it, the next one can begin.
         let mut at = 0;
-        while at < self.text.len() {
-            let end = self.run(at, belongs);
+        while let Some(window) = self.text.as_bytes().get(at..at + KEY) {
+            if let Some(last) = window.iter().rposition(|b| !belongs(*b)) {
+                at += last + 1;
+                continue;
+            }
+            let end = self.run(at + KEY, belongs);
             if end - at == KEY && is_secret_key(self.slice(at..end), near_aws) {
                 spans.push(at..end);
             }
-            at = self.run(end, |b| !belongs(b));
+            at = end + 1;
         }
     }
 }

@@ -1,8 +1,12 @@
 //! One alert: a line of JSON in, a scrubbed and normalised event out.
 
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
 use jiff::Timestamp;
 use protocol::event::{EventRecord, severity};
-use serde_json::Value;
+
+use super::pick::{Found, Picked, Picks};
 
 /// OCSF class "Detection Finding": an alert is what a rule of the manager has found.
 /// Source: OCSF 1.8 schema, class `detection_finding`.
@@ -48,6 +52,36 @@ const ACTIVITIES: &[&str] = &[
     "/syscheck/event",
 ];
 
+/// What is picked out of an alert, in the order of [`PICKS`].
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Whole,
+    Rule,
+    Time,
+    Level,
+    Action,
+    Activity,
+    Actor,
+    Resource,
+    Address,
+    Id,
+}
+
+static PICKS: LazyLock<Picks> = LazyLock::new(|| {
+    Picks::new(&[
+        &[""],
+        &["/rule"],
+        &["/timestamp"],
+        &["/rule/level"],
+        &["/rule/description", "/rule/id"],
+        ACTIVITIES,
+        ACTORS,
+        &["/agent/name", "/agent/id", "/manager/name"],
+        ADDRESSES,
+        &["/id"],
+    ])
+});
+
 /// Returns OCSF's severity of a rule's level, with the borders of the manager's own dashboard:
 /// low 0 to 6, medium 7 to 11, high 12 to 14, critical 15 and above.
 fn severity_of(level: u64) -> u8 {
@@ -59,12 +93,14 @@ fn severity_of(level: u64) -> u8 {
     }
 }
 
-/// Returns the first text among `places` (JSON pointers) that `fits`, cut to its bound; empty
-/// when there is none.
-fn first(alert: &Value, places: &[&str], fits: fn(&str) -> bool) -> String {
-    let texts = places
-        .iter()
-        .filter_map(|place| alert.pointer(place)?.as_str());
+/// Returns the value of a part that stands in one place.
+fn only<'p, 't>(alert: &'p Picked<'_, 't>, part: Part) -> Option<&'p Found<'t>> {
+    alert.group(part as usize).next()
+}
+
+/// Returns the first text of a part that `fits`, cut to its bound; empty when there is none.
+fn first(alert: &Picked<'_, '_>, part: Part, fits: fn(&str) -> bool) -> String {
+    let texts = alert.group(part as usize).filter_map(Found::text);
     let text = texts
         .map(str::trim)
         .find(|text| !text.is_empty() && fits(text));
@@ -111,36 +147,43 @@ fn time_ms(text: &str) -> Option<i64> {
 ///
 /// A reason that quotes nothing of the line.
 pub(super) fn read(line: &[u8]) -> Result<EventRecord, &'static str> {
-    let text = String::from_utf8_lossy(line);
+    // The lossy reading is slow also where nothing is lost.
+    let text = str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Cow::Borrowed);
     let raw = collect::scrub::scrub_json(text.trim()).map_err(|_| "not JSON")?;
-    let alert: Value = serde_json::from_str(&raw).map_err(|_| "not JSON")?;
-    if !alert.is_object() {
+    let alert = PICKS.read(&raw).map_err(|_| "not JSON")?;
+    if only(&alert, Part::Whole) != Some(&Found::Object) {
         return Err("not an alert: no JSON object");
     }
-    if !alert.get("rule").is_some_and(Value::is_object) {
+    if only(&alert, Part::Rule) != Some(&Found::Object) {
         return Err("not an alert: it has no rule");
     }
-    let time = alert.get("timestamp").and_then(Value::as_str);
+    let time = only(&alert, Part::Time).and_then(Found::text);
     let time_ms = time_ms(time.ok_or("not an alert: it has no timestamp")?)
         .ok_or("the timestamp has an unknown form")?;
-    let level = alert.pointer("/rule/level").and_then(Value::as_u64);
+    let severity = match only(&alert, Part::Level) {
+        Some(Found::Number(level)) => severity_of(*level),
+        Some(Found::Nothing | Found::Text(_) | Found::Object | Found::Other) | None => {
+            severity::UNKNOWN
+        }
+    };
     Ok(EventRecord {
         time_ms,
         class_uid: DETECTION_FINDING,
-        severity: level.map_or(severity::UNKNOWN, severity_of),
-        action: first(&alert, &["/rule/description", "/rule/id"], any),
-        activity: first(&alert, ACTIVITIES, any),
-        actor: first(&alert, ACTORS, any),
-        resource: first(&alert, &["/agent/name", "/agent/id", "/manager/name"], any),
-        src_ip: first(&alert, ADDRESSES, is_address),
-        native_id: first(&alert, &["/id"], any),
-        raw: raw.into_owned(),
+        severity,
+        action: first(&alert, Part::Action, any),
+        activity: first(&alert, Part::Activity, any),
+        actor: first(&alert, Part::Actor, any),
+        resource: first(&alert, Part::Resource, any),
+        src_ip: first(&alert, Part::Address, is_address),
+        native_id: first(&alert, Part::Id, any),
+        raw: raw.to_string(),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
 
     const ALERT: &str = r#"{"timestamp":"2022-05-11T12:29:19.905+0000","rule":{"level":10,"description":"sshd: brute force","id":"5712"},"agent":{"id":"001","name":"web-1"},"manager":{"name":"m"},"id":"1652272159.1549653","data":{"srcip":"192.0.2.7","dstuser":"paco","status":"failed","aws":{"responseElements":{"credentials":{"sessionToken":"FwoGZXIvYXdzEJr0CANARYCANARYCANARY"}}}}}"#;
 

@@ -1,0 +1,340 @@
+//! Picks single values out of a JSON text while it is read; nothing else of it is kept.
+//!
+//! An alert has some fifty values of which eight are wanted. Building all of them, to look for
+//! those eight by their pointers, took more time than reading and scrubbing the line together.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+/// A value that was looked for.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) enum Found<'t> {
+    /// There is none.
+    #[default]
+    Nothing,
+    /// A text.
+    Text(Cow<'t, str>),
+    /// A whole number that is not negative.
+    Number(u64),
+    /// An object.
+    Object,
+    /// Anything else.
+    Other,
+}
+
+impl Found<'_> {
+    pub(super) fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Nothing | Self::Number(_) | Self::Object | Self::Other => None,
+        }
+    }
+}
+
+/// One name on the way to what is wanted.
+#[derive(Debug, Default)]
+struct Node {
+    name: &'static str,
+    children: Vec<Node>,
+    /// Where the values of this node and of all below it are put; its own is the first.
+    slots: Range<usize>,
+}
+
+impl Node {
+    fn child(&mut self, name: &'static str) -> &mut Self {
+        let known = self.children.iter().position(|child| child.name == name);
+        let at = known.unwrap_or(self.children.len());
+        if known.is_none() {
+            self.children.push(Self {
+                name,
+                ..Self::default()
+            });
+        }
+        self.children
+            .get_mut(at)
+            .expect("it is there, or was added above")
+    }
+
+    fn number(&mut self, next: &mut usize) {
+        let first = *next;
+        *next += 1;
+        for child in &mut self.children {
+            child.number(next);
+        }
+        self.slots = first..*next;
+    }
+
+    fn slot(&self, mut way: std::str::Split<'_, char>) -> usize {
+        let Some(name) = way.next() else {
+            return self.slots.start;
+        };
+        let child = self.children.iter().find(|child| child.name == name);
+        child.expect("every way was laid before").slot(way)
+    }
+}
+
+/// The values that are wanted, in groups.
+#[derive(Debug)]
+pub(super) struct Picks {
+    root: Node,
+    groups: Vec<Vec<usize>>,
+}
+
+/// What was found, group by group.
+#[derive(Debug)]
+pub(super) struct Picked<'p, 't> {
+    picks: &'p Picks,
+    found: Vec<Found<'t>>,
+}
+
+impl Picks {
+    /// Makes a picker of groups of JSON pointers (RFC 6901) without escapes; the empty one is the
+    /// whole text. Arrays are not entered.
+    pub(super) fn new(groups: &[&[&'static str]]) -> Self {
+        let mut root = Node::default();
+        for pointer in groups.iter().copied().flatten() {
+            let names = pointer.split('/').skip(1);
+            names.fold(&mut root, |node, name| node.child(name));
+        }
+        root.number(&mut 0);
+        let slot = |pointer: &&'static str| {
+            let mut way = pointer.split('/');
+            way.next();
+            root.slot(way)
+        };
+        let groups = groups
+            .iter()
+            .map(|group| group.iter().map(slot).collect())
+            .collect();
+        Self { root, groups }
+    }
+
+    /// Reads a text. Of a name that stands twice in an object, the last one counts. What the
+    /// escapes of a text mean that is not wanted is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// When it is not one JSON value.
+    pub(super) fn read<'t>(&self, text: &'t str) -> Result<Picked<'_, 't>, serde_json::Error> {
+        let mut found = vec![Found::Nothing; self.root.slots.end];
+        let mut reader = serde_json::Deserializer::from_str(text);
+        At {
+            node: &self.root,
+            found: &mut found,
+        }
+        .deserialize(&mut reader)?;
+        reader.end()?;
+        Ok(Picked { picks: self, found })
+    }
+}
+
+impl<'t> Picked<'_, 't> {
+    /// Returns the values of a group, in its order.
+    pub(super) fn group(&self, group: usize) -> impl Iterator<Item = &Found<'t>> {
+        let slots = self.picks.groups.get(group).into_iter().flatten();
+        slots.filter_map(|slot| self.found.get(*slot))
+    }
+}
+
+/// Reads the value of a node.
+struct At<'n, 'f, 't> {
+    node: &'n Node,
+    found: &'f mut [Found<'t>],
+}
+
+impl<'t> At<'_, '_, 't> {
+    /// Puts a value in its place, and forgets what an earlier one of the same name held.
+    fn put(&mut self, value: Found<'t>) {
+        let Some(slots) = self.found.get_mut(self.node.slots.clone()) else {
+            return;
+        };
+        slots.fill(Found::Nothing);
+        if let Some(own) = slots.first_mut() {
+            *own = value;
+        }
+    }
+}
+
+impl<'t> DeserializeSeed<'t> for At<'_, '_, 't> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'t>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'t> Visitor<'t> for At<'_, '_, 't> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_map<A: MapAccess<'t>>(mut self, mut map: A) -> Result<(), A::Error> {
+        self.put(Found::Object);
+        while let Some(child) = map.next_key_seed(Name(self.node))? {
+            match child {
+                Some(node) => map.next_value_seed(At {
+                    node,
+                    found: &mut *self.found,
+                })?,
+                None => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'t>>(mut self, mut seq: A) -> Result<(), A::Error> {
+        self.put(Found::Other);
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_borrowed_str<E>(mut self, text: &'t str) -> Result<(), E> {
+        self.put(Found::Text(Cow::Borrowed(text)));
+        Ok(())
+    }
+
+    fn visit_str<E>(mut self, text: &str) -> Result<(), E> {
+        self.put(Found::Text(Cow::Owned(text.to_owned())));
+        Ok(())
+    }
+
+    fn visit_u64<E>(mut self, number: u64) -> Result<(), E> {
+        self.put(Found::Number(number));
+        Ok(())
+    }
+
+    fn visit_i64<E>(mut self, _: i64) -> Result<(), E> {
+        self.put(Found::Other);
+        Ok(())
+    }
+
+    fn visit_f64<E>(mut self, _: f64) -> Result<(), E> {
+        self.put(Found::Other);
+        Ok(())
+    }
+
+    fn visit_bool<E>(mut self, _: bool) -> Result<(), E> {
+        self.put(Found::Other);
+        Ok(())
+    }
+
+    fn visit_unit<E>(mut self) -> Result<(), E> {
+        self.put(Found::Other);
+        Ok(())
+    }
+}
+
+/// Reads a name and finds the node that it leads to.
+struct Name<'n>(&'n Node);
+
+impl<'t, 'n> DeserializeSeed<'t> for Name<'n> {
+    type Value = Option<&'n Node>;
+
+    fn deserialize<D: Deserializer<'t>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'n> Visitor<'_> for Name<'n> {
+    type Value = Option<&'n Node>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+        Ok(self.0.children.iter().find(|child| child.name == name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    const POINTERS: &[&str] = &["", "/a", "/a/b", "/a/b/c", "/b", "/b/a"];
+
+    /// Says what a tree of all values would have said.
+    fn in_tree<'v>(tree: &'v Value, pointer: &str) -> Found<'v> {
+        match tree.pointer(pointer) {
+            None => Found::Nothing,
+            Some(Value::String(text)) => Found::Text(Cow::Borrowed(text)),
+            Some(Value::Object(_)) => Found::Object,
+            Some(value) => value.as_u64().map_or(Found::Other, Found::Number),
+        }
+    }
+
+    fn check(text: &str) {
+        let picks = Picks::new(&[POINTERS]);
+        match (picks.read(text), serde_json::from_str::<Value>(text)) {
+            (Ok(picked), Ok(tree)) => {
+                for (pointer, found) in POINTERS.iter().zip(picked.group(0)) {
+                    assert_eq!(*found, in_tree(&tree, pointer), "{text} {pointer}");
+                }
+                assert_eq!(picked.group(0).count(), POINTERS.len());
+            }
+            (Err(_), Err(_)) => {}
+            (picked, tree) => panic!("{text}: {picked:?} {tree:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_picked_is_what_the_whole_tree_holds() {
+        for text in [
+            "",
+            "7",
+            "[]",
+            r#"{"a":"x","b":7}"#,
+            r#"{"a":{"b":{"c":"x"}}}"#,
+            r#"{"\u0061":{"b":"\n"}}"#,
+            r#"{"a":{"b":"first"},"a":7}"#,
+            r#"{"a":7,"a":{"b":"last"}}"#,
+            r#"{"a":{"b":{"c":1}},"a":{"b":2}}"#,
+            r#"{"a":[{"b":1}],"b":null,"c":{"a":1}}"#,
+            r#"{"a":-1,"b":1.5}"#,
+            r#"{"a":true}"#,
+            r#"{"a":1} x"#,
+            r#"{"a":"x}"#,
+        ] {
+            check(text);
+        }
+        for depth in [100, 127, 128, 200] {
+            let nested = |open: &str, close: &str| open.repeat(depth) + "1" + &close.repeat(depth);
+            check(&nested("[", "]"));
+            check(&nested("{\"a\":", "}"));
+            check(&nested("{\"z\":", "}"));
+        }
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".{0,4}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 32, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+                prop::collection::btree_map("[abc]", inner, 0..3)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_picked_of_anything_is_what_its_tree_holds(value in value()) {
+            check(&value.to_string());
+        }
+    }
+}
