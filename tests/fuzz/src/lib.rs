@@ -28,6 +28,8 @@ use protocol::{Document, Scope, Urn, limits};
 
 #[path = "../../../agent/src/collect/wazuh/alert.rs"]
 mod alert;
+#[path = "../../../agent/src/collect/wazuh/pick.rs"]
+mod pick;
 
 /// A fuzz target.
 #[derive(Debug, Clone, Copy)]
