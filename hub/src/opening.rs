@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 
+use rustix::process::{Resource, getrlimit};
 use store::error::{ApplianceError, MasterKeyError, OpenError, ReadError};
 use store::{MasterKey, Store, StoreConfig};
 
@@ -122,9 +123,16 @@ fn of_io(error: &io::Error) -> Exit {
     }
 }
 
-/// Returns how the store of a data directory is to be opened.
+/// Returns how the store of a data directory is to be opened: of the files that this process may
+/// have open, sessions get three quarters.
 pub(crate) fn store_config(data_dir: &Path) -> StoreConfig {
-    StoreConfig::new(data_dir)
+    let usual = StoreConfig::new(data_dir);
+    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let files = usize::try_from(allowed / 4).unwrap_or(usize::MAX);
+    StoreConfig {
+        open_files: usual.open_files.min(files).max(1),
+        ..usual
+    }
 }
 
 /// Opens the store that the settings name. Blocks.

@@ -47,6 +47,9 @@ const DRAIN: Duration = Duration::from_secs(20);
 /// Time between two rounds of upkeep: the hub's certificate lives for months, a session for hours.
 const UPKEEP: Duration = Duration::from_secs(600);
 
+/// How long an organisation's file and lists stay in memory unused.
+const IDLE: Duration = Duration::from_secs(300);
+
 /// The rules in force, which a reload may replace while the hub runs.
 #[derive(Debug)]
 pub(crate) struct RulesInForce {
@@ -215,6 +218,7 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
         admin::serve(admin_socket, owner, oracle, stop.clone()),
     );
     tasks.start("upkeep", upkeep(leaf, appliance, stop.clone()));
+    tasks.start("rest", rest(store.clone(), stop.clone()));
     tasks.start("watchdog", watchdog(stop.clone()));
     notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
 
@@ -329,6 +333,24 @@ async fn wait(tasks: &mut Tasks, store: &Store, rules: &Arc<RulesInForce>) -> Re
                 error!(what, "the hub ends");
                 return Err(Failure::new(Exit::Failed, what));
             }
+        }
+    }
+}
+
+/// Closes the files of organisations that nobody asks for.
+async fn rest(store: Store, stop: CancellationToken) {
+    let mut rounds = interval(IDLE);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = rounds.tick() => {}
+        }
+        let resting = store.clone();
+        // Closing a file writes to it.
+        if let Ok(closed @ 1..) = tokio::task::spawn_blocking(move || resting.rest_idle(IDLE)).await
+        {
+            debug!(closed, "files of idle organisations were closed");
         }
     }
 }

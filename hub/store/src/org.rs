@@ -16,6 +16,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use protocol::ids::{AgentId, EventId, FindingId, OrgId, ResourceId, SourceId, TokenId};
@@ -430,6 +431,11 @@ impl OrgStore {
     /// come here.
     pub(crate) fn of(inner: Arc<OrgInner>) -> Self {
         Self { inner }
+    }
+
+    /// Forgets the lists in memory if nobody asked for them for so long.
+    pub(crate) fn forget_lists(&self, idle: Duration) {
+        self.inner.columns.forget(idle);
     }
 
     /// Commits what is queued and closes the file. Blocks.

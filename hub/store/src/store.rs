@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use protocol::ids::OrgId;
@@ -17,7 +18,7 @@ use crate::appliance::desk::StoredOrg;
 use crate::appliance::{Appliance, Shared};
 use crate::codec;
 use crate::door::Door;
-use crate::engine::redb::RedbFiles;
+use crate::engine::redb::{Bounds, RedbFiles};
 use crate::engine::{Engine, Engines, Holder, WriteSet};
 use crate::error::{ApplianceError, Fatal, OpenError};
 use crate::keys::Names;
@@ -36,19 +37,23 @@ const APPLIANCE: Owner = [0; 16];
 pub struct StoreConfig {
     /// The data directory.
     pub data_dir: PathBuf,
-    /// Page cache of each open file, in bytes. The kernel's cache stands behind it.
+    /// The most files of organisations that are open at once. One more that is used closes the one
+    /// that was used longest ago and is not in use.
+    pub open_files: usize,
+    /// Page caches of those files together, in bytes. The kernel's cache stands behind them.
     pub cache_bytes: usize,
     /// The most that one agent may have in its organisation's store.
     pub agent_bounds: AgentBounds,
 }
 
 impl StoreConfig {
-    /// Makes the default configuration for a data directory: 1 MiB of cache per file, so that a
-    /// thousand organisations stay within a gigabyte.
+    /// Makes the default configuration for a data directory: 512 files with 256 MiB of cache, so
+    /// that a thousand organisations stay far below a gigabyte.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             data_dir: data_dir.into(),
-            cache_bytes: 1 << 20,
+            open_files: 512,
+            cache_bytes: 256 << 20,
             agent_bounds: AgentBounds::default(),
         }
     }
@@ -56,7 +61,11 @@ impl StoreConfig {
 
 /// The one place that names an engine.
 fn engines_of(config: &StoreConfig) -> Arc<dyn Engines> {
-    Arc::new(RedbFiles::new(config.data_dir.clone(), config.cache_bytes))
+    let bounds = Bounds {
+        open_files: config.open_files,
+        cache_bytes: config.cache_bytes,
+    };
+    Arc::new(RedbFiles::new(config.data_dir.clone(), bounds))
 }
 
 /// The row of [`Table::Meta`] that holds the appliance's wrapped keyring. It is not sealed: it is
@@ -223,6 +232,17 @@ impl Store {
     /// Returns how many reads wait for their turn.
     pub fn waiting_reads(&self) -> usize {
         self.hub.door.waiting()
+    }
+
+    /// Returns how many organisations' files are open.
+    pub fn open_files(&self) -> usize {
+        self.hub.engines.open_files()
+    }
+
+    /// Gives back the files, caches and lists of organisations that were not used for so long;
+    /// handles to them stay good. Returns how many files were closed. Blocks.
+    pub fn rest_idle(&self, idle: Duration) -> usize {
+        self.hub.rest_idle(idle)
     }
 
     /// Commits what is queued and closes every file. Later calls answer `Closed`.
@@ -463,6 +483,23 @@ impl Hub {
         let made = self.engines.create(Holder::Org(org), &first)?;
         made.close();
         Ok(wrapped)
+    }
+
+    fn rest_idle(&self, idle: Duration) -> usize {
+        let slots: Vec<Slot> = {
+            let slots = &self.orgs.slots;
+            let slots = slots.lock().unwrap_or_else(PoisonError::into_inner);
+            slots.by_id.values().cloned().collect()
+        };
+        for slot in slots {
+            // One that is being opened is not idle.
+            if let Ok(open) = slot.try_lock()
+                && let Some(open) = &*open
+            {
+                open.forget_lists(idle);
+            }
+        }
+        self.engines.rest_idle(idle)
     }
 
     /// Commits what is queued and closes every file. Blocks.

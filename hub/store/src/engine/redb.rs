@@ -13,6 +13,7 @@
 
 mod disk;
 mod files;
+mod fleet;
 mod group;
 mod opening;
 #[cfg(test)]
@@ -22,12 +23,14 @@ mod snapshot;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 
 use redb::{Database, Durability, ReadableDatabase, TableDefinition};
 
 use self::disk::{Health, Medium, Trouble};
 pub(crate) use self::files::RedbFiles;
+pub(crate) use self::fleet::Bounds;
+use self::fleet::{Fleet, Seat};
 use self::group::RedbGroup;
 use self::opening::{Make, Opened, io_error, open_file, open_medium, words};
 use self::snapshot::RedbSnapshot;
@@ -55,14 +58,16 @@ fn rows(table: Table) -> TableDefinition<'static, &'static [u8], &'static [u8]> 
 pub(crate) struct RedbEngine {
     path: PathBuf,
     tables: &'static [Table],
-    cache_bytes: usize,
     opener: Opener,
-    /// A full disk latches a redb handle even after space returns, so the handle can be replaced.
-    slot: RwLock<Slot>,
+    /// A full disk latches a redb handle even after space returns, so the handle can be replaced;
+    /// and it rests where too many are open.
+    seat: Arc<Seat>,
 }
 
 enum Slot {
     Open(Opened),
+    /// Closed until it is used again.
+    Resting,
     /// An error has latched the handle, and it could not be opened again yet.
     Lost(EngineError),
     Closed,
@@ -78,7 +83,7 @@ impl RedbEngine {
     pub(crate) fn create(
         path: &Path,
         tables: &'static [Table],
-        cache_bytes: usize,
+        fleet: &Arc<Fleet>,
         first: &WriteSet,
     ) -> Result<Self, OpenError> {
         if path.exists() {
@@ -90,7 +95,7 @@ impl RedbEngine {
         let made = Self::on(
             &unfinished,
             tables,
-            cache_bytes,
+            fleet,
             file_opener(&unfinished),
             Make::New,
         )?;
@@ -111,16 +116,16 @@ impl RedbEngine {
         drop(made);
         fs::rename(&unfinished, path).map_err(|source| io_error(path, source))?;
         opening::sync_parent(path)?;
-        Self::open(path, tables, cache_bytes)
+        Self::open(path, tables, fleet)
     }
 
     /// Opens a file.
     pub(crate) fn open(
         path: &Path,
         tables: &'static [Table],
-        cache_bytes: usize,
+        fleet: &Arc<Fleet>,
     ) -> Result<Self, OpenError> {
-        Self::on(path, tables, cache_bytes, file_opener(path), Make::Existing)
+        Self::on(path, tables, fleet, file_opener(path), Make::Existing)
     }
 
     /// Reads one row of a file as it lies there, without writing to it. `None` also where only a
@@ -132,57 +137,57 @@ impl RedbEngine {
     fn on(
         path: &Path,
         tables: &'static [Table],
-        cache_bytes: usize,
+        fleet: &Arc<Fleet>,
         opener: Opener,
         make: Make,
     ) -> Result<Self, OpenError> {
-        let open = open_medium(opener(make)?, path, tables, cache_bytes, make)?;
+        let open = open_medium(opener(make)?, path, tables, fleet.lease(), make)?;
         Ok(Self {
             path: path.to_owned(),
             tables,
-            cache_bytes,
             opener,
-            slot: RwLock::new(Slot::Open(open)),
+            seat: fleet.seat(Slot::Open(open)),
         })
     }
 
     fn current(&self) -> Result<(Arc<Database>, Arc<Health>), EngineError> {
+        self.seat.touch();
         {
-            let slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
+            let slot = &self.seat.slot;
+            let slot = slot.read().unwrap_or_else(PoisonError::into_inner);
             match &*slot {
                 Slot::Open(open) if !open.health.is_latched() => return Ok(open.parts()),
                 Slot::Closed => return Err(closed()),
-                Slot::Open(_) | Slot::Lost(_) => {}
+                Slot::Open(_) | Slot::Resting | Slot::Lost(_) => {}
             }
         }
         self.reopen()
     }
 
-    /// Replaces a handle that an error has latched. Only after a full disk or a passing error: a
-    /// failed sync is never retried.
+    /// Opens a file that rests, and replaces a handle that an error has latched. The latter only
+    /// after a full disk or a passing error: a failed sync is never retried.
     fn reopen(&self) -> Result<(Arc<Database>, Arc<Health>), EngineError> {
-        let mut slot = self.slot.write().unwrap_or_else(PoisonError::into_inner);
+        let slot = &self.seat.slot;
+        let mut slot = slot.write().unwrap_or_else(PoisonError::into_inner);
         let cause = match &*slot {
             Slot::Closed => return Err(closed()),
-            Slot::Lost(cause) => cause.clone(),
+            Slot::Lost(fatal @ EngineError::Fatal(_)) => return Err(fatal.clone()),
+            Slot::Lost(cause) => Some(cause.clone()),
+            Slot::Resting => None,
             Slot::Open(open) => match open.health.trouble() {
-                Some(Trouble::Sync(reason)) => return Err(EngineError::Fatal(reason)),
                 None => return Ok(open.parts()),
-                Some(Trouble::Full) => EngineError::Full,
-                Some(Trouble::Other(reason)) => EngineError::Io(reason),
+                Some(Trouble::Sync(reason)) => return Err(EngineError::Fatal(reason)),
+                Some(trouble) => Some(trouble.into()),
             },
         };
         // The old handle goes first: it holds the file's lock.
-        *slot = Slot::Lost(cause.clone());
-        let opened = (self.opener)(Make::Existing).and_then(|medium| {
-            open_medium(
-                medium,
-                &self.path,
-                self.tables,
-                self.cache_bytes,
-                Make::Existing,
-            )
-        });
+        *slot = match &cause {
+            Some(cause) => Slot::Lost(cause.clone()),
+            None => Slot::Resting,
+        };
+        let lease = self.seat.lease();
+        let opened = (self.opener)(Make::Existing)
+            .and_then(|medium| open_medium(medium, &self.path, self.tables, lease, Make::Existing));
         match opened {
             Ok(open) => {
                 let found = open.parts();
@@ -190,7 +195,9 @@ impl RedbEngine {
                 Ok(found)
             }
             // Readers of the old handle keep its lock until they end.
-            Err(OpenError::InUse { .. }) => Err(cause),
+            Err(error @ OpenError::InUse { .. }) => {
+                Err(cause.unwrap_or_else(|| EngineError::Io(error.to_string())))
+            }
             Err(OpenError::Io { source, .. }) if disk::is_full(&source) => Err(EngineError::Full),
             Err(OpenError::Io { source, .. }) => Err(EngineError::Io(source.to_string())),
             Err(error) => Err(EngineError::Damaged(error.to_string())),
@@ -232,8 +239,8 @@ impl Engine for RedbEngine {
     }
 
     fn close(&self) {
-        let mut slot = self.slot.write().unwrap_or_else(PoisonError::into_inner);
-        *slot = Slot::Closed;
+        let slot = &self.seat.slot;
+        *slot.write().unwrap_or_else(PoisonError::into_inner) = Slot::Closed;
     }
 
     fn snapshot(&self) -> Result<Box<dyn Read>, EngineError> {

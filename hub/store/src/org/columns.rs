@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use protocol::ids::{FindingId, OrgId};
@@ -75,6 +76,7 @@ pub(super) struct Columns {
     state: RwLock<State>,
     /// Held while they are read, so that it happens once.
     loading: Mutex<()>,
+    asked_at: Mutex<Option<Instant>>,
 }
 
 #[derive(Default)]
@@ -100,6 +102,18 @@ impl Columns {
         }
     }
 
+    /// Forgets the lists if nobody asked for them for so long; who asks next reads them again.
+    pub(super) fn forget(&self, idle: Duration) {
+        let asked_at = *self.asked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked_at.is_none_or(|at| at.elapsed() < idle) {
+            return;
+        }
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if let State::Warm(_) = &*state {
+            *state = State::Cold;
+        }
+    }
+
     /// Runs `work` on the lists, reading them first if need be. They show the last commit, which
     /// may be later than the snapshot of who asks.
     pub(super) fn with<R>(
@@ -107,6 +121,8 @@ impl Columns {
         snapshot: impl FnOnce() -> Result<OrgReader, ReadError>,
         work: impl FnOnce(&Lists) -> R,
     ) -> Result<R, ReadError> {
+        let asked_at = &self.asked_at;
+        *asked_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         if let State::Warm(lists) = &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
             return Ok(work(lists));
         }

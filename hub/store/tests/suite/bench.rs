@@ -52,8 +52,12 @@ impl Bench {
     }
 
     pub(crate) fn open(&self) -> Result<Store, store::OpenError> {
+        self.open_with(StoreConfig::new(self.data()))
+    }
+
+    pub(crate) fn open_with(&self, config: StoreConfig) -> Result<Store, store::OpenError> {
         let master = MasterKey::load(&self.key(), &self.data()).unwrap();
-        Store::open(StoreConfig::new(self.data()), master)
+        Store::open(config, master)
     }
 
     /// Makes an organisation and opens it.

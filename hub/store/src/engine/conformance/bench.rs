@@ -7,7 +7,7 @@ use std::sync::Arc;
 use protocol::ids::OrgId;
 
 use crate::engine::memory::{MemoryEngine, MemoryEngines};
-use crate::engine::redb::RedbFiles;
+use crate::engine::redb::{Bounds, RedbFiles};
 use crate::engine::{Engine, Engines, Holder, Read, Row, Work, WriteSet};
 use crate::error::{EngineError, OpenError};
 use crate::tables::Table;
@@ -46,10 +46,15 @@ pub(super) fn repeating() -> Bench {
     }
 }
 
+const BOUNDS: Bounds = Bounds {
+    open_files: 4,
+    cache_bytes: 4 << 20,
+};
+
 pub(super) fn redb() -> Bench {
     let dir = tempfile::tempdir().unwrap();
     Bench {
-        engines: Box::new(RedbFiles::new(dir.path().to_owned(), 1 << 20)),
+        engines: Box::new(RedbFiles::new(dir.path().to_owned(), BOUNDS)),
         _dir: Some(dir),
     }
 }

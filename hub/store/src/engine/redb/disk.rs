@@ -22,6 +22,16 @@ pub(super) enum Trouble {
     Other(String),
 }
 
+impl From<Trouble> for EngineError {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Full => Self::Full,
+            Trouble::Sync(reason) => Self::Fatal(reason),
+            Trouble::Other(reason) => Self::Io(reason),
+        }
+    }
+}
+
 /// The first error of a file.
 #[derive(Debug, Default)]
 pub(super) struct Health {
@@ -50,12 +60,8 @@ impl Health {
 
     /// Turns an error of redb into what a caller can act on.
     pub(super) fn explain(&self, error: &dyn fmt::Display) -> EngineError {
-        match self.trouble() {
-            Some(Trouble::Full) => EngineError::Full,
-            Some(Trouble::Sync(reason)) => EngineError::Fatal(reason),
-            Some(Trouble::Other(reason)) => EngineError::Io(reason),
-            None => EngineError::Damaged(error.to_string()),
-        }
+        self.trouble()
+            .map_or_else(|| EngineError::Damaged(error.to_string()), Into::into)
     }
 }
 

@@ -10,8 +10,10 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::RedbEngine;
+use super::fleet::{Bounds, Fleet};
 use super::opening::io_error;
 use crate::engine::{Engine, Engines, Holder, Row, WriteSet};
 use crate::error::OpenError;
@@ -20,14 +22,27 @@ use crate::tables::Table;
 /// The files under one data directory.
 pub(crate) struct RedbFiles {
     data_dir: PathBuf,
-    cache_bytes: usize,
+    /// The organisations' files.
+    orgs: Arc<Fleet>,
 }
 
+/// Cache of the appliance's file, which is always open: its rows are few, and asked for at every
+/// admission.
+const APPLIANCE_CACHE_BYTES: usize = 4 << 20;
+
 impl RedbFiles {
-    pub(crate) fn new(data_dir: PathBuf, cache_bytes: usize) -> Self {
+    /// `bounds` are those of the organisations' files.
+    pub(crate) fn new(data_dir: PathBuf, bounds: Bounds) -> Self {
         Self {
             data_dir,
-            cache_bytes,
+            orgs: Fleet::new(bounds),
+        }
+    }
+
+    fn fleet(&self, holder: Holder) -> Arc<Fleet> {
+        match holder {
+            Holder::Appliance => Fleet::of_one(APPLIANCE_CACHE_BYTES),
+            Holder::Org(_) => Arc::clone(&self.orgs),
         }
     }
 }
@@ -49,13 +64,13 @@ impl Engines for RedbFiles {
         if let Some(parent) = path.parent() {
             private_dir(parent)?;
         }
-        let engine = RedbEngine::create(&path, holder.tables(), self.cache_bytes, first)?;
+        let engine = RedbEngine::create(&path, holder.tables(), &self.fleet(holder), first)?;
         Ok(Arc::new(engine))
     }
 
     fn open(&self, holder: Holder) -> Result<Arc<dyn Engine>, OpenError> {
         let path = self.place(holder);
-        let engine = RedbEngine::open(&path, holder.tables(), self.cache_bytes)?;
+        let engine = RedbEngine::open(&path, holder.tables(), &self.fleet(holder))?;
         Ok(Arc::new(engine))
     }
 
@@ -65,6 +80,14 @@ impl Engines for RedbFiles {
 
     fn remove(&self, holder: Holder) -> io::Result<()> {
         fs::remove_file(self.place(holder))
+    }
+
+    fn rest_idle(&self, idle: Duration) -> usize {
+        self.orgs.rest_idle(idle)
+    }
+
+    fn open_files(&self) -> usize {
+        self.orgs.open_files()
     }
 }
 

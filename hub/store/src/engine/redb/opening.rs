@@ -11,6 +11,7 @@ use std::sync::Arc;
 use redb::{Builder, Database, ReadTransaction, ReadableDatabase, TableError};
 
 use super::disk::{Disk, Health, Medium, Trouble};
+use super::fleet::Lease;
 use super::snapshot::get_row;
 use super::{ENGINE, FORMAT, KEY_FORMAT, MARKS, NOTES, rows};
 use crate::engine::Row;
@@ -21,9 +22,16 @@ use crate::tables::Table;
 pub(super) struct Opened {
     database: Arc<Database>,
     pub(super) health: Arc<Health>,
+    // Given back after the file is closed.
+    _lease: Lease,
 }
 
 impl Opened {
+    /// Says whether a transaction or a snapshot holds it.
+    pub(super) fn is_in_use(&self) -> bool {
+        Arc::strong_count(&self.database) > 1
+    }
+
     pub(super) fn parts(&self) -> (Arc<Database>, Arc<Health>) {
         (Arc::clone(&self.database), Arc::clone(&self.health))
     }
@@ -59,7 +67,7 @@ pub(super) fn open_medium(
     medium: Arc<dyn Medium>,
     path: &Path,
     tables: &'static [Table],
-    cache_bytes: usize,
+    lease: Lease,
     make: Make,
 ) -> Result<Opened, OpenError> {
     let damaged = |reason: String| OpenError::Damaged {
@@ -77,7 +85,7 @@ pub(super) fn open_medium(
             peek(&medium, path)?;
         }
         let database = Builder::new()
-            .set_cache_size(cache_bytes)
+            .set_cache_size(lease.cache_bytes)
             .create_with_backend(Disk::new(Arc::clone(&medium), Arc::clone(&health)))
             .map_err(|error| open_error(path, &health, error))?;
         prepare(&database, path, &health, tables, make)?;
@@ -87,6 +95,7 @@ pub(super) fn open_medium(
         Ok(database) => Ok(Opened {
             database: Arc::new(database?),
             health,
+            _lease: lease,
         }),
         Err(panic) => Err(damaged(format!("panic while opening: {}", words(&*panic)))),
     }

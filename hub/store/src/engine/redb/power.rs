@@ -17,7 +17,7 @@ use self::life::{Fault, Life};
 use self::platter::{Dice, Make as DiskMake, Platter, Sync};
 use super::disk::Medium;
 use super::opening::Make;
-use super::{Opener, RedbEngine, Slot};
+use super::{Fleet, Opener, RedbEngine, Slot};
 use crate::engine::{Condition, Direction, Engine, PageSize, Range, WriteSet};
 use crate::error::{EngineError, OpenError};
 use crate::tables::Table;
@@ -57,7 +57,7 @@ pub(crate) fn create(platter: &Arc<Platter>) -> Result<RedbEngine, OpenError> {
 
 /// Ends an engine without a call to it and returns its database.
 fn take_apart(engine: RedbEngine) -> Database {
-    let mut slot = engine.slot.write().unwrap();
+    let mut slot = engine.seat.slot.write().unwrap();
     let Slot::Open(open) = std::mem::replace(&mut *slot, Slot::Closed) else {
         panic!("the engine is not open");
     };
@@ -74,7 +74,13 @@ fn open(platter: &Arc<Platter>, make: Make) -> Result<RedbEngine, OpenError> {
         Ok(medium)
     });
     // No cache, so that reads come from the disk.
-    RedbEngine::on(Path::new("platter"), Table::ORG, 0, opener, make)
+    RedbEngine::on(
+        Path::new("platter"),
+        Table::ORG,
+        &Fleet::of_one(0),
+        opener,
+        make,
+    )
 }
 
 const ROWS: u64 = 8;
