@@ -226,7 +226,8 @@ mod tests {
     #[test]
     fn a_burst_is_cut_into_batches_and_a_record_too_long_is_set_aside() {
         let long = "x".repeat(limits::EVENT_RAW_BYTES);
-        let mut page = vec![fact(&[long.clone(), long.clone(), long.clone()], 1)];
+        let burst = vec![long.clone(); 5];
+        let mut page = vec![fact(&burst, 1)];
         page.push(fact(&[format!("{long}x")], 2));
         page.push(Fact::Events {
             events: vec![],
@@ -239,7 +240,7 @@ mod tests {
         });
         let (commit, counted) = batch(source(), page);
         let want = Counted {
-            events: 3,
+            events: 5,
             quarantined: 2,
         };
         assert_eq!(counted, want);

@@ -129,7 +129,19 @@ const NAME_BYTES: usize = 64;
 /// How far a program's password may stand behind its name.
 const ARGUMENTS_BYTES: usize = 300;
 
+/// Longest text that is too short for a token, in bytes: the shortest is five characters and ten.
+const SHORT_BYTES: usize = 14;
+
+/// Says at a glance that there is no secret: most keys and many values are one short name, in which
+/// no value can follow anything, and no token has room.
+fn is_short_name(text: &str) -> bool {
+    text.len() <= SHORT_BYTES && text.bytes().all(|b| is_word(b) || b == b'_' || b == b'-')
+}
+
 pub(super) fn scrub(text: &str) -> Cow<'_, str> {
+    if is_short_name(text) {
+        return Cow::Borrowed(text);
+    }
     let spans = find(text);
     if spans.is_empty() {
         return Cow::Borrowed(text);
@@ -514,4 +526,35 @@ fn entropy(text: &str) -> f64 {
         -share * share.log2()
     };
     counts.iter().filter(|count| **count > 0).map(part).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_word_with_what_fits_behind_it_is_looked_at_or_holds_nothing() {
+        for (word, _) in WORDS {
+            for filling in ["A1b2C3d4E5f6G7h8", "----------------", "________________"] {
+                for end in 0..filling.len() {
+                    let text = format!("{word}{}", &filling[..end]);
+                    assert!(!is_short_name(&text) || find(&text).is_empty(), "{text}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_short_name_holds_nothing(
+            word in prop::sample::select(WORDS.iter().map(|(word, _)| *word).collect::<Vec<_>>()),
+            around in "[A-Za-z0-9_-]{0,14}",
+            at: prop::sample::Index,
+        ) {
+            let (before, after) = around.split_at(at.index(around.len() + 1));
+            let text = format!("{before}{word}{after}");
+            prop_assert!(!is_short_name(&text) || find(&text).is_empty(), "{}", text);
+        }
+    }
 }

@@ -130,9 +130,9 @@ fn time_ms(text: &str) -> Option<i64> {
     let with_colon = match (text.get(..at), text.get(at..)) {
         (Some(before), Some(offset)) if offset.starts_with(['+', '-']) && !offset.contains(':') => {
             let (hours, minutes) = offset.split_at_checked(3)?;
-            format!("{before}{hours}:{minutes}")
+            Cow::Owned([before, hours, ":", minutes].concat())
         }
-        _ => text.to_owned(),
+        _ => Cow::Borrowed(text),
     };
     let at: Timestamp = with_colon.parse().ok()?;
     Some(at.as_millisecond())

@@ -324,7 +324,7 @@ impl Input {
     /// Takes the next whole line out of what was read.
     pub(super) fn take_line(&mut self) -> Option<Line> {
         let fresh = self.waiting.get(self.searched..).unwrap_or_default();
-        let Some(end) = fresh.iter().position(|byte| *byte == b'\n') else {
+        let Some(end) = memchr::memchr(b'\n', fresh) else {
             self.searched = self.waiting.len();
             if self.waiting.len() - self.start > limits::EVENT_RAW_BYTES {
                 // Let go at once: a line may be longer than memory.

@@ -230,10 +230,10 @@ fn a_line_beyond_the_bound_is_dropped_with_its_length_and_the_next_one_is_read()
 fn a_step_stays_near_the_size_of_a_batch() {
     let manager = Manager::new();
     let mut reader = Reader::new(manager.path());
-    let text: String = (0..500).map(|number| alert(number, 2000) + "\n").collect();
+    let text: String = (0..1000).map(|number| alert(number, 2000) + "\n").collect();
     manager.write(&text);
     manager.write(&"\n".repeat(20_000));
-    manager.write(&lines(500..501));
+    manager.write(&lines(1000..1001));
     let mut steps = 0;
     loop {
         let before = reader.ids.len();
@@ -245,8 +245,8 @@ fn a_step_stays_near_the_size_of_a_batch() {
             break;
         }
     }
-    assert_eq!(reader.ids, (0..501).collect::<Vec<_>>());
-    // A megabyte in steps of 256 KiB, and the empty lines in some more.
+    assert_eq!(reader.ids, (0..1001).collect::<Vec<_>>());
+    // Two megabytes in steps of 512 KiB, and the empty lines in some more.
     assert!((8..=12).contains(&steps), "{steps}");
 }
 
@@ -337,7 +337,7 @@ fn lines_of_a_file_that_is_gone_are_reported_and_later_days_are_read() {
 #[test]
 fn of_a_file_that_is_gone_before_it_was_read_the_known_bytes_are_told() {
     let mut manager = Manager::new();
-    let text = lines(0..4000);
+    let text = lines(0..8000);
     assert!(text.len() > limits::BATCH_TARGET_BYTES * 3 / 2);
     manager.write(&text);
     let step = Follower::new(manager.path(), None).step().unwrap();
@@ -345,7 +345,7 @@ fn of_a_file_that_is_gone_before_it_was_read_the_known_bytes_are_told() {
     let read = lines(0..step.events.len()).len();
     let gone = manager.day_file();
     manager.rotate(true);
-    manager.write(&lines(4000..4001));
+    manager.write(&lines(8000..8001));
     fs::remove_file(&gone).unwrap();
     let mut later = Follower::new(manager.path(), Some(&step.cursor));
     let record = later.step().unwrap().quarantined.pop().unwrap();

@@ -293,10 +293,10 @@ fn a_document_too_large_to_send_is_reported_and_its_scope_is_not_ended() {
 fn a_crash_between_gone_and_end_finds_them_gone_again() {
     let mut world = World::default();
     let mut facts = vec![began()];
-    facts.extend((0..3000).map(|n| document(&format!("{n:0>90}"), "1")));
+    facts.extend((0..6000).map(|n| document(&format!("{n:0>90}"), "1")));
     facts.push(ended());
     world.sync(facts);
-    assert_eq!(world.hub.len(), 3000);
+    assert_eq!(world.hub.len(), 6000);
     // All gone at once: more than a batch of `Gone` items. Only the first commit survives.
     let mut sweeps = Sweeps::default();
     let mut out = Vec::new();
@@ -307,7 +307,7 @@ fn a_crash_between_gone_and_end_finds_them_gone_again() {
     assert!(said.iter().any(|line| line.starts_with("gone")));
     let again = world.sync(vec![began(), ended()]);
     let gone = again.iter().filter(|line| line.starts_with("gone"));
-    assert_eq!(gone.count(), 3000);
+    assert_eq!(gone.count(), 6000);
     assert!(world.hub.is_empty());
 }
 
