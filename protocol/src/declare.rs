@@ -28,7 +28,9 @@
 //! A field takes its `call` from the type unless it names its own; the permission is the call's
 //! own name unless `permission` differs. Tags come with the list unless `tags_call` names a call,
 //! and links do unless one names the `field` that it is read from. `required: true` means that the
-//! provider always sends it, so that it can never be null.
+//! provider always sends it, so that it can never be null. A provider whose answers leave empty
+//! lists out is declared so with `leaves_out_empty_lists: true` above `types`: a required list that
+//! is not in an answer is then empty, where it would else be unread.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -174,6 +176,8 @@ pub struct ResourceType {
     pub call: String,
     /// The call that reads tags, where the list does not bring them; its permission has its name.
     pub tags_call: Option<String>,
+    /// Whether a required list that an answer leaves out is empty.
+    pub leaves_out_empty_lists: bool,
     /// Declared fields by their top-level name.
     pub fields: BTreeMap<String, Field>,
     /// Declared relations by name.
@@ -185,6 +189,8 @@ pub struct ResourceType {
 struct RawFile {
     provider: String,
     service: String,
+    #[serde(default)]
+    leaves_out_empty_lists: bool,
     types: BTreeMap<String, RawType>,
 }
 
@@ -326,6 +332,7 @@ impl Declarations {
                     source,
                 })?;
             let prefix = format!("{}.{}", raw.provider, raw.service);
+            let leaves_out_empty_lists = raw.leaves_out_empty_lists;
             for (name, raw) in raw.types {
                 let broken = |reason: String| DeclareError::Rule {
                     file: file.to_owned(),
@@ -363,6 +370,7 @@ impl Declarations {
                     reach: raw.scope,
                     call: raw.call,
                     tags_call: raw.tags_call,
+                    leaves_out_empty_lists,
                     fields,
                     links: raw.links,
                 };

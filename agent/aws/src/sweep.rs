@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
-use collect::draft::NOT_CALLED;
+use collect::draft::{NOT_CALLED, incomplete};
 use collect::{CollectError, Detector, Draft, Fact, Fault, Output};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use jiff::Timestamp;
@@ -197,6 +197,9 @@ impl Sweep<'_> {
             return Ok(());
         }
         let document = Box::new(draft.finish(Timestamp::now()));
+        for fault in incomplete(&document) {
+            self.run.note(fault);
+        }
         self.run.out.send(Fact::Document(document)).await?;
         self.run.documents.fetch_add(1, Ordering::Relaxed);
         Ok(())

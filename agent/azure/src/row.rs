@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use collect::required::missing;
 use collect::{Draft, Fault};
 use protocol::declare::ResourceType;
 use protocol::urn::Scope;
@@ -66,8 +65,7 @@ impl Identity {
     }
 }
 
-/// Returns the document's draft, and what is wrong with the row if something is: a required field
-/// that is missing makes every field of the row a gap.
+/// Returns the document's draft, and what is wrong with the row's tags if something is.
 pub(crate) fn draft(
     declared: &'static ResourceType,
     scope: &Scope,
@@ -90,15 +88,7 @@ pub(crate) fn draft(
             wrong = Some(unusable("unreadable"));
         }
     }
-    match missing(&declared.fields, CALL, &row) {
-        None => {
-            draft.answered(CALL, Value::Object(row));
-        }
-        Some(_) => {
-            draft.failed(&unusable("incomplete"));
-            wrong = Some(unusable("incomplete"));
-        }
-    }
+    draft.answered(CALL, Value::Object(row));
     (draft, wrong)
 }
 

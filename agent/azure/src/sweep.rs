@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use collect::draft::incomplete;
 use collect::http::Failure;
 use collect::{CollectError, Draft, Fact, Fault, Output, Summary};
 use jiff::Timestamp;
@@ -219,6 +220,9 @@ impl<'a> Sweep<'a> {
 
     async fn send(&mut self, draft: Draft) -> Result<(), CollectError> {
         let document = Box::new(draft.finish(Timestamp::now()));
+        for fault in incomplete(&document) {
+            self.note(fault);
+        }
         self.out.send(Fact::Document(document)).await?;
         self.summary.documents += 1;
         Ok(())

@@ -2,9 +2,10 @@
 //!
 //! A collector hands over what each call answered, or that it failed. `finish` then goes through
 //! the declaration: a field whose call answered has its value or null; a field whose call failed,
-//! or was never made, has no key and a gap.
+//! or was never made, has no key and a gap. A call whose answer lacks a field that the provider
+//! always sends did not answer what was asked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use protocol::declare::{Field, Kind, ResourceType};
@@ -12,10 +13,26 @@ use protocol::document::{Document, Gap, Link};
 use protocol::urn::{Scope, Urn};
 use serde_json::{Map, Value};
 
+use crate::required::{fill_lists, missing};
 use crate::source::Fault;
 
 /// The error that a gap carries when a collector never made the call.
 pub const NOT_CALLED: &str = "not called";
+
+/// The error that a gap carries when an answer lacked a required field.
+pub const INCOMPLETE: &str = "incomplete";
+
+/// Returns the calls whose answers about a document lacked a required field, for the summary of a
+/// sync.
+pub fn incomplete(document: &Document) -> impl Iterator<Item = Fault> {
+    let gaps = document.gaps.values();
+    let calls = gaps.filter(|gap| gap.error == INCOMPLETE);
+    let calls: BTreeSet<&str> = calls.map(|gap| gap.call.as_str()).collect();
+    calls.into_iter().map(|call| Fault {
+        call: call.to_owned(),
+        code: INCOMPLETE.to_owned(),
+    })
+}
 
 /// A document in the making.
 #[derive(Debug)]
@@ -120,6 +137,7 @@ impl Draft {
     /// A value whose shape is not the declared one becomes a gap that says so: what cannot be
     /// understood was not read.
     pub fn finish(mut self, collected_at: Timestamp) -> Document {
+        self.judge_answers();
         let mut gaps = BTreeMap::new();
         let mut config = Map::new();
         for (name, field) in &self.declared.fields {
@@ -164,6 +182,29 @@ impl Draft {
             links: self.links,
             collected_at,
             urn: self.urn,
+        }
+    }
+
+    /// Makes failures of the calls whose answers lack a required field.
+    fn judge_answers(&mut self) {
+        let declared = self.declared;
+        for (call, answer) in &mut self.answered {
+            if declared.leaves_out_empty_lists {
+                fill_lists(&declared.fields, call, answer);
+            }
+            if missing(&declared.fields, call, answer).is_some() {
+                let failed = self.failed.entry(call.clone());
+                failed.or_insert_with(|| INCOMPLETE.to_owned());
+            }
+        }
+        let call = declared.tags_call.as_ref().unwrap_or(&declared.call);
+        if matches!(self.tags, Some(Ok(_)))
+            && self.failed.get(call).is_some_and(|e| e == INCOMPLETE)
+        {
+            self.tags = Some(Err(Gap {
+                call: call.clone(),
+                error: INCOMPLETE.to_owned(),
+            }));
         }
     }
 
@@ -224,9 +265,14 @@ mod tests {
     use serde_json::json;
 
     fn draft() -> Draft {
+        draft_of("leaves_out_empty_lists: false")
+    }
+
+    fn draft_of(lists: &str) -> Draft {
         const FILE: &str = "
 provider: aws
 service: s3
+LISTS
 types:
   aws.s3.bucket:
     summary: A bucket.
@@ -243,13 +289,24 @@ types:
         of:
           Status: {type: string}
           MFADelete: {type: string}
+      Targets:
+        type: record
+        required: true
+        call: s3:GetBucketNotificationConfiguration
+        meaning: Who is told.
+        of:
+          Topics: {type: list, required: true, of: {Arn: {type: string, required: true}}}
+          Bridge: {type: list<string>}
 ";
-        let types = Declarations::parse([("s3.yaml", FILE)]).unwrap();
+        let file = FILE.replace("LISTS", lists);
+        let types = Declarations::parse([("s3.yaml", file.as_str())]).unwrap();
         let types: &'static Declarations = Box::leak(Box::new(types));
         let declared = types.get("aws.s3.bucket").unwrap();
         let scope = Scope::of_type("aws.s3.bucket", "123456789012", "global");
         Draft::new(declared, &scope, "logs", "arn:aws:s3:::logs")
     }
+
+    const NOTIFICATIONS: &str = "s3:GetBucketNotificationConfiguration";
 
     fn gap(call: &str, error: &str) -> Gap {
         Gap {
@@ -282,9 +339,74 @@ types:
                     "config.Policy".to_owned(),
                     gap("s3:GetBucketPolicy", "AccessDenied")
                 ),
+                ("config.Targets".to_owned(), gap(NOTIFICATIONS, NOT_CALLED)),
                 ("tags".to_owned(), gap("s3:ListBuckets", NOT_CALLED)),
             ])
         );
+    }
+
+    /// What a document says of a call that answered so.
+    fn targets(lists: &str, answer: Value) -> (Option<Value>, Option<String>) {
+        let mut draft = draft_of(lists);
+        draft
+            .answered("s3:ListBuckets", json!({"Name": "logs"}))
+            .answered(NOTIFICATIONS, answer)
+            .tags(BTreeMap::new());
+        let document = draft.finish(Timestamp::UNIX_EPOCH);
+        let gap = document.gaps.get("config.Targets");
+        assert!(document.tags.is_some());
+        assert_eq!(document.config["Name"], "logs");
+        let told: Vec<Fault> = incomplete(&document).collect();
+        let error = gap.map(|gap| gap.error.clone());
+        assert_eq!(told.is_empty(), error.is_none());
+        (document.config.get("Targets").cloned(), error)
+    }
+
+    #[test]
+    fn a_required_list_that_was_left_out_is_empty_or_unread_as_the_declaration_says() {
+        let none = || json!({"Targets": {}});
+        let empty = json!({"Topics": [], "Bridge": null});
+        let is = targets("leaves_out_empty_lists: true", none());
+        assert_eq!(is, (Some(empty.clone()), None));
+        let is = targets(
+            "leaves_out_empty_lists: true",
+            json!({"Targets": {"Topics": null}}),
+        );
+        assert_eq!(is, (Some(empty), None));
+        let is = targets("leaves_out_empty_lists: false", none());
+        assert_eq!(is, (None, Some("incomplete".to_owned())));
+    }
+
+    #[test]
+    fn an_answer_without_a_required_field_is_none_and_its_tags_are_none() {
+        for answer in [
+            json!({}),
+            json!({"Targets": null}),
+            json!({"Targets": {"Topics": [{}]}}),
+        ] {
+            let is = targets("leaves_out_empty_lists: true", answer);
+            assert_eq!(is, (None, Some("incomplete".to_owned())));
+        }
+        let mut draft = draft();
+        draft
+            .answered("s3:ListBuckets", json!({}))
+            .tags(BTreeMap::new());
+        let document = draft.finish(Timestamp::UNIX_EPOCH);
+        let want = gap("s3:ListBuckets", INCOMPLETE);
+        assert_eq!(document.tags, None);
+        assert_eq!(
+            (&document.gaps["tags"], &document.gaps["config.Name"]),
+            (&want, &want)
+        );
+        // The call's own error says more.
+        let mut draft = draft_of("leaves_out_empty_lists: true");
+        draft.answered("s3:ListBuckets", json!({}));
+        draft.failed(&Fault {
+            call: "s3:ListBuckets".into(),
+            code: "AccessDenied".into(),
+        });
+        let document = draft.finish(Timestamp::UNIX_EPOCH);
+        assert_eq!(document.gaps["config.Name"].error, "AccessDenied");
     }
 
     #[test]

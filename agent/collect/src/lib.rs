@@ -11,7 +11,7 @@ pub mod budget;
 pub mod draft;
 pub mod http;
 pub mod output;
-pub mod required;
+mod required;
 pub mod scrub;
 pub mod secrets;
 pub mod source;

@@ -10,8 +10,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use collect::draft::incomplete;
 use collect::http::Failure;
-use collect::required::missing;
 use collect::{CollectError, Draft, Fact, Fault, Output, Summary};
 use jiff::Timestamp;
 use protocol::declare::Kind;
@@ -265,7 +265,7 @@ impl<'a> Sweep<'a> {
         let fields = &declared(type_name).fields;
         let call = Content::Resource.call();
         let data = asset.resource.as_ref().and_then(|found| found.data.clone());
-        let answer = data.ok_or("no_data").and_then(|mut data| {
+        let answer = data.ok_or("no_data").map(|mut data| {
             data.extend(more);
             let fitted = data.into_iter().map(|(name, value)| {
                 let value = match fields.get(&name) {
@@ -274,11 +274,7 @@ impl<'a> Sweep<'a> {
                 };
                 (name, value)
             });
-            let data: Map<String, Value> = fitted.collect();
-            match missing(fields, call, &data) {
-                None => Ok(data),
-                Some(_) => Err("incomplete"),
-            }
+            fitted.collect::<Map<String, Value>>()
         });
         match answer {
             Ok(mut data) => {
@@ -295,13 +291,9 @@ impl<'a> Sweep<'a> {
             }
         }
         let call = Content::IamPolicy.call();
-        let policy = policies.of(&asset.name).and_then(|policy| {
-            let mut answer = Map::new();
-            answer.insert("iamPolicy".to_owned(), policy.unwrap_or(Value::Null));
-            match missing(fields, call, &answer) {
-                None => Ok(Value::Object(answer)),
-                Some(_) => Err(fault(Content::IamPolicy, "incomplete")),
-            }
+        let policy = policies.of(&asset.name).map(|policy| {
+            let policy = ("iamPolicy".to_owned(), policy.unwrap_or(Value::Null));
+            Value::Object(Map::from_iter([policy]))
         });
         draft.outcome(call, policy);
     }
@@ -327,6 +319,9 @@ impl<'a> Sweep<'a> {
 
     async fn send(&mut self, draft: Draft) -> Result<(), CollectError> {
         let document = Box::new(draft.finish(Timestamp::now()));
+        for fault in incomplete(&document) {
+            self.note(fault);
+        }
         self.out.send(Fact::Document(document)).await?;
         self.summary.documents += 1;
         Ok(())
