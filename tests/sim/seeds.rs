@@ -53,6 +53,20 @@ fn whatever_fails_everything_acknowledged_is_stored_once_and_nothing_waits_for_e
 }
 
 #[test]
+fn certificates_are_renewed_and_hubs_that_were_set_back_are_shown_older_ones() {
+    let runs = (1..=60).map(|seed| check(seed).unwrap_or_else(|failure| panic!("{failure}")));
+    let (mut renewals, mut older) = (0, 0);
+    for run in runs {
+        renewals += run.renewals;
+        older += run.older_shown;
+    }
+    assert!(
+        renewals > 50 && older > 3,
+        "{renewals} renewals, {older} older ones"
+    );
+}
+
+#[test]
 fn a_seed_repeats_its_run_and_another_makes_another() {
     let one = check(1).unwrap_or_else(|failure| panic!("{failure}"));
     let again = check(1).unwrap_or_else(|failure| panic!("{failure}"));

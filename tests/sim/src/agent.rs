@@ -10,6 +10,7 @@ use protocol::session::agent::{self, Ended, Output, Session, StoredBatch};
 use protocol::wire::v1::Epoch;
 
 use crate::chance::Chance;
+use crate::identity::Folder;
 use crate::plan::Plan;
 use crate::spool::{Key, Released, Spool, State};
 use crate::wire::{Toward, Wire};
@@ -37,6 +38,8 @@ pub(crate) struct Agent {
     pub(crate) paused_until_ms: u64,
     pub(crate) wire: Option<u64>,
     pub(crate) meddling: Meddling,
+    /// Its certificates; `None` before it is enrolled.
+    pub(crate) folder: Option<Folder>,
     session: Option<Session>,
     /// Counts sessions: what is due for an earlier one is not for this one.
     session_no: u64,
@@ -71,6 +74,7 @@ impl Agent {
             paused_until_ms: 0,
             wire: None,
             meddling: Meddling::default(),
+            folder: None,
             session: None,
             session_no: 0,
             wake_ms: None,
@@ -116,6 +120,11 @@ fn frame_of(lane: Lane, bytes: &[u8]) -> Result<Frame, Violation> {
 }
 
 impl World {
+    /// Returns the core of an agent while its process lives.
+    pub(crate) fn session_of(&mut self, index: usize) -> Option<&mut Session> {
+        self.agents.get_mut(index)?.session.as_mut()
+    }
+
     /// Changes the session of an agent, and does what it then says.
     fn with_session(&mut self, index: usize, change: impl FnOnce(&mut Session)) -> Checked {
         let Some(agent) = self.agents.get_mut(index) else {
@@ -160,11 +169,29 @@ impl World {
                 // The model keeps no scopes.
                 Output::SetBack { .. }
                 | Output::Repair { .. }
-                | Output::StoreCertificate(_)
                 | Output::Trust(_)
-                | Output::NotRenewed(_)
-                | Output::ShowOlder
-                | Output::ComeBack => {}
+                | Output::NotRenewed(_) => {}
+                Output::StoreCertificate(chain) => self.store_card(index, &chain)?,
+                Output::ShowOlder => {
+                    if let Some(folder) = &mut agent.folder {
+                        folder.passed_over += 1;
+                    }
+                    self.summary.older_shown += 1;
+                    self.trace(format!("agent {index} shows an older certificate"));
+                }
+                Output::ComeBack => {
+                    let (wire, skew_ms) = (agent.wire.take(), agent.skew_ms);
+                    if let Some(wire) = wire {
+                        self.hang_up(wire);
+                        self.let_go(wire);
+                    }
+                    self.trace(format!("agent {index} comes back with its certificate"));
+                    let now = self.now(skew_ms);
+                    let reason = "renewed".to_owned();
+                    if let Some(session) = self.session_of(index) {
+                        session.handle_disconnected(Ended::Lost { reason }, now);
+                    }
+                }
                 Output::ForgetScope(_) => agent.spool.forget_contents(self.now_ms),
                 Output::Close { code, reason } => {
                     let Some(wire) = agent.wire else { continue };
@@ -240,6 +267,13 @@ impl World {
         let seed = self.chance.number();
         let skew_ms = self.agents.get(index).map_or(0, |agent| agent.skew_ms);
         let now = self.now(skew_ms);
+        let folder = self.agents.get_mut(index).and_then(|a| a.folder.as_mut());
+        let folder = folder.map(|folder| {
+            // A process that begins shows the newest.
+            folder.passed_over = 0;
+            folder.clone()
+        });
+        let certificate = folder.map(|folder| self.certificate(&folder));
         let Some(agent) = self.agents.get_mut(index) else {
             return Ok(());
         };
@@ -249,7 +283,7 @@ impl World {
             witness: agent.spool.current.witness,
             process: seed,
             seed,
-            certificate: None,
+            certificate,
             is_brief: false,
         };
         agent.session = Some(Session::new(config, now));

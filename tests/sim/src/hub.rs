@@ -8,6 +8,7 @@ use protocol::session::CloseCode;
 use protocol::session::hub::{self, Output};
 use protocol::wire::v1::{Content, Epoch, GoAway};
 
+use crate::identity::{Card, List};
 use crate::store::{OrgStore, Taken};
 use crate::wire::Toward;
 use crate::world::{Event, World};
@@ -24,8 +25,10 @@ const BACKUP_MS: (u64, u64) = (20_000, 90_000);
 
 /// A session under way.
 pub(crate) struct Conn {
-    core: hub::Session,
+    pub(crate) core: hub::Session,
     agent: usize,
+    /// The certificate that the agent showed.
+    shown: Card,
     work: BTreeMap<Lane, VecDeque<Box<VerifiedBatch>>>,
     held_bytes: u64,
     is_storing: bool,
@@ -52,7 +55,9 @@ pub(crate) struct Hub {
     /// Whether its disk was set back without a new epoch.
     pub(crate) is_silently_set_back: bool,
     pub(crate) stores: Vec<OrgStore>,
-    backups: VecDeque<Vec<OrgStore>>,
+    /// The positive list.
+    pub(crate) list: List,
+    backups: VecDeque<(Vec<OrgStore>, List)>,
     pub(crate) conns: BTreeMap<u64, Conn>,
     jobs: BTreeMap<u64, Job>,
     next_job: u64,
@@ -69,6 +74,7 @@ impl Hub {
             epoch,
             is_silently_set_back: false,
             stores: vec![OrgStore::default(); orgs],
+            list: List::default(),
             backups: VecDeque::new(),
             conns: BTreeMap::new(),
             jobs: BTreeMap::new(),
@@ -101,6 +107,10 @@ impl World {
         if suspended.is_some_and(|until| *until > self.now_ms) {
             return self.close_from_hub(wire, CloseCode::Suspended, "suspended");
         }
+        let (shown, duty) = match self.recognise(agent) {
+            Ok(known) => known,
+            Err((code, reason)) => return self.close_from_hub(wire, code, reason),
+        };
         let older: Vec<u64> = self
             .hub
             .conns
@@ -123,13 +133,14 @@ impl World {
             commit: stored.map_or(0, |store| store.commits),
             high_water,
             public_key: found.spool.key.public(),
-            duty: hub::Duty::All,
+            duty,
         };
         let core = hub::Session::new(config, self.now(0));
         let wake_ms = self.ms(core.poll_timeout());
         let conn = Conn {
             core,
             agent,
+            shown,
             work: BTreeMap::new(),
             held_bytes: 0,
             is_storing: false,
@@ -139,6 +150,7 @@ impl World {
         };
         self.hub.conns.insert(wire, conn);
         self.at(wake_ms, Event::HubWake(wire));
+        self.plan_end(wire, shown, duty);
     }
 
     /// The hub reads what arrived.
@@ -162,14 +174,19 @@ impl World {
     }
 
     /// Does what a core of the hub says.
-    fn run_hub(&mut self, wire: u64) -> Checked {
+    pub(crate) fn run_hub(&mut self, wire: u64) -> Checked {
         while let Some(conn) = self.hub.conns.get_mut(&wire) {
             let Some(output) = conn.core.poll_output() else {
                 break;
             };
             match output {
                 Output::Send { lane, bytes } => self.send(wire, Toward::Agent, lane, bytes),
-                Output::Greeted(_) | Output::Beat(_) | Output::Renew(_) => {}
+                Output::Greeted(_) | Output::Beat(_) => {}
+                Output::Renew(_) => {
+                    let (agent, shown) = (conn.agent, conn.shown);
+                    let span = self.chance.within(self.plan.store_ms);
+                    self.after(span, Event::Certified(wire, agent, shown));
+                }
                 Output::Admit(batch) => {
                     let header = batch.header();
                     let lane = Lane::from_number(header.lane);
@@ -369,7 +386,7 @@ impl World {
             return;
         };
         self.crash_hub(down_ms);
-        self.hub.stores = backup;
+        (self.hub.stores, self.hub.list) = backup;
         // Later backups are of a history that did not happen.
         self.hub.backups.truncate(index + 1);
         // A disk that was set back says nothing of it.
@@ -385,7 +402,8 @@ impl World {
         if self.hub.backups.len() >= BACKUPS {
             self.hub.backups.pop_front();
         }
-        self.hub.backups.push_back(self.hub.stores.clone());
+        let whole = (self.hub.stores.clone(), self.hub.list.clone());
+        self.hub.backups.push_back(whole);
         for agent in &mut self.agents {
             agent.snapshot();
         }

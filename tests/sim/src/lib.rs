@@ -14,6 +14,7 @@
 //! | `spool` | what is durable, what a crash brings back, bounded keeping of what was acknowledged |
 //! | `wire` | ordered streams per lane or one for all, delay, stalls, cuts at any byte, half-open |
 //! | `store` | one transaction for rows and mark, delay, full disk, backup and restore |
+//! | `identity` | the positive list with its backups, renewals that get lost at any point, ended certificates |
 //!
 //! What is checked stands in `ledger`. Signatures hold random numbers of the operating system; no
 //! decision depends on them, so a seed repeats its run.
@@ -22,6 +23,7 @@ mod agent;
 mod chance;
 mod fault;
 mod hub;
+mod identity;
 mod ledger;
 mod plan;
 mod spool;
@@ -50,6 +52,10 @@ pub struct Summary {
     pub rolls: u64,
     /// Records of items that are gone.
     pub losses: u64,
+    /// Certificates that the hub made for agents that asked.
+    pub renewals: u64,
+    /// Times that an agent showed a certificate from before, since the hub did not know a later one.
+    pub older_shown: u64,
     /// Virtual milliseconds from the first to the last event.
     pub virtual_ms: u64,
     /// Virtual milliseconds from the end of the faults until everything was drained.

@@ -31,6 +31,8 @@ pub(crate) struct Plan {
     pub(crate) fetch_ms: u64,
     /// How long the spool keeps what was acknowledged.
     pub(crate) keep_ms: u64,
+    /// How long a certificate is valid. Its life once more is longer than any backup is old.
+    pub(crate) card_ms: u64,
     /// Most bytes of a spool.
     pub(crate) spool_bytes: u64,
 }
@@ -66,6 +68,7 @@ impl Plan {
             store_ms: (1, chance.within((2, 600))),
             fetch_ms: if chance.is_one_in(2) { 0 } else { 40 },
             keep_ms: *chance.pick(&[0, 60_000, 86_400_000]).unwrap_or(&0),
+            card_ms: 60_000 * chance.pick(&[10, 15, 60]).copied().unwrap_or(60),
             spool_bytes: if chance.is_one_in(4) { 20_000 } else { 1 << 30 },
         }
     }

@@ -10,6 +10,7 @@ use protocol::session::{CloseCode, Now};
 use crate::agent::Agent;
 use crate::chance::Chance;
 use crate::hub::Hub;
+use crate::identity::Card;
 use crate::ledger::Ledger;
 use crate::plan::Plan;
 use crate::wire::{Toward, Wire};
@@ -57,6 +58,10 @@ pub(crate) enum Event {
     Answer(u64),
     /// The hub starts.
     HubStart,
+    /// A session's certificate ends, or its time to renew one.
+    CardEnds(u64),
+    /// The certificate that an agent asked for over a connection, with the one it showed, is made.
+    Certified(u64, usize, Card),
     /// A backup is made.
     Backup,
     /// A fault strikes.
@@ -76,6 +81,7 @@ pub(crate) struct World {
     pub(crate) hub: Hub,
     pub(crate) wires: BTreeMap<u64, Wire>,
     last_wire: u64,
+    pub(crate) last_card: u64,
     pub(crate) partitioned_until_ms: u64,
     pub(crate) ledger: Ledger,
     pub(crate) summary: Summary,
@@ -105,11 +111,13 @@ impl World {
             hub,
             wires: BTreeMap::new(),
             last_wire: 0,
+            last_card: 0,
             partitioned_until_ms: 0,
             ledger: Ledger::default(),
             summary: Summary::default(),
             lines: VecDeque::new(),
         };
+        world.enrol();
         for agent in 0..world.agents.len() {
             world.after(0, Event::AgentStart(agent));
             world.after(0, Event::Source(agent));
@@ -195,6 +203,11 @@ impl World {
                 self.hub.is_up = true;
                 Ok(())
             }
+            Event::CardEnds(wire) => {
+                self.card_ends(wire);
+                Ok(())
+            }
+            Event::Certified(wire, agent, shown) => self.certified(wire, agent, shown),
             Event::Backup => {
                 self.backup();
                 Ok(())
