@@ -4,12 +4,13 @@ mod hub;
 
 use std::os::unix::fs::PermissionsExt;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::collect::wazuh::Wazuh;
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
+use crate::expiry::Valid;
 use crate::identity::{Identity, IdentityError};
 use crate::layout::{self, Layout};
 use crate::manage::{missing_drop_in, unreadable_alerts};
@@ -19,10 +20,6 @@ use crate::spool;
 use crate::status::{self, SpoolState};
 use crate::sync::chain;
 use crate::vault::{Vault, VaultError};
-
-/// From how little time left a certificate is worth a warning. It lives 30 days and is renewed
-/// from half life on.
-const EXPIRY_NEAR: SignedDuration = SignedDuration::from_hours(10 * 24);
 
 /// What to do about a file of a newer format.
 const NEWER: &str = "install the version that wrote it, or a newer one";
@@ -163,7 +160,7 @@ fn identity(layout: &Layout, findings: &mut Findings) -> Option<Identity> {
     } else {
         findings.ok("clock", now.to_string());
     }
-    let last = identity.renewable_until();
+    let (last, valid) = (identity.renewable_until(), Valid::of(&identity));
     let by_itself = "keep the agent running and the hub reachable: it is renewed by itself";
     if now > last {
         let detail = format!("ended {to} and cannot be renewed any more");
@@ -171,11 +168,16 @@ fn identity(layout: &Layout, findings: &mut Findings) -> Option<Identity> {
     } else if now >= to {
         let detail = format!("ended {to}; it can be renewed until {last}");
         findings.add("certificate", Verdict::Warn, detail, by_itself);
-    } else if to.duration_since(now) < EXPIRY_NEAR.min(to.duration_since(from) / 3) {
-        let detail = format!("ends {to}, and should have been renewed by now");
+    } else if let Some(ending) = valid.own_ending(now) {
+        let detail = format!("{ending}, and should have been renewed by now");
         findings.add("certificate", Verdict::Warn, detail, by_itself);
     } else {
         findings.ok("certificate", format!("good until {to}"));
+    }
+    if let Some(ending) = valid.roots_ending(now) {
+        let fix = "have the hub's operator replace it (`zero-x-hub ca rotate begin`); this agent \
+                   learns the new one while it is connected";
+        findings.add("hub's root", Verdict::Warn, ending.to_string(), fix);
     }
     Some(identity)
 }

@@ -13,6 +13,7 @@ mod doctor;
 mod dump;
 mod enroll;
 mod exit;
+mod expiry;
 mod identity;
 mod input;
 mod layout;

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use protocol::session::agent::Certificate;
 use rustls_pki_types::CertificateDer;
 
+use crate::expiry::Valid;
 use crate::identity::{Identity, IdentityError};
 use crate::layout::Layout;
 use crate::link::tls;
@@ -86,6 +87,11 @@ impl Keeper {
     /// Returns when the certificate ends.
     pub(crate) fn ends_at(&self) -> Timestamp {
         self.identity.valid.1
+    }
+
+    /// Returns when the certificates in use are valid.
+    pub(crate) fn valid(&self) -> Valid {
+        Valid::of(&self.identity)
     }
 
     /// Returns whether the certificate can no longer be renewed, by this host's clock.

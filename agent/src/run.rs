@@ -22,6 +22,7 @@ use tracing::{Instrument, error, info, warn};
 use crate::config::Config;
 use crate::connect::Connector;
 use crate::exit::{Exit, Failure};
+use crate::expiry::Valid;
 use crate::identity::Identity;
 use crate::layout::{Layout, Lock};
 use crate::link::{Drive, LinkError, LinkStatus, State, Stopped, tls};
@@ -104,7 +105,7 @@ impl Node {
             error: None,
             sent_bytes: 0,
             clock_skew_ms: None,
-            certificate_ends: ends,
+            valid: Valid::of(&identity),
             is_renewing: false,
         });
         let (agent, org) = (identity.agent, identity.org);

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{Exit, Failure};
+use crate::expiry::Valid;
 use crate::link::{LinkError, LinkStatus, State};
 use crate::spool::Spool;
 use crate::sync::board::{Board, SourceStatus};
@@ -69,9 +70,30 @@ pub(crate) struct Link {
 }
 
 /// The agent's certificate.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Certificate {
     pub(crate) not_after: Timestamp,
+    /// When the last of the hub's roots ends.
+    pub(crate) hub_root_not_after: Option<Timestamp>,
+    /// What ends soon, in clauses.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Certificate {
+    fn of(valid: Valid, now: Timestamp) -> Self {
+        Self {
+            not_after: valid.own.1,
+            hub_root_not_after: valid.roots_end,
+            warnings: valid.warnings(now),
+        }
+    }
+
+    fn line(&self) -> String {
+        if self.warnings.is_empty() {
+            return format!("good until {}", self.not_after);
+        }
+        self.warnings.join("; ")
+    }
 }
 
 /// Columns of the sources in a table.
@@ -114,7 +136,7 @@ impl Status {
                 link.since,
                 error.unwrap_or_default()
             ),
-            certificate: format!("good until {}", self.certificate.not_after),
+            certificate: self.certificate.line(),
             spool: self.spool.line(),
         }
     }
@@ -159,9 +181,7 @@ impl Teller {
                 sent_bytes: link.sent_bytes,
                 clock_skew_ms: link.clock_skew_ms,
             },
-            certificate: Certificate {
-                not_after: link.certificate_ends,
-            },
+            certificate: Certificate::of(link.valid, Timestamp::now()),
             spool,
             sources,
             rss_bytes: rss_bytes(),

@@ -33,6 +33,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::ca::Authority;
+use crate::expiry::HubCertificates;
 use crate::live::Live;
 use crate::password::Hasher;
 use crate::serve::RulesInForce;
@@ -111,6 +112,8 @@ pub(crate) struct State {
     pub(crate) founding: Arc<tokio::sync::Mutex<()>>,
     /// Whose pins enrolment tokens carry.
     pub(crate) authority: Arc<Authority>,
+    /// Those that the hub lives by.
+    pub(crate) certificates: Arc<HubCertificates>,
     /// Where agents reach this hub, `host:port`, for enrolment tokens.
     pub(crate) agent_hubs: Vec<String>,
     /// Ends streams when the hub stops.

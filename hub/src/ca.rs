@@ -314,6 +314,18 @@ impl Authority {
         self
     }
 
+    /// Returns how long agents' certificates live.
+    pub(crate) fn agent_leaf(&self) -> SignedDuration {
+        self.agent_leaf
+    }
+
+    /// Returns when the root and the intermediate that sign are valid.
+    pub(crate) fn validities(&self) -> (Option<Validity>, Option<Validity>) {
+        let trust = self.trust();
+        let root = trust.roots.first().and_then(|(_, root)| validity_of(root));
+        (root, validity_of(&trust.intermediate))
+    }
+
     /// Returns how far a replacement has come.
     pub(crate) fn stage(&self) -> Stage {
         self.trust().stage

@@ -17,6 +17,7 @@ mod ca;
 mod cli;
 mod config;
 mod enroll;
+mod expiry;
 mod failure;
 mod identity;
 mod ingest;

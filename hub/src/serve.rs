@@ -29,6 +29,7 @@ use crate::bundle::{Asked, Importer, Volume};
 use crate::ca::Authority;
 use crate::cli::{checks, verify};
 use crate::config::{Config, LogFormat};
+use crate::expiry::{HubCertificates, Said, Warning};
 use crate::failure::{Exit, Failure, Told};
 use crate::identity::Identity;
 use crate::ingest;
@@ -156,6 +157,12 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
         Some(own) => tls::read_own(own)?,
         None => tls::for_api(Arc::clone(&leaf))?,
     });
+    let own_api = config.tls.as_ref().and_then(tls::validity_of_own);
+    let certificates = Arc::new(HubCertificates::new(
+        Arc::clone(&identity.authority),
+        Some(Arc::clone(&leaf)),
+        own_api,
+    ));
     let api_listener = bind(config.api_listen.value).await?;
     let api_listen = api_listener.local_addr().unwrap_or(config.api_listen.value);
     let admin_socket = admin::open(&config.data_dir)?;
@@ -182,6 +189,7 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
         hasher: Hasher::default(),
         founding: Arc::default(),
         authority: Arc::clone(&identity.authority),
+        certificates: Arc::clone(&certificates),
         agent_hubs: agent_hubs(&hosts, agent_listen.port(), || {
             fs::read_to_string("/proc/sys/kernel/hostname").ok()
         }),
@@ -193,6 +201,7 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
         agent_listen,
         api_listen,
         authority: Arc::clone(&identity.authority),
+        certificates: Arc::clone(&certificates),
         rotation: Rotation::new(
             store.clone(),
             Arc::clone(&identity.authority),
@@ -217,7 +226,8 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
         "admin socket",
         admin::serve(admin_socket, owner, oracle, stop.clone()),
     );
-    tasks.start("upkeep", upkeep(leaf, appliance, stop.clone()));
+    let upkept = upkeep(leaf, certificates, appliance, stop.clone());
+    tasks.start("upkeep", upkept);
     tasks.start("rest", rest(store.clone(), stop.clone()));
     tasks.start("watchdog", watchdog(stop.clone()));
     notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
@@ -355,8 +365,15 @@ async fn rest(store: Store, stop: CancellationToken) {
     }
 }
 
-/// Renews the hub's certificate and forgets old sessions.
-async fn upkeep(leaf: Arc<CurrentLeaf>, appliance: store::Appliance, stop: CancellationToken) {
+/// Renews the hub's certificate, says once which certificates come near their end, and forgets old
+/// sessions.
+async fn upkeep(
+    leaf: Arc<CurrentLeaf>,
+    certificates: Arc<HubCertificates>,
+    appliance: store::Appliance,
+    stop: CancellationToken,
+) {
+    let mut said = Said::default();
     let mut rounds = interval(UPKEEP);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -369,6 +386,14 @@ async fn upkeep(leaf: Arc<CurrentLeaf>, appliance: store::Appliance, stop: Cance
             Ok(true) => info!("the hub's certificate was renewed"),
             Ok(false) => {}
             Err(error) => error!(%error, "no new certificate"),
+        }
+        match appliance.agents().await {
+            Ok(agents) => {
+                for Warning { text, fix, .. } in said.news(&certificates, &agents, now) {
+                    warn!(fix, "{text}");
+                }
+            }
+            Err(error) => warn!(%error, "the agents' certificates could not be looked at"),
         }
         if let Err(error) = appliance.expire_sessions(now).await {
             warn!(%error, "old sessions could not be removed");
@@ -404,6 +429,7 @@ struct Oracle {
     agent_listen: SocketAddr,
     api_listen: SocketAddr,
     authority: Arc<Authority>,
+    certificates: Arc<HubCertificates>,
     rotation: Rotation,
     rules: Arc<RulesInForce>,
     live: Arc<Live>,
@@ -421,6 +447,8 @@ impl admin::Oracle for Oracle {
                     agent_listen: self.agent_listen,
                     api_listen: self.api_listen,
                     pin: self.authority.pin(),
+                    certificates: &self.certificates,
+                    agent_leaf: self.authority.agent_leaf(),
                     checks: self.rules.now().set.checks().len(),
                     running: Some(Running {
                         started_at: self.started_at,

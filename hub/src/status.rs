@@ -4,13 +4,17 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use protocol::enroll::Pin;
 use serde::{Deserialize, Serialize};
 use store::Store;
 use store::error::ReadError;
 
+use crate::expiry::{self, HubCertificates, Warning};
 use crate::failure::chain;
+
+/// From how many days left on a certificate of the hub's own is trouble.
+const URGENT_DAYS: u16 = 7;
 
 /// What only a running hub knows.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -47,6 +51,8 @@ pub(crate) struct Status {
     pub(crate) checks: usize,
     /// Bytes of the data directory.
     pub(crate) store_bytes: u64,
+    /// Certificates that end soon.
+    pub(crate) warnings: Vec<Warning>,
     /// What needs a person, one clause each.
     pub(crate) trouble: Vec<String>,
 }
@@ -58,6 +64,9 @@ pub(crate) struct Known<'a> {
     pub(crate) agent_listen: SocketAddr,
     pub(crate) api_listen: SocketAddr,
     pub(crate) pin: Pin,
+    pub(crate) certificates: &'a HubCertificates,
+    /// How long agents' certificates live.
+    pub(crate) agent_leaf: SignedDuration,
     pub(crate) checks: usize,
     /// `None` while no hub serves.
     pub(crate) running: Option<Running>,
@@ -87,6 +96,15 @@ pub(crate) async fn gather(known: Known<'_>) -> Result<Status, ReadError> {
             Err(error) => trouble.push(format!("{}: {}", org.id, chain(&*error).join(": "))),
         }
     }
+    let now = Timestamp::now();
+    let mut warnings = known.certificates.warnings(now);
+    let urgent = warnings
+        .iter()
+        .filter(|warning| warning.within_days <= URGENT_DAYS);
+    trouble.extend(urgent.map(|warning| warning.text.clone()));
+    let enrolled = known.store.appliance().agents().await?;
+    let overdue = expiry::overdue(&enrolled, known.agent_leaf, now);
+    warnings.extend(expiry::of_agents(&overdue));
     let (state, started_at, sessions) = match known.running {
         Some(running) => ("serving", Some(running.started_at), running.sessions),
         None => ("stopped", None, 0),
@@ -109,6 +127,7 @@ pub(crate) async fn gather(known: Known<'_>) -> Result<Status, ReadError> {
         sessions,
         checks: known.checks,
         store_bytes: folder_bytes(known.data_dir, 0),
+        warnings,
         trouble,
     })
 }

@@ -339,6 +339,13 @@ pub(crate) fn read_own(own: &OwnTls) -> Result<ServerConfig, TlsError> {
     Ok(config)
 }
 
+/// Returns when the operator's own certificate is valid; `None` where its file holds none that can
+/// be read, which is told where it is used.
+pub(crate) fn validity_of_own(own: &OwnTls) -> Option<Validity> {
+    let mut found = CertificateDer::pem_file_iter(&own.certificate).ok()?;
+    ca::validity_of(&found.next()?.ok()?)
+}
+
 /// Checks that the operator's own certificate can be used, for `check` and `doctor`.
 ///
 /// # Errors

@@ -366,6 +366,8 @@ pub struct CertificateInfo {
     /// End of validity.
     #[schema(value_type = String, format = DateTime)]
     pub not_after: Timestamp,
+    /// In words, once it should have been renewed and its end is near.
+    pub warning: Option<String>,
 }
 
 /// Since when and why the hub slows an agent down. Nothing is lost: its spool holds what waits.
@@ -652,13 +654,13 @@ pub struct Overview {
 /// Something that needs a person.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Attention {
-    /// `finding`, `scope`, `agent`, `source`, `quarantine`, `loss`.
+    /// `finding`, `scope`, `agent`, `source`, `quarantine`, `loss`, `certificate`.
     pub kind: String,
     /// Severity.
     pub severity: Severity,
     /// One line.
     pub text: String,
-    /// Id or URN to open.
+    /// Id or URN to open; empty for the hub itself.
     pub target: String,
     /// Since when.
     #[schema(value_type = String, format = DateTime)]

@@ -12,6 +12,7 @@ pub mod declare;
 pub mod document;
 pub mod enroll;
 pub mod event;
+pub mod expiry;
 pub mod filter;
 pub mod frame;
 pub mod ids;

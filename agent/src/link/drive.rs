@@ -16,6 +16,7 @@ use tracing::{debug, error, info, warn};
 
 use super::way::{End, Way};
 use super::{Config, Connection, Heard, Line, LinkError, Order, PROBE_TIME, Transport, dial};
+use crate::expiry::Valid;
 use crate::renew::Keeper;
 use crate::spool::{Fetched, Released, Spool};
 
@@ -35,8 +36,8 @@ pub(crate) struct LinkStatus {
     pub(crate) sent_bytes: u64,
     /// How far this host's clock is ahead of the hub's, as last heard.
     pub(crate) clock_skew_ms: Option<i64>,
-    /// When the agent's certificate ends.
-    pub(crate) certificate_ends: Timestamp,
+    /// When the certificates in use are valid.
+    pub(crate) valid: Valid,
     /// Whether a new certificate is due or on its way.
     pub(crate) is_renewing: bool,
 }
@@ -245,8 +246,8 @@ impl Drive {
                         Ok(()) => {
                             let until = self.keeper.ends_at();
                             info!(%until, "certificate renewed");
-                            self.status
-                                .send_modify(|status| status.certificate_ends = until);
+                            let valid = self.keeper.valid();
+                            self.status.send_modify(|status| status.valid = valid);
                             session.handle_certificate(self.keeper.renewable(), now());
                         }
                         Err(error) => {
@@ -258,7 +259,11 @@ impl Drive {
                         }
                     },
                     Output::Trust(roots) => match self.keeper.trust(roots) {
-                        Ok(true) => info!("the hub's certificate authority has changed"),
+                        Ok(true) => {
+                            info!("the hub's certificate authority has changed");
+                            let valid = self.keeper.valid();
+                            self.status.send_modify(|status| status.valid = valid);
+                        }
                         Ok(false) => {}
                         Err(error) => error!(
                             error = &error as &dyn Error,

@@ -26,6 +26,7 @@ use super::access::{Administered, Member};
 use super::list::{ListQuery, OrgQuery, WriteHeaders};
 use super::orgs::check_name;
 use super::problem::{Body, Query, Refusal, Segment};
+use crate::expiry::ending_of_agent;
 use crate::live::{Changed, EndSession, Live, What};
 
 /// Longest life of an enrolment token, in seconds.
@@ -48,7 +49,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<State>> {
 }
 
 /// Joins an agent's row with what is true of it at this moment.
-fn agent_of(view: AgentView, sources: Vec<SourceId>, live: &Live) -> Agent {
+fn agent_of(view: AgentView, sources: Vec<SourceId>, live: &Live, life: SignedDuration) -> Agent {
     let AgentView { agent, status } = view;
     let session = live.session(agent.id);
     let state = match agent.state {
@@ -72,6 +73,15 @@ fn agent_of(view: AgentView, sources: Vec<SourceId>, live: &Live) -> Agent {
         not_after: agent
             .newest()
             .map_or(agent.enrolled_at, |newest| newest.not_after),
+        warning: match agent.state {
+            store::rows::AgentState::Revoked => None,
+            store::rows::AgentState::Active
+            | store::rows::AgentState::Suspended
+            | store::rows::AgentState::Quarantined => agent
+                .newest()
+                .and_then(|newest| ending_of_agent(life, newest.not_after, Timestamp::now()))
+                .map(|ending| ending.to_string()),
+        },
     };
     Agent {
         id: agent.id,
@@ -114,7 +124,7 @@ pub(super) async fn agents_of(state: &State, member: &Member) -> Result<Vec<Agen
         .into_iter()
         .map(|view| {
             let own = sources.remove(&view.agent.id).unwrap_or_default();
-            agent_of(view, own, &state.live)
+            agent_of(view, own, &state.live, state.authority.agent_leaf())
         })
         .collect();
     agents.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));

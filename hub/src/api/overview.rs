@@ -31,6 +31,7 @@ use super::agents::agents_of;
 use super::list::OrgQuery;
 use super::problem::{Query, Refusal};
 use super::sources::sources_of;
+use crate::expiry::Warning;
 use crate::live::Changed;
 
 /// Most entries under "needs a person".
@@ -212,6 +213,19 @@ fn agents_in_need(agents: &[Agent], now: Timestamp) -> Vec<Attention> {
         }
         (AgentState::Stale | AgentState::Online | AgentState::Revoked, _) => None,
     };
+    let ending = agents.iter().filter_map(|agent| {
+        let warning = agent.certificate.warning.as_ref()?;
+        Some(Attention {
+            kind: "agent".to_owned(),
+            severity: Severity::Medium,
+            text: format!(
+                "{}: its certificate {warning}; it was not renewed",
+                agent.name
+            ),
+            target: agent.id.to_string(),
+            since: agent.last_seen.unwrap_or(now),
+        })
+    });
     agents
         .iter()
         .filter_map(|agent| {
@@ -223,6 +237,25 @@ fn agents_in_need(agents: &[Agent], now: Timestamp) -> Vec<Attention> {
                 target: agent.id.to_string(),
                 since: since.unwrap_or(now),
             })
+        })
+        .chain(ending)
+        .collect()
+}
+
+/// Says which of the hub's own certificates end soon.
+fn certificates_in_need(warnings: &[Warning], now: Timestamp) -> Vec<Attention> {
+    warnings
+        .iter()
+        .map(|warning| Attention {
+            kind: "certificate".to_owned(),
+            severity: match warning.within_days {
+                0..=7 => Severity::High,
+                8..=30 => Severity::Medium,
+                _ => Severity::Low,
+            },
+            text: warning.text.clone(),
+            target: String::new(),
+            since: now,
         })
         .collect()
 }
@@ -301,6 +334,7 @@ async fn show(
         *by_state.entry(agent.state.word().to_owned()).or_default() += 1;
     }
     let mut attention = agents_in_need(&agents, now);
+    attention.extend(certificates_in_need(&state.certificates.warnings(now), now));
     attention.extend(sources_in_need(&sources, now));
     let overview = member
         .store

@@ -6,11 +6,13 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::output::{self, Format};
 use crate::admin::{self, Question};
-use crate::config::{Config, Flags};
+use crate::config::{Config, Flags, OwnTls};
+use crate::expiry::Warning;
 use crate::failure::{Exit, Explain, Failure, chain};
 use crate::{opening, ruleset, tls};
 
@@ -90,12 +92,28 @@ pub(super) async fn run(flags: &Flags, format: Format) -> Result<Exit, Failure> 
     ));
     let certificate = match &config.tls {
         None => Ok("from the hub's own CA".to_owned()),
-        Some(own) => tls::check_own(own)
-            .map(|()| own.certificate.display().to_string())
-            .map_err(Failed::from),
+        Some(own) => match tls::check_own(own) {
+            Ok(()) => good_for_a_while(own),
+            Err(error) => Err(error.into()),
+        },
     };
     looks.push(("API's certificate", certificate));
     report(format, looks)
+}
+
+/// Looks at when the operator's own certificate ends.
+fn good_for_a_while(own: &OwnTls) -> Result<String, Failed> {
+    let path = own.certificate.display();
+    let Some(validity) = tls::validity_of_own(own) else {
+        return Ok(path.to_string());
+    };
+    match Warning::of_api(validity, Timestamp::now()) {
+        Some(warning) if warning.within_days <= 30 => Err(Failed {
+            found: format!("{path}: {}", warning.text),
+            fix: Some(warning.fix),
+        }),
+        Some(_) | None => Ok(format!("{path}, until {}", validity.until)),
+    }
 }
 
 /// Binds a port for UDP and for TCP: agents without UDP come over TCP.

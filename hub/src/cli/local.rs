@@ -1,15 +1,18 @@
 //! `status`: asks the running hub, else reads the store.
 
+use std::sync::Arc;
+
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::output::{self, Format};
 use crate::admin::{self, AdminError, Question};
 use crate::config::Config;
+use crate::expiry::HubCertificates;
 use crate::failure::{Exit, Failure, Told};
 use crate::identity::Identity;
 use crate::status::{self, Known, Status};
-use crate::{opening, ruleset};
+use crate::{opening, ruleset, tls};
 
 /// Prints how the hub is doing.
 ///
@@ -38,12 +41,16 @@ async fn offline_status(config: &Config) -> Result<Status, Failure> {
         .map_err(|error| Failure::new(Exit::Failed, "cannot open the store").caused_by(&error))??;
     let identity = Identity::load(&store.appliance()).await?;
     let rules = ruleset::load(&config.checks_dir);
+    let own_api = config.tls.as_ref().and_then(tls::validity_of_own);
+    let certificates = HubCertificates::new(Arc::clone(&identity.authority), None, own_api);
     let mut status = status::gather(Known {
         store: &store,
         data_dir: &config.data_dir,
         agent_listen: config.agent_listen.value,
         api_listen: config.api_listen.value,
         pin: identity.authority.pin(),
+        certificates: &certificates,
+        agent_leaf: config.agent_leaf,
         checks: rules.as_ref().map_or(0, |rules| rules.set.checks().len()),
         running: None,
     })
@@ -80,6 +87,10 @@ fn readable(status: &Status) -> Vec<(&'static str, String)> {
         ("store", format!("{} bytes", status.store_bytes)),
         ("CA pin", status.ca_pin.clone()),
     ];
+    lines.extend(status.warnings.iter().map(|warning| {
+        let line = format!("{}; to fix: {}", warning.text, warning.fix);
+        ("certificate", line)
+    }));
     lines.extend(
         status
             .trouble

@@ -89,7 +89,8 @@ kinds! {
         "ID"             "/id"                   30
     } [
         "id" "name" "state" "version" "transport" "last_seen" "spool.bytes"
-        "spool.oldest" "sources" "certificate.serial" "certificate.not_after" "clock_skew_ms" "refused"
+        "spool.oldest" "sources" "certificate.serial" "certificate.not_after"
+        "certificate.warning" "clock_skew_ms" "refused"
         "throttled.since" "throttled.reason"
     ]
     /// Sources.

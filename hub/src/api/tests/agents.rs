@@ -1,8 +1,11 @@
 //! Agents that operators send away, let back in, or refuse for good.
 
 use http::StatusCode;
+use jiff::{SignedDuration, Timestamp};
 use protocol::api::Role;
 use serde_json::{Value, json};
+use store::AgentIdentity;
+use store::rows::access::AgentCertificate;
 
 use super::hub::TestHub;
 
@@ -56,4 +59,49 @@ async fn an_agent_is_suspended_resumed_and_revoked_and_each_act_is_in_the_log_on
             ("agent.revoke", "was active"),
         ]
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_did_not_renew_says_so_in_the_list_and_on_the_first_screen() {
+    let hub = TestHub::start().await;
+    let viewer = &hub.members[&Role::Viewer];
+    let shown = async || {
+        let list = hub.get(viewer, "/api/v1/agents").await.json();
+        let overview = hub.get(viewer, "/api/v1/overview").await.json();
+        let attention = overview["attention"].as_array().unwrap().clone();
+        let ours = |entry: &&Value| entry["text"].as_str().unwrap().contains("certificate");
+        let text = attention.iter().find(ours).map(|entry| {
+            assert_eq!(entry["target"], hub.seeded.agent.to_string());
+            entry["text"].as_str().unwrap().to_owned()
+        });
+        (list["items"][0]["certificate"]["warning"].clone(), text)
+    };
+    assert_eq!(shown().await, (Value::Null, None));
+    let appliance = hub.store.appliance();
+    let agent = appliance.agent(hub.seeded.agent).await.unwrap().unwrap();
+    let identity = AgentIdentity {
+        org: agent.org,
+        agent: agent.id,
+        serial: agent.newest().unwrap().serial.clone(),
+    };
+    let six_days = Timestamp::now() + SignedDuration::from_hours(24 * 6 + 1);
+    let near = AgentCertificate {
+        serial: vec![2],
+        not_after: six_days,
+        root: agent.newest().unwrap().root,
+    };
+    appliance.renew_agent(&identity, near).await.unwrap();
+    let (warning, text) = shown().await;
+    let warning = warning.as_str().unwrap();
+    assert!(warning.starts_with("ends in 6 days, at "), "{warning}");
+    let text = text.unwrap();
+    assert_eq!(
+        text,
+        format!("web: its certificate {warning}; it was not renewed")
+    );
+    appliance
+        .set_agent_state(agent.id, store::rows::AgentState::Revoked)
+        .await
+        .unwrap();
+    assert_eq!(shown().await, (Value::Null, None));
 }

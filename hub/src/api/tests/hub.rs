@@ -37,6 +37,7 @@ use crate::api::access::AccessKeys;
 use crate::api::throttle::{Throttle, Whose};
 use crate::api::{self, State};
 use crate::ca::{Authority, Material};
+use crate::expiry::HubCertificates;
 use crate::live::Live;
 use crate::password::Hasher;
 use crate::serve::RulesInForce;
@@ -219,6 +220,7 @@ impl TestHub {
         let hasher = Hasher::default();
         let hash = hasher.hash(SecretString::from(PASSWORD)).await.unwrap();
         let authority = Authority::load(&Material::generate(now).unwrap()).unwrap();
+        let authority = Arc::new(authority);
         let pin = authority.pin();
         let live = Arc::new(Live::default());
         let stop = CancellationToken::new();
@@ -231,7 +233,8 @@ impl TestHub {
             throttle: Throttle::new(),
             hasher,
             founding: Arc::default(),
-            authority: Arc::new(authority),
+            certificates: Arc::new(HubCertificates::new(Arc::clone(&authority), None, None)),
+            authority,
             agent_hubs: vec!["hub.example:7443".to_owned()],
             stop: stop.clone(),
         });

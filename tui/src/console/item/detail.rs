@@ -366,7 +366,10 @@ fn agent_summary(agent: &Agent, now: Timestamp) -> Vec<Line> {
         line("Clock", clock),
         line(
             "Certificate",
-            format!("valid to {}", minute(agent.certificate.not_after)),
+            match &agent.certificate.warning {
+                Some(warning) => format!("{warning}; it was not renewed"),
+                None => format!("valid to {}", minute(agent.certificate.not_after)),
+            },
         ),
         line("Serial", agent.certificate.serial.clone()),
         line("Refused", format!("{} batches", agent.refused)),

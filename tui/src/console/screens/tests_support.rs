@@ -133,6 +133,7 @@ pub(crate) fn agent() -> Agent {
         certificate: CertificateInfo {
             serial: "5e11a1".into(),
             not_after: hours_ago(-700),
+            warning: None,
         },
         clock_skew_ms: Some(-31),
         refused: 0,
