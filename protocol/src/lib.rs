@@ -20,6 +20,7 @@ pub mod limits;
 pub mod mux;
 pub mod parts;
 pub mod session;
+pub mod spiffe;
 pub mod urn;
 pub mod wire;
 

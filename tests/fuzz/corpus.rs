@@ -8,6 +8,7 @@ use protocol::event::EventRecord;
 use protocol::frame::{HEADER_BYTES, Lane};
 use protocol::ids::{AgentId, OrgId, SourceId, TokenId};
 use protocol::session::CloseCode;
+use protocol::spiffe::TrustDomain;
 use protocol::wire::v1::{
     Ack, Authority, Close, Credit, GoAway, Heartbeat, Hello, HighWater, Lost, LostReason, Message,
     Refused, Renew, Renewed, ReportItem, Resync, SourceReport, SweepItem, Welcome, Witness, kind,
@@ -354,6 +355,16 @@ pub(crate) fn made() -> Vec<(&'static str, String, Vec<u8>)> {
         "long",
         &[0x30, 0x84, 0xff, 0xff, 0xff, 0xff, 0x30, 0x80],
     );
+
+    let own = TrustDomain::of_root_key(Pin([7; 32]));
+    let name = own.name_of(OrgId::from_bytes([1; 16]), AgentId::from_bytes([2; 16]));
+    let mut params = rcgen::CertificateParams::default();
+    params.subject_alt_names = vec![rcgen::SanType::URI(name.as_str().try_into().unwrap())];
+    let own_key = rcgen::KeyPair::generate().unwrap();
+    let named = params.self_signed(&own_key).unwrap().der().to_vec();
+    add("agent_name", "leaf", &named);
+    add("agent_name", "other", &certificate);
+    add("agent_name", "text", name.as_bytes());
 
     let carried = CarriedRequest {
         token: token.id,

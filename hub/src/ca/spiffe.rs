@@ -1,46 +1,9 @@
-//! Names of agents: one SPIFFE id in one URI, of this hub's own trust domain.
-//!
-//! ```text
-//! spiffe://<trust domain>/org/<organisation>/agent/<agent>
-//! ```
-//! Source of the form and of the rule "exactly one URI": the SPIFFE project's "X509-SVID" and
-//! "SPIFFE-ID" standards, sections 2.
+//! Who a peer is, by the name in its certificate ([`protocol::spiffe`]).
 
-use std::fmt;
-
-use data_encoding::HEXLOWER;
 use jiff::Timestamp;
-use protocol::enroll::Pin;
-use protocol::ids::{AgentId, OrgId};
+pub(crate) use protocol::spiffe::{NameError as PeerError, TrustDomain};
+use protocol::spiffe::{Named, read};
 use store::AgentIdentity;
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
-
-/// How many bytes of the root's pin make its trust domain.
-const NAME_BYTES: usize = 16;
-
-/// Whose names these are: one hub's. Made of the root's key, so that no two hubs share one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct TrustDomain(String);
-
-impl TrustDomain {
-    /// Returns the trust domain of the root with this pin.
-    pub(crate) fn of_root_key(pin: Pin) -> Self {
-        let bytes = pin.0.get(..NAME_BYTES).unwrap_or_default();
-        Self(format!("zx-{}", HEXLOWER.encode(bytes)))
-    }
-
-    /// Returns the SPIFFE id of an agent.
-    pub(crate) fn name_of(&self, org: OrgId, agent: AgentId) -> String {
-        format!("spiffe://{self}/org/{org}/agent/{agent}")
-    }
-}
-
-impl fmt::Display for TrustDomain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// Who a peer is, by a certificate whose chain TLS has verified.
 #[derive(Debug, Clone)]
@@ -53,72 +16,32 @@ pub(crate) struct Peer {
     pub(crate) not_after: Timestamp,
 }
 
-/// Says why a certificate names no agent of this hub.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub(crate) enum PeerError {
-    /// It does not parse.
-    #[error("the client certificate cannot be read")]
-    Certificate,
-    /// It has not exactly one name, a URI.
-    #[error("the client certificate has not exactly one name, a SPIFFE id")]
-    Names,
-    /// It is another hub's.
-    #[error("the client certificate belongs to another hub's trust domain")]
-    TrustDomain,
-    /// The name has another form.
-    #[error("the client certificate's SPIFFE id is not an agent's")]
-    Form,
-}
-
 /// Reads who a peer is from its leaf certificate. The chain must have been verified before.
 ///
 /// # Errors
 ///
 /// When the certificate names no agent of `own`.
 pub(crate) fn read_peer(leaf: &[u8], own: &TrustDomain) -> Result<Peer, PeerError> {
-    let Ok((_, certificate)) = X509Certificate::from_der(leaf) else {
-        return Err(PeerError::Certificate);
-    };
-    let names = certificate.subject_alternative_name();
-    let names = names.map_err(|_| PeerError::Certificate)?;
-    let names = names.ok_or(PeerError::Names)?;
-    let [GeneralName::URI(uri)] = names.value.general_names.as_slice() else {
-        return Err(PeerError::Names);
-    };
-    let (org, agent) = parse(uri, own)?;
-    let not_after = certificate.validity().not_after.timestamp();
+    let Named {
+        org,
+        agent,
+        serial,
+        public_key,
+        not_after,
+    } = read(leaf, own)?;
     Ok(Peer {
-        identity: AgentIdentity {
-            org,
-            agent,
-            serial: certificate.raw_serial().to_vec(),
-        },
-        public_key: certificate.public_key().subject_public_key.data.to_vec(),
-        not_after: Timestamp::from_second(not_after).map_err(|_| PeerError::Certificate)?,
+        identity: AgentIdentity { org, agent, serial },
+        public_key,
+        not_after,
     })
-}
-
-fn parse(uri: &str, own: &TrustDomain) -> Result<(OrgId, AgentId), PeerError> {
-    let rest = uri.strip_prefix("spiffe://").ok_or(PeerError::Names)?;
-    let (domain, path) = rest.split_once('/').ok_or(PeerError::Form)?;
-    if domain != own.0 {
-        return Err(PeerError::TrustDomain);
-    }
-    let parts: Vec<&str> = path.split('/').collect();
-    let &["org", org, "agent", agent] = parts.as_slice() else {
-        return Err(PeerError::Form);
-    };
-    match (org.parse(), agent.parse()) {
-        (Ok(org), Ok(agent)) => Ok((org, agent)),
-        (Err(_), _) | (_, Err(_)) => Err(PeerError::Form),
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use protocol::enroll::Pin;
+    use protocol::ids::{AgentId, OrgId};
     use rcgen::{CertificateParams, KeyPair, SanType};
 
     fn own() -> TrustDomain {
@@ -183,10 +106,10 @@ mod tests {
             tail in "[a-z0-9/%?#._-]{1,20}",
         ) {
             let (_, _, name) = name();
-            prop_assert!(parse(&text, &own()).is_err());
+            prop_assert!(own().agent_of(&text).is_err());
             let (longer, later) = (format!("{name}{tail}"), format!("{tail}{name}"));
-            prop_assert!(parse(&longer, &own()).is_err());
-            prop_assert!(parse(&later, &own()).is_err());
+            prop_assert!(own().agent_of(&longer).is_err());
+            prop_assert!(own().agent_of(&later).is_err());
         }
     }
 }

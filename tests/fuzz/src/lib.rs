@@ -21,6 +21,7 @@ use protocol::frame::{Decoder, Frame, Lane};
 use protocol::mux::{Demux, Piece};
 use protocol::session::agent::{self, Ended};
 use protocol::session::{Now, hub};
+use protocol::spiffe::{self, NameError, TrustDomain};
 use protocol::wire::v1::{
     self, BatchHeader, CODEC_BATCH, CODEC_POSTCARD, Hello, Lost, Message, ReportItem, SweepItem,
 };
@@ -57,6 +58,7 @@ pub const TARGETS: &[Target] = &[
     target("token", token, 20_000),
     target("enroll", enroll, 20_000),
     target("certificate", certificate, 20_000),
+    target("agent_name", agent_name, 20_000),
     target("bundle", bundle, 5_000),
     target("check_file", check_file, 400),
     target("wazuh_alert", wazuh_alert, 10_000),
@@ -490,6 +492,26 @@ pub fn enroll(data: &[u8]) {
 pub fn certificate(data: &[u8]) {
     if let Ok(pin) = Pin::of_certificate(data) {
         assert_eq!(pin.to_string().parse(), Ok(pin));
+    }
+}
+
+/// Reads who an agent is from its certificate, and from the name alone.
+pub fn agent_name(data: &[u8]) {
+    let own = TrustDomain::of_root_key(Pin([7; 32]));
+    let written = |org, agent| {
+        let name = own.name_of(org, agent);
+        assert_eq!(own.agent_of(&name), Ok((org, agent)));
+        name
+    };
+    if let Ok(named) = spiffe::read(data, &own) {
+        written(named.org, named.agent);
+        let other = TrustDomain::of_root_key(Pin([8; 32]));
+        assert_eq!(spiffe::read(data, &other), Err(NameError::TrustDomain));
+    }
+    if let Ok(text) = str::from_utf8(data)
+        && let Ok((org, agent)) = own.agent_of(text)
+    {
+        assert_eq!(written(org, agent), text, "a name has two spellings");
     }
 }
 
