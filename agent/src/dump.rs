@@ -3,6 +3,8 @@
 use std::io::{self, BufWriter, Write};
 
 use collect::{CollectError, Fact, Output, Summary, Until};
+use protocol::batch::decode_item;
+use protocol::event::EventView;
 use tokio::sync::mpsc::Receiver;
 use tokio_util::sync::CancellationToken;
 
@@ -97,7 +99,8 @@ async fn write(mut facts: Receiver<Fact>, form: DumpForm) -> io::Result<Dumped> 
                 quarantined,
                 ..
             } => {
-                for event in events {
+                for item in events.items() {
+                    let event: EventView<'_> = decode_item(item).map_err(io::Error::other)?;
                     let text = serde_json::to_string(&event).map_err(io::Error::other)?;
                     line(&mut out, text)?;
                 }

@@ -202,6 +202,35 @@ impl BatchBuilder {
         added
     }
 
+    /// Appends the items of another batch, if one that is not full has room for them; returns
+    /// them otherwise.
+    ///
+    /// # Errors
+    ///
+    /// The other batch, when there is no room.
+    pub fn append(&mut self, other: Self) -> Result<(), Self> {
+        let bytes = self.bytes.len() + other.bytes.len();
+        let items = self.leaves.len() + other.leaves.len();
+        if bytes > limits::BATCH_TARGET_BYTES || items > limits::BATCH_ITEMS {
+            return Err(other);
+        }
+        self.bytes.extend_from_slice(&other.bytes);
+        self.leaves.extend_from_slice(&other.leaves);
+        Ok(())
+    }
+
+    /// Iterates over the bytes of each item.
+    pub fn items(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = self.bytes.as_slice();
+        std::iter::from_fn(move || {
+            let (length, behind) = rest.split_first_chunk::<LENGTH_BYTES>()?;
+            let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+            let (item, behind) = behind.split_at_checked(length)?;
+            rest = behind;
+            Some(item)
+        })
+    }
+
     /// Returns the number of items.
     pub fn len(&self) -> usize {
         self.leaves.len()

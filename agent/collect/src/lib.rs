@@ -11,6 +11,7 @@ pub mod budget;
 pub mod draft;
 pub mod http;
 pub mod output;
+pub mod pick;
 mod required;
 pub mod scrub;
 pub mod secrets;

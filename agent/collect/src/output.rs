@@ -2,8 +2,8 @@
 
 use tokio::sync::mpsc;
 
+use protocol::batch::BatchBuilder;
 use protocol::document::{Document, Gap};
-use protocol::event::EventRecord;
 use protocol::urn::Scope;
 
 use crate::source::CollectError;
@@ -33,8 +33,9 @@ pub enum Fact {
     /// Scrubbed, normalised events, and the cursor behind the last of them, which the spool
     /// stores in the same transaction.
     Events {
-        /// The events, in the order of the input.
-        events: Vec<EventRecord>,
+        /// The events ([`protocol::event::EventRecord`]), in the order of the input, encoded as
+        /// they will be sent.
+        events: BatchBuilder,
         /// Records that could not be read, in the same stretch of input.
         quarantined: Vec<Quarantined>,
         /// Opaque to everybody but the source.

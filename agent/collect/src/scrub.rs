@@ -18,6 +18,8 @@ mod text;
 
 use std::borrow::Cow;
 
+use crate::pick::{Picked, Picks};
+
 /// What stands where a secret was.
 pub const MARK: &str = "[scrubbed]";
 
@@ -36,7 +38,21 @@ pub struct NotJson {
 ///
 /// When `raw` is not JSON: its structure is then unknown, so nothing can be promised about it.
 pub fn scrub_json(raw: &str) -> Result<Cow<'_, str>, NotJson> {
-    json::scrub(raw, 0)
+    Ok(json::scrub(raw, 0, None)?.0)
+}
+
+/// Does the same, and picks values on the way. Where something was replaced none are picked: read
+/// them out of the result then, which never holds what was replaced.
+///
+/// # Errors
+///
+/// As [`scrub_json`].
+pub fn scrub_and_pick<'t, 'p>(
+    raw: &'t str,
+    picks: &'p Picks,
+) -> Result<(Cow<'t, str>, Option<Picked<'p, 't>>), NotJson> {
+    let (scrubbed, found) = json::scrub(raw, 0, Some(picks))?;
+    Ok((scrubbed, found.map(|found| picks.picked(found))))
 }
 
 /// Returns `raw`, free text such as a log line, without its secrets.

@@ -9,7 +9,6 @@ mod alert;
 mod days;
 mod follow;
 mod input;
-mod pick;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

@@ -4,7 +4,6 @@ use collect::Fact;
 use protocol::batch::BatchBuilder;
 use protocol::frame::Lane;
 use protocol::ids::SourceId;
-use protocol::limits;
 use protocol::wire::v1::ReportItem;
 use tokio::sync::mpsc::Receiver;
 
@@ -98,19 +97,8 @@ fn batch(source: SourceId, page: Vec<Fact>) -> (Commit, Counted) {
             // A tail sends events alone.
             continue;
         };
-        for record in records {
-            if record.raw.len() > limits::EVENT_RAW_BYTES {
-                counted.quarantined += 1;
-                reports.push(&ReportItem::Quarantined {
-                    place: record.native_id,
-                    reason: format!("a record of more than {} bytes", limits::EVENT_RAW_BYTES),
-                    bytes: u64::try_from(record.raw.len()).unwrap_or(u64::MAX),
-                });
-            } else {
-                counted.events += 1;
-                events.push(&record);
-            }
-        }
+        counted.events += u64::try_from(records.len()).unwrap_or(u64::MAX);
+        events.append(records);
         for record in quarantined {
             counted.quarantined += 1;
             reports.push(&ReportItem::Quarantined {
@@ -150,7 +138,15 @@ impl Filling {
         }
         self.current
             .push(item)
-            .expect("an event within EVENT_RAW_BYTES fits a batch that is not full");
+            .expect("a report fits a batch that is not full");
+    }
+
+    /// Adds the items of a batch behind those that wait, or closes these first.
+    fn append(&mut self, items: BatchBuilder) {
+        if let Err(items) = self.current.append(items) {
+            self.close();
+            self.current = items;
+        }
     }
 
     fn close(&mut self) {
@@ -180,18 +176,25 @@ mod tests {
     use tokio::sync::mpsc::{Sender, channel};
     use tokio::task::JoinHandle;
 
+    use protocol::batch::decode_item;
+    use protocol::limits;
+
     use super::super::scopes::Scopes;
     use super::super::sweep::Known;
     use super::*;
     use crate::spool;
 
     fn fact(raws: &[String], cursor: u8) -> Fact {
-        let record = |raw: &String| EventRecord {
-            raw: raw.clone(),
-            ..EventRecord::default()
-        };
+        let mut events = BatchBuilder::default();
+        for raw in raws {
+            let record = EventRecord {
+                raw: raw.clone(),
+                ..EventRecord::default()
+            };
+            events.push(&record).unwrap();
+        }
         Fact::Events {
-            events: raws.iter().map(record).collect(),
+            events,
             quarantined: vec![],
             cursor: vec![cursor],
         }
@@ -224,29 +227,42 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_cut_into_batches_and_a_record_too_long_is_set_aside() {
-        let long = "x".repeat(limits::EVENT_RAW_BYTES);
-        let burst = vec![long.clone(); 5];
-        let mut page = vec![fact(&burst, 1)];
-        page.push(fact(&[format!("{long}x")], 2));
-        page.push(Fact::Events {
-            events: vec![],
-            quarantined: vec![Quarantined {
-                place: "f:1".into(),
-                reason: "no JSON".into(),
-                bytes: 3,
-            }],
-            cursor: vec![3],
-        });
+    fn a_burst_is_cut_into_batches_in_its_order_and_what_is_set_aside_is_told() {
+        let text = |letter: &str, bytes: usize| vec![letter.repeat(bytes)];
+        let half = limits::BATCH_TARGET_BYTES / 2;
+        let page = vec![
+            fact(&text("a", half - 100), 1),
+            fact(&text("b", half - 100), 2),
+            fact(&text("c", half + 100), 3),
+            fact(&text("d", 1), 4),
+            Fact::Events {
+                events: BatchBuilder::default(),
+                quarantined: vec![Quarantined {
+                    place: "f:1".into(),
+                    reason: "no JSON".into(),
+                    bytes: 3,
+                }],
+                cursor: vec![5],
+            },
+        ];
         let (commit, counted) = batch(source(), page);
         let want = Counted {
-            events: 5,
-            quarantined: 2,
+            events: 4,
+            quarantined: 1,
         };
         assert_eq!(counted, want);
         let lanes: Vec<Lane> = commit.batches.iter().map(|(lane, _)| *lane).collect();
-        let events = Lane::Events;
-        assert_eq!(lanes, [events, events, events, Lane::Results]);
+        assert_eq!(lanes, [Lane::Events, Lane::Events, Lane::Results]);
+        let events = commit.batches.iter().take(2);
+        let letters: Vec<String> = events
+            .map(|(_, items)| {
+                let raws = items
+                    .items()
+                    .map(|item| decode_item::<EventRecord>(item).unwrap().raw);
+                raws.map(|raw| raw[..1].to_owned()).collect()
+            })
+            .collect();
+        assert_eq!(letters, ["ab", "cd"]);
     }
 
     fn scope() -> Scope {

@@ -29,8 +29,6 @@ use protocol::{Document, Scope, Urn, limits};
 
 #[path = "../../../agent/src/collect/wazuh/alert.rs"]
 mod alert;
-#[path = "../../../agent/src/collect/wazuh/pick.rs"]
-mod pick;
 
 /// A fuzz target.
 #[derive(Debug, Clone, Copy)]
@@ -561,7 +559,7 @@ pub fn check_file(data: &[u8]) {
 
 /// Reads a line of a Wazuh manager's alerts.
 pub fn wazuh_alert(data: &[u8]) {
-    let Ok(event) = alert::read(data) else {
+    let Ok(event) = alert::read(data, |event| event.to_record()) else {
         return;
     };
     for text in [&event.action, &event.actor, &event.resource, &event.src_ip] {

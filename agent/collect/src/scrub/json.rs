@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::keys::{Class, class_of, is_harmless, is_sibling_value, names_a_sibling};
 use super::{MARK, NotJson, text};
+use crate::pick::{Found, Node, Picks};
 
 /// Deepest nesting, as in `serde_json`: the walk is recursive.
 const DEPTH: usize = 128;
@@ -19,22 +20,28 @@ struct Edit {
     with: String,
 }
 
-pub(super) fn scrub(raw: &str, nested: usize) -> Result<Cow<'_, str>, NotJson> {
+/// Returns the text without its secrets, and what was picked if nothing was replaced.
+pub(super) fn scrub<'t>(
+    raw: &'t str,
+    nested: usize,
+    picks: Option<&Picks>,
+) -> Result<(Cow<'t, str>, Option<Vec<Found<'t>>>), NotJson> {
     let mut walk = Walk {
         text: raw,
         at: 0,
         depth: 0,
         nested,
         edits: Vec::new(),
+        found: picks.map(Picks::nothing).unwrap_or_default(),
     };
-    walk.value(Class::Open, "")?;
+    walk.value(Class::Open, "", picks.map(Picks::root))?;
     walk.space();
     if walk.at != raw.len() {
         return Err(walk.stop());
     }
     let mut edits = walk.edits;
     if edits.is_empty() {
-        return Ok(Cow::Borrowed(raw));
+        return Ok((Cow::Borrowed(raw), picks.map(|_| walk.found)));
     }
     // An outer edit swallows those inside it.
     edits.sort_by_key(|edit| (edit.span.start, std::cmp::Reverse(edit.span.end)));
@@ -49,7 +56,7 @@ pub(super) fn scrub(raw: &str, nested: usize) -> Result<Cow<'_, str>, NotJson> {
         done = edit.span.end;
     }
     out.push_str(raw.get(done..).unwrap_or_default());
-    Ok(Cow::Owned(out))
+    Ok((Cow::Owned(out), None))
 }
 
 struct Walk<'t> {
@@ -58,6 +65,8 @@ struct Walk<'t> {
     depth: usize,
     nested: usize,
     edits: Vec<Edit>,
+    /// What was picked.
+    found: Vec<Found<'t>>,
 }
 
 /// What a value was.
@@ -94,17 +103,33 @@ impl<'t> Walk<'t> {
         self.edits.push(Edit { span, with });
     }
 
-    /// Reads one value that stands under `key` and below a name of `class`.
-    fn value(&mut self, class: Class, key: &str) -> Result<Seen<'t>, NotJson> {
+    /// Picks a value, if it is one that is wanted.
+    fn pick(&mut self, node: Option<&Node>, value: Found<'t>) {
+        if let Some(node) = node {
+            node.put(&mut self.found, value);
+        }
+    }
+
+    /// Reads one value that stands under `key`, below a name of `class` and at `node`.
+    fn value(&mut self, class: Class, key: &str, node: Option<&Node>) -> Result<Seen<'t>, NotJson> {
         self.space();
         let start = self.at;
         match self.peek() {
-            Some(b'{') => self.nest(|walk| walk.object(class)).map(|()| Seen::Other),
-            Some(b'[') => self
-                .nest(|walk| walk.array(class, key))
-                .map(|()| Seen::Other),
+            Some(b'{') => {
+                self.pick(node, Found::Object);
+                self.nest(|walk| walk.object(class, node))?;
+                Ok(Seen::Other)
+            }
+            Some(b'[') => {
+                self.pick(node, Found::Other);
+                self.nest(|walk| walk.array(class, key))?;
+                Ok(Seen::Other)
+            }
             Some(b'"') => {
                 let text = self.string()?;
+                if node.is_some() {
+                    self.pick(node, Found::Text(text.clone()));
+                }
                 if class == Class::Open {
                     self.examine(start, &text);
                 } else if !is_harmless(key, &text) {
@@ -113,7 +138,8 @@ impl<'t> Walk<'t> {
                 Ok(Seen::Text(text))
             }
             Some(b'-' | b'0'..=b'9') => {
-                self.run(|b| b.is_ascii_digit() || b"+-.eE".contains(&b));
+                let number = self.number()?;
+                self.pick(node, number);
                 if class != Class::Open {
                     self.mark(start..self.at);
                 }
@@ -121,6 +147,7 @@ impl<'t> Walk<'t> {
             }
             Some(b't' | b'f' | b'n') => {
                 self.run(|b| b.is_ascii_lowercase());
+                self.pick(node, Found::Other);
                 match self.text.get(start..self.at) {
                     Some("true" | "false" | "null") => Ok(Seen::Other),
                     _ => Err(self.stop()),
@@ -134,6 +161,45 @@ impl<'t> Walk<'t> {
         while self.peek().is_some_and(belongs) {
             self.at += 1;
         }
+    }
+
+    /// Reads at least one digit.
+    fn digits(&mut self) -> Result<(), NotJson> {
+        let start = self.at;
+        self.run(|b| b.is_ascii_digit());
+        if self.at == start {
+            return Err(self.stop());
+        }
+        Ok(())
+    }
+
+    /// Reads a number (RFC 8259 section 6).
+    fn number(&mut self) -> Result<Found<'t>, NotJson> {
+        let start = self.at;
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        if self.peek() == Some(b'0') {
+            self.at += 1;
+        } else {
+            self.digits()?;
+        }
+        let whole = self.text.get(start..self.at).unwrap_or_default();
+        let mut found = whole.parse().map_or(Found::Other, Found::Number);
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+            found = Found::Other;
+        }
+        if matches!(self.peek(), Some(b'e' | b'E')) {
+            self.at += 1;
+            if matches!(self.peek(), Some(b'+' | b'-')) {
+                self.at += 1;
+            }
+            self.digits()?;
+            found = Found::Other;
+        }
+        Ok(found)
     }
 
     fn nest(&mut self, body: impl FnOnce(&mut Self) -> Result<(), NotJson>) -> Result<(), NotJson> {
@@ -154,7 +220,7 @@ impl<'t> Walk<'t> {
             return Ok(());
         }
         loop {
-            self.value(class, key)?;
+            self.value(class, key, None)?;
             self.space();
             if self.peek() == Some(b',') {
                 self.at += 1;
@@ -164,7 +230,7 @@ impl<'t> Walk<'t> {
         }
     }
 
-    fn object(&mut self, below: Class) -> Result<(), NotJson> {
+    fn object(&mut self, below: Class, node: Option<&Node>) -> Result<(), NotJson> {
         self.space();
         if self.peek() == Some(b'}') {
             self.at += 1;
@@ -191,7 +257,7 @@ impl<'t> Walk<'t> {
             };
             self.space();
             let start = self.at;
-            let seen = self.value(class, &key)?;
+            let seen = self.value(class, &key, node.and_then(|node| node.find(&key)))?;
             let literal = matches!(self.text.as_bytes().get(start), Some(b't' | b'f' | b'n'));
             if let Seen::Text(text) = &seen {
                 names_secret |= names_a_sibling(&key) && class_of(text) != Class::Open;
@@ -252,9 +318,9 @@ impl<'t> Walk<'t> {
     /// Looks at the text of a string that ends here, and replaces what shows a secret.
     fn examine(&mut self, start: usize, text: &str) {
         let opens = text.trim_start().starts_with(['{', '[', '"']);
-        let inner = (opens && self.nested < NESTED).then(|| scrub(text, self.nested + 1));
+        let inner = (opens && self.nested < NESTED).then(|| scrub(text, self.nested + 1, None));
         let scrubbed = match inner {
-            Some(Ok(scrubbed)) => scrubbed,
+            Some(Ok((scrubbed, _))) => scrubbed,
             Some(Err(_)) | None => text::scrub(text),
         };
         if let Cow::Owned(scrubbed) = scrubbed {

@@ -3,10 +3,9 @@
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
+use collect::pick::{Found, Picked, Picks};
 use jiff::Timestamp;
-use protocol::event::{EventRecord, severity};
-
-use super::pick::{Found, Picked, Picks};
+use protocol::event::{EventView, severity};
 
 /// OCSF class "Detection Finding": an alert is what a rule of the manager has found.
 /// Source: OCSF 1.8 schema, class `detection_finding`.
@@ -99,7 +98,7 @@ fn only<'p, 't>(alert: &'p Picked<'_, 't>, part: Part) -> Option<&'p Found<'t>> 
 }
 
 /// Returns the first text of a part that `fits`, cut to its bound; empty when there is none.
-fn first(alert: &Picked<'_, '_>, part: Part, fits: fn(&str) -> bool) -> String {
+fn first<'p>(alert: &'p Picked<'_, '_>, part: Part, fits: fn(&str) -> bool) -> &'p str {
     let texts = alert.group(part as usize).filter_map(Found::text);
     let text = texts
         .map(str::trim)
@@ -107,12 +106,12 @@ fn first(alert: &Picked<'_, '_>, part: Part, fits: fn(&str) -> bool) -> String {
     cut(text.unwrap_or_default())
 }
 
-fn cut(text: &str) -> String {
+fn cut(text: &str) -> &str {
     let mut end = text.len().min(FIELD_BYTES);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    text.get(..end).unwrap_or_default().to_owned()
+    text.get(..end).unwrap_or_default()
 }
 
 fn any(_: &str) -> bool {
@@ -138,7 +137,7 @@ fn time_ms(text: &str) -> Option<i64> {
     Some(at.as_millisecond())
 }
 
-/// Reads one line.
+/// Reads one line and hands over the event.
 ///
 /// Bytes that are no UTF-8 are replaced rather than refused: what an attacker can write into a
 /// log would else keep its own alert from being told.
@@ -146,11 +145,18 @@ fn time_ms(text: &str) -> Option<i64> {
 /// # Errors
 ///
 /// A reason that quotes nothing of the line.
-pub(super) fn read(line: &[u8]) -> Result<EventRecord, &'static str> {
+pub(super) fn read<T>(
+    line: &[u8],
+    take: impl FnOnce(&EventView<'_>) -> T,
+) -> Result<T, &'static str> {
     // The lossy reading is slow also where nothing is lost.
     let text = str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Cow::Borrowed);
-    let raw = collect::scrub::scrub_json(text.trim()).map_err(|_| "not JSON")?;
-    let alert = PICKS.read(&raw).map_err(|_| "not JSON")?;
+    let (raw, picked) =
+        collect::scrub::scrub_and_pick(text.trim(), &PICKS).map_err(|_| "not JSON")?;
+    let alert = match picked {
+        Some(picked) => picked,
+        None => PICKS.read(&raw).map_err(|_| "not JSON")?,
+    };
     if only(&alert, Part::Whole) != Some(&Found::Object) {
         return Err("not an alert: no JSON object");
     }
@@ -166,7 +172,7 @@ pub(super) fn read(line: &[u8]) -> Result<EventRecord, &'static str> {
             severity::UNKNOWN
         }
     };
-    Ok(EventRecord {
+    Ok(take(&EventView {
         time_ms,
         class_uid: DETECTION_FINDING,
         severity,
@@ -176,14 +182,19 @@ pub(super) fn read(line: &[u8]) -> Result<EventRecord, &'static str> {
         resource: first(&alert, Part::Resource, any),
         src_ip: first(&alert, Part::Address, is_address),
         native_id: first(&alert, Part::Id, any),
-        raw: raw.to_string(),
-    })
+        raw: &raw,
+    }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protocol::event::EventRecord;
     use serde_json::Value;
+
+    fn read(line: &[u8]) -> Result<EventRecord, &'static str> {
+        super::read(line, |event| event.to_record())
+    }
 
     const ALERT: &str = r#"{"timestamp":"2022-05-11T12:29:19.905+0000","rule":{"level":10,"description":"sshd: brute force","id":"5712"},"agent":{"id":"001","name":"web-1"},"manager":{"name":"m"},"id":"1652272159.1549653","data":{"srcip":"192.0.2.7","dstuser":"paco","status":"failed","aws":{"responseElements":{"credentials":{"sessionToken":"FwoGZXIvYXdzEJr0CANARYCANARYCANARY"}}}}}"#;
 

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use collect::{CollectError, Quarantined};
-use protocol::event::EventRecord;
+use protocol::batch::BatchBuilder;
 use protocol::limits;
 
 use super::alert;
@@ -35,12 +35,14 @@ const LOST_FILE: &str =
 const CUT_UNSEEN: &str = "the file was cut or replaced while nobody read it; lines may be missing";
 const CUT_SEEN: &str = "the file was cut; lines written just before may be missing";
 const DAMAGED: &str = "the archive cannot be read to its end; lines behind this byte are missing, how many is not known";
+const TOO_LONG: &str = "longer than an event may be once its secrets are replaced";
 const NO_END: &str = "the last line of a finished file has no end";
 
 /// What one step has read.
 #[derive(Debug, Default)]
 pub(super) struct Step {
-    pub(super) events: Vec<EventRecord>,
+    /// A batch of them.
+    pub(super) events: BatchBuilder,
     pub(super) quarantined: Vec<Quarantined>,
     /// The position behind them, encoded.
     pub(super) cursor: Vec<u8>,
@@ -52,9 +54,23 @@ pub(super) struct Step {
 }
 
 impl Step {
+    /// Reads a line and adds its event, or says why it is none.
+    fn add(&mut self, line: &[u8]) -> Result<(), &'static str> {
+        alert::read(line, |event| {
+            // What stands for a secret can be longer than the secret was.
+            if event.raw.len() > limits::EVENT_RAW_BYTES {
+                return Err(TOO_LONG);
+            }
+            self.events
+                .push(event)
+                .expect("an event within EVENT_RAW_BYTES fits a batch that is not full");
+            Ok(())
+        })?
+    }
+
     fn is_full(&self) -> bool {
         let target = u64::try_from(limits::BATCH_TARGET_BYTES).unwrap_or(u64::MAX);
-        self.bytes >= target || self.lines >= STEP_LINES
+        self.events.is_full() || self.bytes >= target || self.lines >= STEP_LINES
     }
 }
 
@@ -330,10 +346,11 @@ impl Follower {
         if input.has_rest() {
             let place = input.shown(input.offset());
             match input.take_rest() {
-                Line::Whole(line) => match alert::read(&line) {
-                    Ok(event) => step.events.push(event),
-                    Err(_) => quarantine(step, place, NO_END, line.len()),
-                },
+                Line::Whole(line) => {
+                    if step.add(&line).is_err() {
+                        quarantine(step, place, NO_END, line.len());
+                    }
+                }
                 Line::TooLong(bytes) => too_long(step, place, bytes),
             }
         }
@@ -514,9 +531,8 @@ fn take_lines(input: &mut Input, step: &mut Step) {
                 if line.trim_ascii().is_empty() {
                     continue;
                 }
-                match alert::read(&line) {
-                    Ok(event) => step.events.push(event),
-                    Err(reason) => quarantine(step, input.shown(at), reason, line.len()),
+                if let Err(reason) = step.add(&line) {
+                    quarantine(step, input.shown(at), reason, line.len());
                 }
             }
         }

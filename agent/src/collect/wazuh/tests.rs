@@ -9,6 +9,8 @@ use collect::Quarantined;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
+use protocol::batch::{BatchBuilder, decode_item};
+use protocol::event::EventRecord;
 use protocol::limits;
 use tempfile::TempDir;
 
@@ -134,11 +136,9 @@ impl Reader {
 
     fn step(&mut self) -> bool {
         let step = self.follower.step().unwrap();
-        let ids = step
-            .events
-            .iter()
-            .map(|event| event.native_id.parse::<usize>().unwrap());
-        self.ids.extend(ids);
+        let ids = native_ids(&step.events);
+        self.ids
+            .extend(ids.iter().map(|id| id.parse::<usize>().unwrap()));
         self.set_aside.extend(step.quarantined);
         self.cursor = Some(step.cursor);
         step.is_end
@@ -611,12 +611,17 @@ proptest! {
     }
 }
 
+fn native_ids(events: &BatchBuilder) -> Vec<String> {
+    let events = events.items().map(|item| decode_item(item).unwrap());
+    events.map(|event: EventRecord| event.native_id).collect()
+}
+
 /// Receives ids until there are `count` of them.
 async fn receive(facts: &mut tokio::sync::mpsc::Receiver<Fact>, count: usize) -> Vec<String> {
     let mut ids = Vec::new();
     while ids.len() < count {
         if let Fact::Events { events, .. } = facts.recv().await.unwrap() {
-            ids.extend(events.into_iter().map(|event| event.native_id));
+            ids.extend(native_ids(&events));
         }
     }
     ids

@@ -1,7 +1,8 @@
 //! Picks single values out of a JSON text while it is read; nothing else of it is kept.
 //!
-//! An alert has some fifty values of which eight are wanted. Building all of them, to look for
-//! those eight by their pointers, took more time than reading and scrubbing the line together.
+//! An event has some fifty values of which eight are wanted. Building all of them, to look for
+//! those eight by their pointers, takes more time than reading and scrubbing the line together.
+//! [`crate::scrub::scrub_and_pick`] does without a reading of its own.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,7 +12,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 
 /// A value that was looked for.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) enum Found<'t> {
+pub enum Found<'t> {
     /// There is none.
     #[default]
     Nothing,
@@ -26,7 +27,8 @@ pub(super) enum Found<'t> {
 }
 
 impl Found<'_> {
-    pub(super) fn text(&self) -> Option<&str> {
+    /// Returns the text, if it is one.
+    pub fn text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
             Self::Nothing | Self::Number(_) | Self::Object | Self::Other => None,
@@ -36,7 +38,7 @@ impl Found<'_> {
 
 /// One name on the way to what is wanted.
 #[derive(Debug, Default)]
-struct Node {
+pub(crate) struct Node {
     name: &'static str,
     children: Vec<Node>,
     /// Where the values of this node and of all below it are put; its own is the first.
@@ -58,6 +60,22 @@ impl Node {
             .expect("it is there, or was added above")
     }
 
+    /// Returns the node that a name leads to.
+    pub(crate) fn find(&self, name: &str) -> Option<&Self> {
+        self.children.iter().find(|child| child.name == name)
+    }
+
+    /// Puts a value in this node's place, and forgets what an earlier one of the same name held.
+    pub(crate) fn put<'t>(&self, found: &mut [Found<'t>], value: Found<'t>) {
+        let Some(slots) = found.get_mut(self.slots.clone()) else {
+            return;
+        };
+        slots.fill(Found::Nothing);
+        if let Some(own) = slots.first_mut() {
+            *own = value;
+        }
+    }
+
     fn number(&mut self, next: &mut usize) {
         let first = *next;
         *next += 1;
@@ -71,21 +89,21 @@ impl Node {
         let Some(name) = way.next() else {
             return self.slots.start;
         };
-        let child = self.children.iter().find(|child| child.name == name);
+        let child = self.find(name);
         child.expect("every way was laid before").slot(way)
     }
 }
 
 /// The values that are wanted, in groups.
 #[derive(Debug)]
-pub(super) struct Picks {
+pub struct Picks {
     root: Node,
     groups: Vec<Vec<usize>>,
 }
 
 /// What was found, group by group.
 #[derive(Debug)]
-pub(super) struct Picked<'p, 't> {
+pub struct Picked<'p, 't> {
     picks: &'p Picks,
     found: Vec<Found<'t>>,
 }
@@ -93,7 +111,7 @@ pub(super) struct Picked<'p, 't> {
 impl Picks {
     /// Makes a picker of groups of JSON pointers (RFC 6901) without escapes; the empty one is the
     /// whole text. Arrays are not entered.
-    pub(super) fn new(groups: &[&[&'static str]]) -> Self {
+    pub fn new(groups: &[&[&'static str]]) -> Self {
         let mut root = Node::default();
         for pointer in groups.iter().copied().flatten() {
             let names = pointer.split('/').skip(1);
@@ -118,8 +136,8 @@ impl Picks {
     /// # Errors
     ///
     /// When it is not one JSON value.
-    pub(super) fn read<'t>(&self, text: &'t str) -> Result<Picked<'_, 't>, serde_json::Error> {
-        let mut found = vec![Found::Nothing; self.root.slots.end];
+    pub fn read<'t>(&self, text: &'t str) -> Result<Picked<'_, 't>, serde_json::Error> {
+        let mut found = self.nothing();
         let mut reader = serde_json::Deserializer::from_str(text);
         At {
             node: &self.root,
@@ -127,13 +145,27 @@ impl Picks {
         }
         .deserialize(&mut reader)?;
         reader.end()?;
-        Ok(Picked { picks: self, found })
+        Ok(self.picked(found))
+    }
+
+    /// Returns the place of the whole text.
+    pub(crate) fn root(&self) -> &Node {
+        &self.root
+    }
+
+    /// Returns room for every value.
+    pub(crate) fn nothing<'t>(&self) -> Vec<Found<'t>> {
+        vec![Found::Nothing; self.root.slots.end]
+    }
+
+    pub(crate) fn picked<'t>(&self, found: Vec<Found<'t>>) -> Picked<'_, 't> {
+        Picked { picks: self, found }
     }
 }
 
 impl<'t> Picked<'_, 't> {
     /// Returns the values of a group, in its order.
-    pub(super) fn group(&self, group: usize) -> impl Iterator<Item = &Found<'t>> {
+    pub fn group(&self, group: usize) -> impl Iterator<Item = &Found<'t>> {
         let slots = self.picks.groups.get(group).into_iter().flatten();
         slots.filter_map(|slot| self.found.get(*slot))
     }
@@ -146,15 +178,8 @@ struct At<'n, 'f, 't> {
 }
 
 impl<'t> At<'_, '_, 't> {
-    /// Puts a value in its place, and forgets what an earlier one of the same name held.
     fn put(&mut self, value: Found<'t>) {
-        let Some(slots) = self.found.get_mut(self.node.slots.clone()) else {
-            return;
-        };
-        slots.fill(Found::Nothing);
-        if let Some(own) = slots.first_mut() {
-            *own = value;
-        }
+        self.node.put(self.found, value);
     }
 }
 
@@ -250,13 +275,14 @@ impl<'n> Visitor<'_> for Name<'n> {
     }
 
     fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
-        Ok(self.0.children.iter().find(|child| child.name == name))
+        Ok(self.0.find(name))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scrub::scrub_and_pick;
     use proptest::prelude::*;
     use serde_json::Value;
 
@@ -274,6 +300,18 @@ mod tests {
 
     fn check(text: &str) {
         let picks = Picks::new(&[POINTERS]);
+        if let Ok((scrubbed, picked)) = scrub_and_pick(text, &picks) {
+            assert_eq!(
+                picked.is_none(),
+                matches!(scrubbed, Cow::Owned(_)),
+                "{text}"
+            );
+            if let Some(picked) = picked {
+                let found: Vec<_> = picked.group(0).collect();
+                let read = picks.read(text).unwrap();
+                assert_eq!(found, read.group(0).collect::<Vec<_>>(), "{text}");
+            }
+        }
         match (picks.read(text), serde_json::from_str::<Value>(text)) {
             (Ok(picked), Ok(tree)) => {
                 for (pointer, found) in POINTERS.iter().zip(picked.group(0)) {
@@ -301,6 +339,14 @@ mod tests {
             r#"{"a":[{"b":1}],"b":null,"c":{"a":1}}"#,
             r#"{"a":-1,"b":1.5}"#,
             r#"{"a":true}"#,
+            r#"{"a":-0,"b":18446744073709551616}"#,
+            r#"{"a":01}"#,
+            r#"{"a":1.}"#,
+            r#"{"a":1.2.3}"#,
+            r#"{"a":1e5,"b":2E+7}"#,
+            r#"{"a":1e}"#,
+            r#"{"a":-}"#,
+            r#"{"a":"password=hunter2","b":1}"#,
             r#"{"a":1} x"#,
             r#"{"a":"x}"#,
         ] {
