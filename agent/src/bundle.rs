@@ -8,8 +8,9 @@
 //! says that the hub has them. Where no reply can come (`--diode`) they are let go once the files
 //! are on the disk; the chain of bundles and the sequences then tell the hub what never came.
 //!
-//! The commands work on the state directory themselves, so the daemon must not run; `--sync` reads
-//! the sources first, so that it need not.
+//! The commands work on the state directory themselves. A daemon that has no link to its hub lends
+//! it to them ([`Loan`]); one that has a link sends what waits by itself, and is left alone.
+//! `--sync` reads the sources first, for hosts where no daemon runs.
 
 mod ledger;
 mod reply;
@@ -32,11 +33,12 @@ use crate::config::Config;
 use crate::connect::Connector;
 use crate::exit::{Exit, Failure};
 use crate::identity::{Identity, IdentityError};
-use crate::layout::{Layout, LayoutError};
+use crate::layout::{Layout, LayoutError, Lock};
 use crate::run::stop_on_signal;
 use crate::show::{self, Format};
 use crate::sources::Sources;
 use crate::spool::{Opened, Place, Released, Spool, SpoolError};
+use crate::status::{Answer, Loan};
 use crate::sync::board::Board;
 use crate::sync::{Syncer, chain};
 use ledger::Ledger;
@@ -102,6 +104,15 @@ pub(crate) enum CarryError {
     /// A reply enrols, and no enrolment is under way.
     #[error("this reply answers an enrolment request that this agent has not made")]
     NotAsked,
+    /// The daemon is connected.
+    #[error("the running agent has a link to its hub, and sends by itself what waits")]
+    Online,
+    /// The daemon lends to somebody else.
+    #[error("another command has borrowed the running agent's state directory")]
+    Taken,
+    /// The daemon lends to its own user and root.
+    #[error("the running agent lends its state directory to its own user and to root only")]
+    Stranger,
     /// The ledger is not what this program writes.
     #[error("{} is damaged", path.display())]
     Ledger { path: PathBuf },
@@ -130,6 +141,12 @@ impl From<CarryError> for Failure {
                 "import it where `zero-x-agent enroll --bundle FILE` was run, with the same state \
                  directory"
             }
+            CarryError::Online => {
+                "nothing has to be carried; to carry it all the same, stop the agent first \
+                 (`systemctl stop zero-x-agent`)"
+            }
+            CarryError::Taken => "wait until it has ended",
+            CarryError::Stranger => "run as root or as zero-x-agent",
             CarryError::Ledger { .. } => {
                 "move the file away; the numbering then begins anew, which the hub notices: import \
                  a reply before the next export"
@@ -143,12 +160,15 @@ impl From<CarryError> for Failure {
         let exit = match &error {
             CarryError::Exists { .. } | CarryError::Volumes => Exit::Usage,
             CarryError::Refused { .. } | CarryError::Ledger { .. } => Exit::Data,
-            CarryError::Addressee { .. } | CarryError::Hub(_) | CarryError::NotAsked => {
-                Exit::Forbidden
-            }
+            CarryError::Addressee { .. }
+            | CarryError::Hub(_)
+            | CarryError::NotAsked
+            | CarryError::Stranger => Exit::Forbidden,
             CarryError::NoKey => Exit::Config,
             CarryError::Write { .. }
             | CarryError::Read { .. }
+            | CarryError::Online
+            | CarryError::Taken
             | CarryError::Make(_)
             | CarryError::Request(_)
             | CarryError::Certificate(_)
@@ -174,6 +194,42 @@ pub(crate) async fn run(
         BundleVerb::Import { file } => reply::import(&file, config, format).await,
         BundleVerb::Verify { file } => verify(&file, config, format),
     }
+}
+
+/// The state directory in the hands of a command. Dropped in this order, so that the daemon finds
+/// it free when it gets it back.
+struct Held {
+    _lock: Lock,
+    _loan: Option<Loan>,
+}
+
+/// Takes the state directory, from the running daemon where there is one.
+///
+/// # Errors
+///
+/// When the daemon has a link to its hub, or another command has the state directory.
+async fn hold(layout: &Layout, config: &Config) -> Result<Held, Failure> {
+    let busy = match layout.lock() {
+        Ok(lock) => {
+            let (_lock, _loan) = (lock, None);
+            return Ok(Held { _lock, _loan });
+        }
+        Err(busy @ LayoutError::Busy { .. }) => busy,
+        Err(error) => return Err(error.into()),
+    };
+    let asked = Loan::ask(&config.runtime_dir()).await;
+    // Whoever has it is no daemon.
+    let Ok(answered) = asked else {
+        return Err(busy.into());
+    };
+    let loan = answered.map_err(|no| match no {
+        Answer::Online => CarryError::Online,
+        Answer::Stranger => CarryError::Stranger,
+        Answer::Taken | Answer::Lent => CarryError::Taken,
+    })?;
+    let _lock = layout.lock()?;
+    let _loan = Some(loan);
+    Ok(Held { _lock, _loan })
 }
 
 /// What an export wrote.
@@ -217,7 +273,7 @@ fn open(layout: &Layout, identity: &Identity, config: &Config) -> Result<Opened,
 
 async fn export(args: BundleExport, config: &Config, format: Format) -> Result<Exit, Failure> {
     let layout = Layout::new(&config.state_dir);
-    let _lock = layout.lock()?;
+    let _held = hold(&layout, config).await?;
     Identity::recover(&layout)?;
     let identity = Identity::load(&layout)?;
     let key = identity.bundle_key.ok_or(CarryError::NoKey)?;

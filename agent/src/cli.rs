@@ -182,7 +182,8 @@ pub(crate) enum BundleVerb {
     ///
     /// Carry it to the hub (`zero-x-hub bundle import FILE`) and its reply back (`zero-x-hub bundle
     /// reply FILE` there, `zero-x-agent bundle import FILE` here). Until then the batches stay here,
-    /// and the next export holds them too. The daemon must not run meanwhile.
+    /// and the next export holds them too. A running daemon stands still meanwhile; one that has a
+    /// link to its hub sends by itself, and nothing is exported.
     Export(BundleExport),
     /// Takes a reply: lets go what the hub has, and sends again what it asks for.
     Import {

@@ -267,7 +267,7 @@ impl Identity {
         };
         let identity = Self {
             bundle_key,
-            earlier: earlier::load(layout, Timestamp::now())?
+            earlier: earlier::load(layout)?
                 .into_iter()
                 .filter(|known| known.first() != chain.first())
                 .collect(),
@@ -305,7 +305,12 @@ impl Identity {
 
     /// Returns until when the certificate may be renewed. The hub decides; this is for words.
     pub(crate) fn renewable_until(&self) -> Timestamp {
-        renewable_until(self.valid)
+        let (from, until) = self.valid;
+        let life = until.duration_since(from);
+        let grace = SignedDuration::try_from(RENEWAL_GRACE).unwrap_or(life);
+        until
+            .saturating_add(life.min(grace))
+            .unwrap_or(Timestamp::MAX)
     }
 
     /// Puts a renewed certificate in the place of the old one, durably.
@@ -335,7 +340,7 @@ impl Identity {
             return Err(unfit("it is for another key"));
         }
         // First: a crash between the two leaves the same certificate in both.
-        self.earlier = earlier::keep(layout, self, Timestamp::now())?;
+        self.earlier = earlier::keep(layout, self)?;
         layout::write_private(&path, pems(&chain).as_bytes())?;
         self.valid = names.valid;
         self.chain = chain;
@@ -491,15 +496,6 @@ impl Identity {
         });
         removed.map_err(IdentityError::from)
     }
-}
-
-/// Returns until when a certificate with this validity may be renewed.
-fn renewable_until((from, until): (Timestamp, Timestamp)) -> Timestamp {
-    let life = until.duration_since(from);
-    let grace = SignedDuration::try_from(RENEWAL_GRACE).unwrap_or(life);
-    until
-        .saturating_add(life.min(grace))
-        .unwrap_or(Timestamp::MAX)
 }
 
 fn remove_dir(path: &Path) -> io::Result<()> {
@@ -658,7 +654,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_certificates_that_could_still_be_renewed_are_kept_and_never_the_one_in_use() {
+    fn the_last_certificates_are_kept_and_never_the_one_in_use() {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::new(folder.path());
         store(&layout, AgentId::derived(&[b"a"]));
@@ -669,7 +665,7 @@ mod tests {
         identity.renew(&layout, long_ended.clone()).unwrap();
         assert_eq!(identity.earlier, std::slice::from_ref(&first));
         let later: Vec<Chain> = (0..6).map(|n| chain_from(&identity, 2090 + n)).collect();
-        let mut want = vec![first];
+        let mut want = vec![long_ended, first];
         for chain in &later {
             identity.renew(&layout, chain.clone()).unwrap();
             assert_eq!(identity.earlier, want);
@@ -678,7 +674,7 @@ mod tests {
             want.truncate(4);
         }
         // A crash between the two files of a renewal; and a damaged file costs nothing else.
-        identity.earlier = earlier::keep(&layout, &identity, Timestamp::now()).unwrap();
+        identity.earlier = earlier::keep(&layout, &identity).unwrap();
         let read = Identity::load(&layout).unwrap();
         assert_eq!(read.chain, later[5]);
         assert_eq!(

@@ -3,7 +3,8 @@
 //! ```text
 //! lock ─▶ identity ─▶ spool ─▶ link ─▶ status socket ─▶ sources ─▶ READY ─▶ signals ─▶ drain
 //! ```
-//! Every task is in one tracker. A link that the hub refuses for good ends the process; so does a
+//! A command that needs the state directory while there is no link borrows it: everything but the
+//! socket stops, and starts anew after it. Every task is in one tracker. A link that the hub refuses for good ends the process; so does a
 //! spool that stops answering.
 
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use collect::Until;
 use jiff::Timestamp;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, error, info, warn};
@@ -29,7 +30,7 @@ use crate::link::{Drive, LinkError, LinkStatus, State, Stopped, tls};
 use crate::renew::Keeper;
 use crate::sources::Sources;
 use crate::spool::Spool;
-use crate::status::{self, Bounds, Teller};
+use crate::status::{self, Bounds, Counter, Loan, Teller};
 use crate::sync::board::Board;
 use crate::sync::{Syncer, chain, span};
 
@@ -39,6 +40,14 @@ const DRAIN: Duration = Duration::from_secs(20);
 
 /// How long a stop waits for sources to come to a named point.
 const SOURCES_STOP: Duration = Duration::from_secs(5);
+
+/// Time between two signs of life to systemd while the state directory is lent and no other span
+/// is set.
+const WATCHED: Duration = Duration::from_secs(60);
+
+/// How often, and with what pause, the lock of a command that has ended is waited for.
+const RETURNS: u32 = 50;
+const RETURN_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a run waits for a certificate that is due, once the hub has everything else.
 const RENEWAL: Duration = Duration::from_secs(20);
@@ -156,8 +165,8 @@ impl Node {
         })
     }
 
-    /// Ends the link and writes the spool to the end.
-    async fn stop(self) {
+    /// Ends the link and writes the spool to the end; says whether it is closed.
+    async fn stop(self) -> bool {
         self.stop_link.cancel();
         let waiting = self.spool.waiting().bytes;
         let sent_bytes = self.link.borrow().sent_bytes;
@@ -176,9 +185,11 @@ impl Node {
         let thread = self.spool_thread;
         // The thread ends with the last handle; a task that was abandoned may still hold one.
         let joined = tokio::task::spawn_blocking(move || thread.join());
-        if tokio::time::timeout(SOURCES_STOP, joined).await.is_err() {
+        let is_closed = tokio::time::timeout(SOURCES_STOP, joined).await.is_ok();
+        if !is_closed {
             warn!("the spool is still in use; it is left as it is, which loses nothing");
         }
+        is_closed
     }
 }
 
@@ -237,7 +248,8 @@ pub(crate) fn stop_on_signal() -> Result<CancellationToken, Failure> {
     Ok(token)
 }
 
-/// Runs the daemon until a signal.
+/// Runs the daemon until a signal. When a command of this host borrows the state directory, all
+/// but the status socket stops, and starts anew when it is done.
 ///
 /// # Errors
 ///
@@ -246,16 +258,88 @@ pub(crate) async fn daemon(config: &Config) -> Result<Exit, Failure> {
     let mut signals = Signals::listen()?;
     let mut hangup = listen(SignalKind::hangup())?;
     let mut node = Node::start(config, Span::Daemon)?;
-    let tasks = TaskTracker::new();
-    let stop = CancellationToken::new();
+    let (counter, mut wishes) = Counter::new(node.teller.clone());
+    let counter = Arc::new(counter);
+    let stop_status = CancellationToken::new();
     let runtime_dir = config.runtime_dir();
     match status::open(&runtime_dir) {
         Ok(listener) => {
-            tasks.spawn(status::serve(listener, node.teller.clone(), stop.clone()));
+            let serving = status::serve(listener, counter.clone(), stop_status.clone());
+            tokio::spawn(serving);
         }
         // Without it the agent only cannot be asked.
         Err(error) => warn!(%error, folder = %runtime_dir.display(), "no status socket"),
     }
+    // It ends with the daemon, however that ends.
+    let _stop_status = stop_status.drop_guard();
+    loop {
+        notify(&[NotifyState::Ready]);
+        let wish = attend(node, &counter, &mut signals, &mut hangup, &mut wishes).await?;
+        let Some(loan) = wish else {
+            return Ok(Exit::Ok);
+        };
+        if lent(loan, &mut signals).await == Back::Stopping {
+            notify(&[NotifyState::Stopping]);
+            return Ok(Exit::Ok);
+        }
+        free_again(config).await;
+        node = Node::start(config, Span::Daemon)?;
+        counter.run(node.teller.clone());
+    }
+}
+
+/// What ended a loan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Back {
+    /// The command is done.
+    Returned,
+    /// This process is to stop.
+    Stopping,
+}
+
+/// Waits for the end of a loan; systemd is told meanwhile that the agent lives.
+async fn lent(mut loan: Loan, signals: &mut Signals) -> Back {
+    if loan.begin().await.is_err() {
+        return Back::Returned;
+    }
+    info!("the state directory is lent to a command");
+    let span = sd_notify::watchdog_enabled().map_or(WATCHED, |span| span / 3);
+    let mut ticks = tokio::time::interval(span);
+    loop {
+        // Every branch may be cancelled: signals are kept, and what a loan brings says nothing.
+        tokio::select! {
+            () = loan.returned() => {
+                info!("the state directory is back");
+                return Back::Returned;
+            }
+            _ = signals.stop() => return Back::Stopping,
+            _ = ticks.tick() => notify(&[NotifyState::Watchdog]),
+        }
+    }
+}
+
+/// Waits for the lock of a command that was killed: its connection may end before its lock does.
+async fn free_again(config: &Config) {
+    let layout = Layout::new(&config.state_dir);
+    for _ in 0..RETURNS {
+        if layout.lock().is_ok() {
+            return;
+        }
+        tokio::time::sleep(RETURN_PAUSE).await;
+    }
+}
+
+/// Runs everything until a signal, or until somebody wants to borrow the state directory; all of
+/// it has stopped when this returns.
+async fn attend(
+    mut node: Node,
+    counter: &Counter,
+    signals: &mut Signals,
+    hangup: &mut Signal,
+    wishes: &mut mpsc::Receiver<Loan>,
+) -> Result<Option<Loan>, Failure> {
+    let tasks = TaskTracker::new();
+    let stop = CancellationToken::new();
     tasks.spawn(node.spool.clone().tend(stop.clone()));
     let wake = Arc::new(Notify::new());
     let syncing = node
@@ -264,14 +348,14 @@ pub(crate) async fn daemon(config: &Config) -> Result<Exit, Failure> {
         .run(wake.clone(), node.resync.clone(), stop.clone());
     let mut sources = tasks.spawn(syncing);
     let mut watchdog = tasks.spawn(watchdog(node.spool.clone(), stop.clone()));
-    notify(&[NotifyState::Ready]);
     let end = loop {
-        // Every branch may be cancelled: signals are kept, handles are only looked at.
+        // Every branch may be cancelled: signals and wishes are kept, handles are only looked at.
         tokio::select! {
             name = signals.stop() => {
                 info!(signal = name, "stopping");
-                break Ok(Exit::Ok);
+                break Ok(None);
             }
+            Some(loan) = wishes.recv() => break Ok(Some(loan)),
             _ = hangup.recv() => {
                 info!("looking at the list of sources anew; other settings need a restart");
                 wake.notify_one();
@@ -289,7 +373,12 @@ pub(crate) async fn daemon(config: &Config) -> Result<Exit, Failure> {
             }
         }
     };
-    notify(&[NotifyState::Stopping]);
+    let is_lent = matches!(end, Ok(Some(_)));
+    if is_lent {
+        counter.lend();
+    } else {
+        notify(&[NotifyState::Stopping]);
+    }
     stop.cancel();
     tasks.close();
     if tokio::time::timeout(SOURCES_STOP, tasks.wait())
@@ -299,13 +388,21 @@ pub(crate) async fn daemon(config: &Config) -> Result<Exit, Failure> {
         warn!(
             "a source did not come to an end in time and is abandoned; its next sync starts over"
         );
+        sources.abort();
     }
     let is_online = node.link.borrow().state == State::Online;
     if end.is_ok() && is_online {
         // What is not acknowledged by then is told by `stop`.
         let _ = tokio::time::timeout(DRAIN, node.spool.drained()).await;
     }
-    node.stop().await;
+    let is_closed = node.stop().await;
+    if is_lent && !is_closed {
+        return Err(Failure::new(
+            Exit::No,
+            "the spool was still in use when a command wanted to borrow the state directory",
+        )
+        .fix("start the agent again, and then the command"));
+    }
     end
 }
 

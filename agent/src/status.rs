@@ -1,14 +1,16 @@
 //! What the daemon tells about itself on its Unix socket, and how it is asked.
 //!
-//! Whoever may enter the socket's folder may ask. The answer is one JSON document; nothing is
-//! read from the one who asks.
+//! Whoever may enter the socket's folder may ask. The answer is one JSON document. Of what is
+//! written to the socket one word is read, [`loan`]'s; who writes another, or none, is told the
+//! status.
 
+mod loan;
 mod spool;
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -16,7 +18,7 @@ use protocol::ids::{AgentId, OrgId};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{Exit, Failure};
@@ -27,6 +29,11 @@ use crate::sync::board::{Board, SourceStatus};
 pub(crate) use spool::{
     ASIDE_COLUMNS, Bounds, LANE_COLUMNS, LOSS_COLUMNS, SpoolState, SpoolStatus, WAIT_COLUMNS,
 };
+
+pub(crate) use loan::{Answer, Loan};
+
+/// Time for whoever asks to say that it wants more than the status.
+const ASKING: Duration = Duration::from_millis(250);
 
 /// Largest answer that is read.
 const ANSWER_BYTES: u64 = 4 << 20;
@@ -56,7 +63,8 @@ pub(crate) struct Status {
 /// The way to the hub.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Link {
-    /// `connecting`, `online`, `offline` or `refused`.
+    /// `connecting`, `online`, `offline` or `refused`; `lent` while a command has the state
+    /// directory.
     pub(crate) state: String,
     pub(crate) since: Timestamp,
     pub(crate) hub: String,
@@ -189,6 +197,95 @@ impl Teller {
     }
 }
 
+enum Told {
+    /// What runs now.
+    Running(Arc<Teller>),
+    /// What was true when the state directory was lent.
+    Lent(Box<Status>),
+}
+
+/// Who answers on the socket, through all lives of what it tells of.
+pub(crate) struct Counter {
+    told: Mutex<Told>,
+    wishes: mpsc::Sender<Loan>,
+}
+
+impl Counter {
+    /// Makes a counter for what runs, and the end where wishes for a loan arrive.
+    pub(crate) fn new(teller: Arc<Teller>) -> (Self, mpsc::Receiver<Loan>) {
+        // One loan at a time.
+        let (wishes, come) = mpsc::channel(1);
+        let told = Mutex::new(Told::Running(teller));
+        (Self { told, wishes }, come)
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        // Every change of it is one assignment.
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells of another life from here on.
+    pub(crate) fn run(&self, teller: Arc<Teller>) {
+        *self.told() = Told::Running(teller);
+    }
+
+    /// Tells what was true until now: what it was read from is let go.
+    pub(crate) fn lend(&self) {
+        let mut status = self.status();
+        status.link.state = "lent".to_owned();
+        status.link.since = Timestamp::now();
+        status.link.transport = None;
+        let reason = "a command of this host has the state directory; the agent goes on after it";
+        status.link.error = Some(reason.to_owned());
+        *self.told() = Told::Lent(Box::new(status));
+    }
+
+    fn status(&self) -> Status {
+        let running = match &*self.told() {
+            Told::Running(teller) => Arc::clone(teller),
+            Told::Lent(status) => return Status::clone(status),
+        };
+        running.status()
+    }
+
+    /// Answers one who asks.
+    async fn answer(&self, mut stream: UnixStream) {
+        if !wants_loan(&mut stream).await {
+            let text = serde_json::to_vec(&self.status()).expect("plain structs always serialise");
+            let answer = async {
+                stream.write_all(&text).await?;
+                stream.shutdown().await
+            };
+            // Whoever asked may have gone away.
+            let _ = tokio::time::timeout(PATIENCE, answer).await;
+            return;
+        }
+        let no = match &*self.told() {
+            _ if !loan::is_own(&stream) => Some(Answer::Stranger),
+            Told::Lent(_) => Some(Answer::Taken),
+            Told::Running(teller) if teller.link.borrow().state == State::Online => {
+                Some(Answer::Online)
+            }
+            Told::Running(_) => None,
+        };
+        match no {
+            Some(no) => loan::refuse(stream, no).await,
+            None => match self.wishes.try_reserve() {
+                Ok(place) => place.send(Loan::of(stream)),
+                // The one before it is being prepared, or the daemon stops.
+                Err(_) => loan::refuse(stream, Answer::Taken).await,
+            },
+        }
+    }
+}
+
+/// Reads what is asked for; only the one word counts.
+async fn wants_loan(stream: &mut UnixStream) -> bool {
+    let mut word = [0; loan::WORD.len()];
+    let read = tokio::time::timeout(ASKING, stream.read_exact(&mut word)).await;
+    matches!(read, Ok(Ok(_))) && word == *loan::WORD
+}
+
 /// Returns the resident memory of this process.
 /// Source: proc_pid_status(5), `VmRSS` in kB of 1,024 bytes.
 fn rss_bytes() -> Option<u64> {
@@ -220,7 +317,7 @@ pub(crate) fn open(folder: &Path) -> io::Result<UnixListener> {
 }
 
 /// Answers whoever asks, until `stop`.
-pub(crate) async fn serve(listener: UnixListener, teller: Arc<Teller>, stop: CancellationToken) {
+pub(crate) async fn serve(listener: UnixListener, counter: Arc<Counter>, stop: CancellationToken) {
     let mut answers = tokio::task::JoinSet::new();
     loop {
         // Both branches may be cancelled: a connection that was not accepted stays queued.
@@ -228,7 +325,7 @@ pub(crate) async fn serve(listener: UnixListener, teller: Arc<Teller>, stop: Can
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        let Ok((mut stream, _)) = accepted else {
+        let Ok((stream, _)) = accepted else {
             // Out of descriptors, for example: that passes.
             tokio::time::sleep(Duration::from_millis(200)).await;
             continue;
@@ -236,17 +333,8 @@ pub(crate) async fn serve(listener: UnixListener, teller: Arc<Teller>, stop: Can
         while answers.len() >= ANSWERS {
             answers.join_next().await;
         }
-        let teller = teller.clone();
-        answers.spawn(async move {
-            let text =
-                serde_json::to_vec(&teller.status()).expect("plain structs always serialise");
-            let answer = async {
-                stream.write_all(&text).await?;
-                stream.shutdown().await
-            };
-            // Whoever asked may have gone away.
-            let _ = tokio::time::timeout(PATIENCE, answer).await;
-        });
+        let counter = Arc::clone(&counter);
+        answers.spawn(async move { counter.answer(stream).await });
         while answers.try_join_next().is_some() {}
     }
 }
@@ -259,7 +347,9 @@ pub(crate) async fn serve(listener: UnixListener, teller: Arc<Teller>, stop: Can
 pub(crate) async fn ask(folder: &Path) -> Result<Status, Failure> {
     let path = socket(folder);
     let answer = tokio::time::timeout(PATIENCE, async {
-        let stream = UnixStream::connect(&path).await?;
+        let mut stream = UnixStream::connect(&path).await?;
+        // Nothing more is asked for.
+        stream.shutdown().await?;
         let mut text = Vec::new();
         stream.take(ANSWER_BYTES).read_to_end(&mut text).await?;
         Ok::<_, io::Error>(text)

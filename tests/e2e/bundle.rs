@@ -288,6 +288,85 @@ fn a_certificate_is_renewed_by_files_alone() -> Result<()> {
     agent.run_once()
 }
 
+/// What the running daemon says of itself.
+fn told(agent: &Agent) -> Result<Value> {
+    let said = process::success(agent.output(&["status"], "")?, "zero-x-agent status")?;
+    Ok(serde_json::from_str(&said)?)
+}
+
+fn wait_link(agent: &Agent, state: &str) -> Result<Value> {
+    tests::wait_until(state, Duration::from_secs(60), || {
+        // It may just be starting.
+        let status = told(agent).ok();
+        Ok(status.filter(|status| status["link"]["state"] == state))
+    })
+}
+
+#[test]
+fn a_daemon_without_a_link_lends_its_spool_and_one_with_a_link_does_not() -> Result<()> {
+    let mut line = Line::start()?;
+    let agent = line.agent("agent")?;
+    let alerts_file = line.folder().join("alerts.json");
+    alerts::append(&alerts_file, (0..10).map(alerts::alert))?;
+    let path = format!("path={}", alerts_file.display());
+    agent.source_add("wazuh", "manager", &[&path])?;
+    line.hub.stop()?;
+    let running = agent.run()?;
+    tests::wait_until(
+        "the alerts are in the spool",
+        Duration::from_secs(60),
+        || {
+            let status = told(&agent).ok();
+            let waits = status.and_then(|status| status["spool"]["bytes"].as_u64());
+            Ok(waits.filter(|bytes| *bytes > 0))
+        },
+    )?;
+    let begun = wait_link(&agent, "offline")?;
+    let file = line.folder().join("one");
+    let args = ["bundle", "export", &file.display().to_string()];
+    process::success(agent.output(&args, "")?, "zero-x-agent bundle export")?;
+    let again = wait_link(&agent, "offline")?;
+    assert_eq!(again["pid"], begun["pid"], "the daemon went on");
+    assert_ne!(again["started_at"], begun["started_at"], "it began anew");
+
+    // What happens while a command has it, and when that is killed.
+    let socket = agent.state_dir().join("status.sock");
+    let mut loan = std::os::unix::net::UnixStream::connect(&socket)?;
+    std::io::Write::write_all(&mut loan, b"lend\n")?;
+    let mut answer = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(&loan), &mut answer)?;
+    assert_eq!(answer.trim(), "\"lent\"");
+    assert_eq!(told(&agent)?["link"]["state"], "lent");
+    let mut second = std::os::unix::net::UnixStream::connect(&socket)?;
+    std::io::Write::write_all(&mut second, b"lend\n")?;
+    answer.clear();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(&second), &mut answer)?;
+    assert_eq!(answer.trim(), "\"taken\"");
+    drop(loan);
+    wait_link(&agent, "offline")?;
+
+    import(&line.hub, &file)?;
+    let reply = line.folder().join("reply").display().to_string();
+    process::success(at_hub(&line.hub, &["reply", &reply])?, "bundle reply")?;
+    let done = agent.output(&["bundle", "import", &reply], "")?;
+    let taken = process::success(done, "zero-x-agent bundle import")?;
+    let taken: Value = serde_json::from_str(&taken)?;
+    assert!(taken["released_bytes"].as_u64() > Some(0), "{taken}");
+
+    line.hub.serve()?;
+    wait_link(&agent, "online")?;
+    let file = line.folder().join("two").display().to_string();
+    for args in [["bundle", "export", &file], ["bundle", "import", &reply]] {
+        let done = agent.output(&args, "")?;
+        assert_eq!(done.status.code(), Some(1), "{done:?}");
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(said.contains("has a link to its hub"), "{said}");
+    }
+    running.stop(Duration::from_secs(60))?;
+    assert_eq!(line.client.rows(&["event", "list"])?.len(), 10);
+    Ok(())
+}
+
 #[test]
 fn a_diode_that_lost_a_bundle_is_told_so_and_goes_on_when_the_gap_is_accepted() -> Result<()> {
     let mut line = Line::start()?;

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::ledger::Ledger;
-use super::{CarryError, close, open, written};
+use super::{CarryError, close, hold, open, written};
 use crate::config::Config;
 use crate::enroll::Pending;
 use crate::exit::{Exit, Failure};
@@ -89,7 +89,7 @@ fn hub_key(reply: &SealedReply, roots: &[CertificateDer<'static>]) -> Result<Vec
 /// When it is not the hub's reply to this agent; nothing has changed then.
 pub(super) async fn import(path: &Path, config: &Config, format: Format) -> Result<Exit, Failure> {
     let layout = Layout::new(&config.state_dir);
-    let _lock = layout.lock()?;
+    let _held = hold(&layout, config).await?;
     Identity::recover(&layout)?;
     let sealed = read(path)?;
     if !sealed.is_sealed() {
