@@ -1,9 +1,9 @@
 //! Signed batches: items, their Merkle root, the agent's signature, and bounded decompression.
 
-use ring::digest;
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::frame::{Frame, Lane};
 use crate::ids::SourceId;
@@ -368,13 +368,11 @@ fn leaf(item: &[u8]) -> [u8; 32] {
 }
 
 fn sha256(parts: &[&[u8]]) -> [u8; 32] {
-    let mut context = digest::Context::new(&digest::SHA256);
+    let mut hasher = Sha256::new();
     for part in parts {
-        context.update(part);
+        hasher.update(part);
     }
-    let mut hash = [0; 32];
-    hash.copy_from_slice(context.finish().as_ref());
-    hash
+    hasher.finalize().into()
 }
 
 /// Returns the Merkle tree hash of RFC 6962 section 2.1 over SHA-256: leaves are `H(0 ‖ item)`,

@@ -292,8 +292,13 @@ impl<'t> Walk<'t> {
         let mut escaped = false;
         loop {
             let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
-            let ends = |b: &u8| *b == b'"' || *b == b'\\' || *b < 0x20;
-            self.at += rest.iter().position(ends).unwrap_or(rest.len());
+            let end = memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
+            let plain = rest.get(..end).unwrap_or_default();
+            // Over all of it rather than to the first: that is done on many bytes at once.
+            if plain.iter().fold(u8::MAX, |least, b| least.min(*b)) < 0x20 {
+                return Err(self.stop());
+            }
+            self.at += end;
             match self.peek() {
                 Some(b'"') => break,
                 Some(b'\\') => {
