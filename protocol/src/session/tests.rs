@@ -8,9 +8,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::batch::seal_lost;
 use crate::batch::tests::{TestKey, place, sealed};
+use crate::frame::Decoder;
 use crate::session::agent::{Certificate, Ended, StoredBatch};
 use crate::session::hub::Duty;
-use crate::wire::v1::{Content, HighWater, Lost, LostReason, Witness};
+use crate::wire::v1::{Content, Hello, HighWater, Lost, LostReason, Message, Witness};
 
 const EPOCH: [u8; 16] = [9; 16];
 
@@ -561,6 +562,75 @@ fn messages_of_unknown_kinds_are_skipped_and_other_versions_are_refused() {
         .unwrap();
     let refused = agent.handle_bytes(Lane::Control, &other, now);
     assert_eq!(refused.unwrap_err().close_code(), CloseCode::Protocol);
+}
+
+#[test]
+fn a_batch_that_came_before_is_acknowledged_or_awaited_and_never_handed_over_twice() {
+    let world = World::new();
+    let mark = HighWater {
+        lane: Lane::Events.number(),
+        epoch: EPOCH,
+        seq: 3,
+    };
+    let config = hub::Config {
+        high_water: vec![mark],
+        ..world.hub_config()
+    };
+    let mut hub = hub::Session::new(config, world.now);
+    let hello = Message::Hello(Hello {
+        versions: crate::wire::VERSIONS,
+        agent_version: String::new(),
+        epoch: EPOCH,
+        process: 1,
+        witness: None,
+        wall_ms: 0,
+    });
+    hub.handle_bytes(Lane::Control, &hello.encode(), world.now)
+        .unwrap();
+    while hub.poll_output().is_some() {}
+    // What the hub says to a batch: whether it hands it over, and its messages.
+    let mut say = |hub: &mut hub::Session, first_seq: u64, count: usize| {
+        let items = vec!["item".to_owned(); count];
+        let (_, frame) = sealed(&world.key, &place(Lane::Events, first_seq), &items);
+        hub.handle_bytes(Lane::Events, &frame, world.now).unwrap();
+        said(hub)
+    };
+    let acked = |seq: u64| vec![format!("ack {seq}")];
+    assert_eq!(say(&mut hub, 1, 3), acked(3), "stored before this session");
+    assert_eq!(say(&mut hub, 4, 2), ["handed over"]);
+    assert_eq!(
+        say(&mut hub, 4, 2),
+        Vec::<String>::new(),
+        "it is being stored"
+    );
+    assert_eq!(say(&mut hub, 5, 1), Vec::<String>::new());
+    hub.handle_committed(Lane::Events, 5, 9, [0; 32]);
+    assert_eq!(said(&mut hub), acked(5));
+    assert_eq!(say(&mut hub, 4, 2), acked(5));
+    assert_eq!(say(&mut hub, 6, 1), ["handed over"]);
+}
+
+/// What a hub's core wants done, in words.
+fn said(hub: &mut hub::Session) -> Vec<String> {
+    let mut words = Vec::new();
+    while let Some(output) = hub.poll_output() {
+        words.push(match &output {
+            hub::Output::Admit(_) => "handed over".to_owned(),
+            hub::Output::Send { bytes, .. } => {
+                let mut decoder = Decoder::new(Lane::Control);
+                decoder.push(bytes);
+                let frame = decoder.pop().unwrap().unwrap();
+                match Message::decode(&frame).unwrap() {
+                    Some(Message::Ack(ack)) => format!("ack {}", ack.seq),
+                    other => format!("{other:?}"),
+                }
+            }
+            hub::Output::Greeted(_) | hub::Output::Beat(_) | hub::Output::Renew(_) => {
+                format!("{output:?}")
+            }
+        });
+    }
+    words
 }
 
 #[test]
