@@ -589,7 +589,7 @@ fn a_batch_that_came_before_is_acknowledged_or_awaited_and_never_handed_over_twi
         .unwrap();
     while hub.poll_output().is_some() {}
     // What the hub says to a batch: whether it hands it over, and its messages.
-    let mut say = |hub: &mut hub::Session, first_seq: u64, count: usize| {
+    let say = |hub: &mut hub::Session, first_seq: u64, count: usize| {
         let items = vec!["item".to_owned(); count];
         let (_, frame) = sealed(&world.key, &place(Lane::Events, first_seq), &items);
         hub.handle_bytes(Lane::Events, &frame, world.now).unwrap();
