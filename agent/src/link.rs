@@ -190,9 +190,11 @@ impl LinkError {
                 issuer: Some(issuer),
                 ..
             } if issuer.starts_with(HUB_ISSUER) => {
-                "that is a Zero-X hub; if it is this agent's own, its certificate authority was \
-                 replaced while the agent was away, or the hub was made anew: enrol again with a \
-                 new token, `zero-x-agent enroll --replace --token-file F`; else check the address"
+                "by that name it is a Zero-X hub: if it is this agent's own, its certificate \
+                 authority was replaced while the agent was away, or the hub was made anew: enrol \
+                 again with a new token, `zero-x-agent enroll --replace --token-file F`; if it is a \
+                 TLS-inspecting proxy, it must exempt the hub from inspection; else check the \
+                 address"
             }
             Self::WrongHub {
                 issuer: Some(_), ..
