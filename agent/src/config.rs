@@ -100,6 +100,8 @@ impl Default for Config {
                 connect_timeout: Duration::from_secs(10),
                 proxy: None,
                 probe_quic_after: Duration::from_secs(60),
+                return_after: Duration::from_secs(5 * 60),
+                ping_every: None,
             },
             vault: crate::vault::Config::default(),
         }

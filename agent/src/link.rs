@@ -10,7 +10,9 @@
 //! 1 s            TCP, beside it ────────▶ up first: taken, unless QUIC follows at once
 //! ```
 
+mod doubt;
 mod drive;
+mod home;
 mod outbox;
 mod probe;
 pub(crate) mod proxy;
@@ -20,7 +22,8 @@ pub(crate) mod tls;
 mod way;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,11 +31,12 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use protocol::frame::Lane;
 use protocol::session::CloseCode;
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 pub(crate) use drive::{Drive, LinkStatus, State, Stopped};
-pub(crate) use probe::{Answer, Greeting, probe};
+pub(crate) use probe::{Answer, Greeting, Path, probe};
 
 use crate::exit::{Exit, Failure};
 
@@ -58,6 +62,10 @@ const MOMENT: Duration = Duration::from_millis(200);
 /// Addresses of one name that are tried. A name with more is not a hub's.
 const ADDRESSES: usize = 8;
 
+/// Nobody's address, to which nothing is sent; where a host has a route out, there is one to it.
+/// Source: RFC 5737 section 3, TEST-NET-1.
+const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
+
 /// Time until the next address of a name is tried beside the ones before it. Source: RFC 8305
 /// section 5, Connection Attempt Delay.
 const STAGGER: Duration = Duration::from_millis(250);
@@ -73,6 +81,10 @@ pub(crate) struct Config {
     pub(crate) proxy: Option<proxy::Proxy>,
     /// How long a session stays on TCP before QUIC is looked for.
     pub(crate) probe_quic_after: Duration,
+    /// How long a session stays on another hub than the first before that is looked for.
+    pub(crate) return_after: Duration,
+    /// How often a QUIC connection on which nothing arrives is tried, for a look at the way.
+    pub(crate) ping_every: Option<Duration>,
 }
 
 /// What carries a session.
@@ -102,6 +114,9 @@ pub(crate) enum LinkError {
     /// Nobody answers.
     #[error("{address} does not answer: {reason}")]
     Unreachable { address: String, reason: String },
+    /// Nothing can leave this host in that direction.
+    #[error("this host has no route to {address}: {reason}")]
+    NoRoute { address: String, reason: String },
     /// The other side has a certificate of another CA.
     #[error("{address} is not this agent's hub: its certificate is not signed by the root that was pinned{}", by(issuer.as_deref()))]
     WrongHub {
@@ -133,7 +148,7 @@ pub(crate) enum LinkError {
         reason: &'static str,
     },
     /// The hub closed the connection with a code.
-    #[error("the hub at {address} closed the connection: {}{}", code.map_or("unknown code".to_owned(), |code| code.to_string()), if reason.is_empty() { String::new() } else { format!(" ({reason})") })]
+    #[error("{}", closed(address, *code, reason))]
     Closed {
         address: String,
         code: Option<CloseCode>,
@@ -156,6 +171,7 @@ impl LinkError {
             Self::Closed { code, .. } => code.is_some_and(CloseCode::is_final),
             Self::Resolve { .. }
             | Self::Unreachable { .. }
+            | Self::NoRoute { .. }
             | Self::Silent { .. }
             | Self::Proxy { .. }
             | Self::NoHub { .. }
@@ -168,6 +184,10 @@ impl LinkError {
     pub(crate) fn fix(&self) -> &'static str {
         match self {
             Self::Resolve { .. } => "check the hub's name and this host's name service",
+            Self::NoRoute { .. } => {
+                "bring this host's network up: `ip -brief link` shows a link that is down, `ip \
+                 route get ADDRESS` a route that is missing; the agent comes back by itself"
+            }
             Self::Unreachable { .. } | Self::Silent { .. } => {
                 "check that the hub runs and that its port is open from here, for UDP or for TCP; \
                  where only a proxy leads out, set hub.proxy"
@@ -221,6 +241,13 @@ impl LinkError {
                 "if that was a mistake, enrol again with a new token: `zero-x-agent enroll \
                  --replace --token-file F`; else remove the agent: `zero-x-agent leave`"
             }
+            Self::Closed {
+                code: Some(CloseCode::Suspended),
+                ..
+            } => {
+                "an operator decides: `zero-x agent show ID` tells why, `zero-x agent resume ID` \
+                 lets it speak again, and it comes back by itself; the spool keeps what it finds"
+            }
             Self::Closed { .. } => {
                 "see the hub's log; `zero-x agent show` tells this agent's state"
             }
@@ -237,7 +264,7 @@ impl LinkError {
                     reason: format!("{reason} over UDP, {of_tcp} over TCP"),
                 }
             }
-            (of_quic, Self::Unreachable { .. }) => of_quic,
+            (of_quic, Self::Unreachable { .. } | Self::NoRoute { .. }) => of_quic,
             (_, of_tcp) => of_tcp,
         }
     }
@@ -258,6 +285,19 @@ impl From<LinkError> for Failure {
 /// Returns who issued a certificate, as part of a sentence.
 pub(crate) fn by(issuer: Option<&str>) -> String {
     issuer.map_or_else(String::new, |issuer| format!(" but issued by {issuer:?}"))
+}
+
+/// Returns what a hub has closed a connection with, as a sentence.
+fn closed(address: &str, code: Option<CloseCode>, reason: &str) -> String {
+    if code == Some(CloseCode::Suspended) {
+        return format!("the hub at {address} sends this agent away for the time being: {reason}");
+    }
+    let code = code.map_or("unknown code".to_owned(), |code| code.to_string());
+    let reason = match reason {
+        "" => String::new(),
+        reason => format!(" ({reason})"),
+    };
+    format!("the hub at {address} closed the connection: {code}{reason}")
 }
 
 /// An alert of TLS by its number (RFC 8446 section 6).
@@ -410,6 +450,14 @@ impl Line {
         self.0.transport()
     }
 
+    /// Returns what was seen of the way, where the transport tells.
+    pub(crate) fn path(&self) -> Option<Path> {
+        match &self.0 {
+            Kind::Quic(line) => Some(line.path()),
+            Kind::Tcp(_) => None,
+        }
+    }
+
     /// Puts whole frames on a lane. A more urgent lane overtakes what waits.
     pub(crate) fn send(&mut self, lane: Lane, frames: Vec<u8>) {
         match &mut self.0 {
@@ -517,6 +565,27 @@ async fn over_tcp(
     Ok(Kind::Tcp(Box::new(greeted)))
 }
 
+/// Asks the system for a route; sends nothing. QUIC would wait for an answer to what never left.
+fn routed(address: &str, socket: SocketAddr) -> Result<(), LinkError> {
+    let asking = Socket::new(Domain::for_address(socket), Type::DGRAM, None);
+    match asking.and_then(|asking| asking.connect(&socket.into())) {
+        Err(error) if is_unrouted(&error) => Err(LinkError::NoRoute {
+            address: address.to_owned(),
+            reason: error.to_string(),
+        }),
+        // What else is wrong shows when it is dialled.
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Returns whether the system has said that it knows no way.
+fn is_unrouted(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown
+    )
+}
+
 /// Takes the first that is up, QUIC if both are at once.
 async fn race(
     quic: impl Future<Output = Result<Dialled, LinkError>>,
@@ -561,20 +630,33 @@ async fn first_of<T, A: Future<Output = Result<T, LinkError>>>(
         reason,
     };
     let found = tokio::net::lookup_host(address).await;
-    let found = found.map_err(|error| resolve(error.to_string()))?;
+    let found = found.map_err(|error| match routed(address, ANYWHERE) {
+        Ok(()) => resolve(error.to_string()),
+        Err(_) => resolve(format!(
+            "{error}; this host has no route out of its network"
+        )),
+    })?;
     let mut next: VecDeque<SocketAddr> = found.take(ADDRESSES).collect();
     let mut under_way = FuturesUnordered::new();
     let mut last = resolve("the name has none".to_owned());
     loop {
         match next.pop_front() {
-            Some(socket) => under_way.push(attempt(socket)),
+            Some(socket) => match routed(address, socket) {
+                Ok(()) => under_way.push(attempt(socket)),
+                Err(error) => {
+                    last = error;
+                    continue;
+                }
+            },
             None if under_way.is_empty() => return Err(last),
             None => {}
         }
         // Both may be cancelled: what is under way stays there.
         tokio::select! {
             Some(result) = under_way.next() => match result {
-                Err(error @ LinkError::Unreachable { .. }) => last = error,
+                Err(error @ (LinkError::Unreachable { .. } | LinkError::NoRoute { .. })) => {
+                    last = error;
+                }
                 result => return result,
             },
             () = tokio::time::sleep(STAGGER), if !next.is_empty() => {}

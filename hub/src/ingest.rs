@@ -11,16 +11,18 @@ mod clones;
 mod connection;
 mod fair;
 mod intake;
+mod places;
 mod quic;
 mod quota;
 mod session;
 mod tcp;
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use protocol::bundle::HubKey;
@@ -31,7 +33,7 @@ use quinn::crypto::rustls::NoInitialCipherSuite;
 use quinn::{Endpoint, Incoming, VarInt};
 use store::{Appliance, Store};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -45,13 +47,14 @@ use crate::live::Live;
 use connection::Connection;
 use fair::Fair;
 use intake::Spoiled;
+use places::{Place, Places, Ticket};
 use quota::Quota;
 pub(crate) use quota::{Quotas, Rates};
 
 /// Connections at once. An idle one costs some 40 KB.
 const CONNECTIONS: usize = 20_000;
 
-/// QUIC handshakes at once, and as many on TCP; the rest is turned away, or waits in the kernel.
+/// QUIC handshakes at once, and as many on TCP; the rest is turned away.
 const HANDSHAKES: usize = 256;
 
 /// QUIC handshakes at once from which a peer must first show that its address is its own.
@@ -136,7 +139,7 @@ struct Shared {
     fair: Arc<Fair>,
     quota: Arc<Quota>,
     handshakes: Semaphore,
-    tcp_handshakes: Arc<Semaphore>,
+    tcp_handshakes: Mutex<Handshakes>,
     enrolments: Semaphore,
 }
 
@@ -214,7 +217,10 @@ pub(crate) async fn serve(port: Port, hub: Arc<Hub>, stop: CancellationToken) {
         fair: Arc::default(),
         quota,
         handshakes: Semaphore::new(HANDSHAKES),
-        tcp_handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
+        tcp_handshakes: Mutex::new(Handshakes {
+            places: Places::new(HANDSHAKES),
+            given_up: BTreeMap::new(),
+        }),
         enrolments: Semaphore::new(ENROLMENTS),
     });
     let Port {
@@ -239,15 +245,23 @@ pub(crate) async fn serve(port: Port, hub: Arc<Hub>, stop: CancellationToken) {
                     });
                 }
             }
-            (stream, remote, permit) = next_tcp(&shared, &listener) => {
+            (stream, remote) = next_tcp(&listener) => {
                 if tasks.len() >= CONNECTIONS {
                     continue;
                 }
+                let Some((ticket, given_up)) = shared.begin_handshake(remote) else {
+                    debug!(%remote, "too many handshakes are under way");
+                    continue;
+                };
                 let (shared, stop) = (Arc::clone(&shared), stop.clone());
                 let acceptor = acceptor.clone();
                 tasks.spawn(async move {
-                    let connection = tcp_handshake(&acceptor, stream, remote).await;
-                    drop(permit);
+                    // Whoever makes room has had its time.
+                    let connection = tokio::select! {
+                        connection = tcp_handshake(&acceptor, stream, remote) => connection,
+                        () = given_up.cancelled() => None,
+                    };
+                    shared.end_handshake(ticket);
                     if let Some(connection) = connection {
                         serve_connection(&shared, connection, stop).await;
                     }
@@ -288,22 +302,54 @@ fn may_shake_hands(shared: &Shared, tasks: &TaskTracker, incoming: Incoming) -> 
     Some(incoming)
 }
 
-/// Waits for the next TCP connection and a place for its handshake. Who comes while all places are
-/// taken waits in the kernel, whose SYN cookies have shown that its address is its own.
+/// The handshakes on TCP, and how each is given up.
+struct Handshakes {
+    places: Places,
+    given_up: BTreeMap<Ticket, CancellationToken>,
+}
+
+impl Shared {
+    /// Takes note of a handshake on TCP and returns what ends it early; nothing where there is no
+    /// place for it.
+    fn begin_handshake(&self, remote: SocketAddr) -> Option<(Ticket, CancellationToken)> {
+        let mut handshakes = self.tcp_handshakes();
+        let ticket = match handshakes.places.take(remote.ip(), Instant::now()) {
+            Place::Free(ticket) => ticket,
+            Place::InsteadOf(ticket, oldest) => {
+                if let Some(given_up) = handshakes.given_up.remove(&oldest) {
+                    given_up.cancel();
+                }
+                ticket
+            }
+            Place::None => return None,
+        };
+        let given_up = CancellationToken::new();
+        handshakes.given_up.insert(ticket, given_up.clone());
+        Some((ticket, given_up))
+    }
+
+    fn end_handshake(&self, ticket: Ticket) {
+        let mut handshakes = self.tcp_handshakes();
+        handshakes.places.give_back(ticket);
+        handshakes.given_up.remove(&ticket);
+    }
+
+    fn tcp_handshakes(&self) -> MutexGuard<'_, Handshakes> {
+        // No holder of this lock panics.
+        let handshakes = self.tcp_handshakes.lock();
+        handshakes.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits for the next TCP connection.
 ///
 /// # Cancel safety
 ///
-/// A place is given back, a connection stays queued.
-async fn next_tcp(
-    shared: &Shared,
-    listener: &TcpListener,
-) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+/// A connection that was not taken stays queued.
+async fn next_tcp(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
-        let Ok(permit) = Arc::clone(&shared.tcp_handshakes).acquire_owned().await else {
-            return std::future::pending().await;
-        };
         match listener.accept().await {
-            Ok((stream, remote)) => return (stream, remote, permit),
+            Ok(taken) => return taken,
             Err(error) => {
                 debug!(
                     error = &error as &dyn Error,

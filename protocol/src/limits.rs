@@ -82,6 +82,14 @@ pub const RENEWAL_GRACE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Silence after which a session is considered dead. Three heartbeats may be lost.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(70);
 
+/// Time for the hub's greeting on a new connection: a network may let a handshake through and lose
+/// what follows. Doubles with each connection in a row that achieved nothing, up to
+/// [`IDLE_TIMEOUT`], for a hub that is slow.
+pub const GREETING_TIME: Duration = Duration::from_secs(5);
+
+/// Time after which a hub that does not read what an agent sends says that it is there.
+pub const STILL_HERE: Duration = Duration::from_secs(5);
+
 /// Time after which an agent gives up a connection on which a batch is not acknowledged. A hub
 /// under load answers late, and to send everything once more would not help it.
 pub const ACK_TIMEOUT: Duration = Duration::from_secs(300);
@@ -92,6 +100,9 @@ pub const RECONNECT_MIN: Duration = Duration::from_millis(500);
 
 /// Longest pause between two attempts to reach the hub.
 pub const RECONNECT_MAX: Duration = Duration::from_secs(60);
+
+/// Longest pause while this host has no way to send anything: nobody is spared by a longer one.
+pub const UNROUTED_RETRY: Duration = Duration::from_secs(2);
 
 /// Share of a scope above which an `end` that would retire that many resources is held for
 /// confirmation: one tenth (DESIGN 4).

@@ -7,6 +7,7 @@
 #![expect(clippy::print_stdout, reason = "a command's output")]
 
 mod crowd;
+mod loss;
 mod relp;
 mod throughput;
 
@@ -23,7 +24,7 @@ fn main() -> Result<()> {
         println!("skipped: transport: run it by `cargo xtask bench-transport`");
         return Ok(());
     };
-    let programs = programs::find_in(&PathBuf::from(folder))?;
+    let programs = programs::find_in(&PathBuf::from(&folder))?;
     let mut number = |what: &str| -> Result<u32> {
         let word = words
             .next()
@@ -31,12 +32,16 @@ fn main() -> Result<()> {
         Ok(word.parse()?)
     };
     let (events, agents) = (number("events")?, number("agents")?);
+    if let Some(network) = tests::network::inside() {
+        return loss::run(&network, events);
+    }
     println!("machine                         {}", machine());
     let rate = if events > 0 {
         Some(throughput::run(&programs, events)?)
     } else {
         None
     };
+    loss::run_apart(&folder, events.min(loss::EVENTS))?;
     relp::run(events.min(relp::EVENTS), rate)?;
     if agents > 0 {
         crowd::run(&programs, agents)?;

@@ -12,6 +12,7 @@ mod enrolment;
 mod hostile;
 mod identity;
 mod init;
+mod network;
 mod organisations;
 mod restricted;
 mod rotation;

@@ -1,19 +1,17 @@
 //! The session on every network: UDP blocked and open again, a proxy on the way, one that looks into TLS, a hub that goes
 //! away. `doctor` names each of them.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use line::agent::Agent;
 use line::client::Client;
 use line::process;
-use line::relay::Relay;
+use line::relay::{Relay, Way};
 use serde_json::Value;
 use tests::proxy::Proxy;
+use tests::told::{self, PATIENCE, wait_stored};
 use tests::{Line, alerts, wait_until};
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An agent whose way to the hub is the relay.
 struct Behind {
@@ -42,13 +40,8 @@ impl Behind {
         process::success(enrolled, "zero-x-agent enroll").map(drop)
     }
 
-    /// Starts the daemon with settings as an operator would write them into a file.
     fn run(&self, settings: &str) -> Result<process::Process> {
-        let file = self.line.folder().join("agent.toml");
-        std::fs::write(&file, settings)?;
-        let mut command = self.agent.command();
-        command.arg("--config").arg(&file).arg("run");
-        process::Process::start("the agent", command, &self.agent.log())
+        told::run(&self.agent, self.line.folder(), settings)
     }
 
     /// Follows a file of alerts, and returns it.
@@ -60,76 +53,17 @@ impl Behind {
         Ok(file)
     }
 
-    /// What the daemon says of its link.
     fn link(&self) -> Result<Value> {
-        let told = self.agent.output(&["status", "-o", "json"], "")?;
-        let status: Value = serde_json::from_str(&process::success(told, "zero-x-agent status")?)?;
-        Ok(status["link"].clone())
+        told::link(&self.agent)
     }
 
     fn wait_online(&self, transport: &str) -> Result<()> {
-        wait_until(&format!("a session over {transport}"), PATIENCE, || {
-            let link = self.link().unwrap_or_default();
-            let is_up = link["state"] == "online" && link["transport"] == transport;
-            Ok(is_up.then_some(()))
-        })
+        told::wait_online(&self.agent, transport)
     }
 
-    /// The lines of `doctor` about the hub, with settings.
-    fn doctor(&self, settings: &str) -> Result<(Option<i32>, Vec<Value>)> {
-        let file = self.line.folder().join("doctor.toml");
-        std::fs::write(&file, settings)?;
-        let mut command = self.agent.command();
-        command
-            .arg("--config")
-            .arg(&file)
-            .args(["doctor", "-o", "jsonl"]);
-        let told = process::output(command, "", PATIENCE)?;
-        let text = String::from_utf8(told.stdout)?;
-        let lines: Result<Vec<Value>, _> = text.lines().map(serde_json::from_str).collect();
-        let lines = lines.with_context(|| text.clone())?;
-        let of_hub = lines.into_iter().filter(|line| line["check"] == "hub");
-        Ok((told.status.code(), of_hub.collect()))
-    }
-
-    #[track_caller]
     fn doctor_says(&self, settings: &str, verdict: &str, words: &[&str]) -> Result<()> {
-        let (code, lines) = self.doctor(settings)?;
-        let [line] = lines.as_slice() else {
-            panic!("one line about the hub: {lines:?}")
-        };
-        assert_eq!(line["verdict"], verdict, "{line}");
-        // Nothing else is broken here, so the exit code is that of this line.
-        assert_eq!(code, Some(i32::from(verdict == "fail")), "{line}");
-        let text = format!("{} {}", line["detail"], line["fix"]);
-        for word in words {
-            assert!(text.contains(word), "no {word:?} in {text}");
-        }
-        Ok(())
+        told::doctor_says(&self.agent, self.line.folder(), settings, verdict, words)
     }
-}
-
-fn stored(client: &Client) -> Result<BTreeMap<usize, usize>> {
-    let mut counts = BTreeMap::new();
-    for row in client.rows(&["event", "list"])? {
-        let mut numbers = alerts::numbers(&row.to_string());
-        // One event may hold its mark in several fields.
-        numbers.dedup();
-        for number in numbers {
-            *counts.entry(number).or_default() += 1;
-        }
-    }
-    Ok(counts)
-}
-
-fn wait_stored(client: &Client, number: usize) -> Result<()> {
-    let wanted: BTreeMap<usize, usize> = (0..number).map(|number| (number, 1)).collect();
-    wait_until(&format!("{number} events are stored"), PATIENCE, || {
-        let now = stored(client)?;
-        let twice: Vec<_> = now.iter().filter(|(_, count)| **count != 1).collect();
-        assert!(twice.is_empty(), "stored more than once: {twice:?}");
-        Ok((now == wanted).then_some(()))
-    })
 }
 
 fn transport_at_the_hub(client: &Client) -> Result<String> {
@@ -251,7 +185,7 @@ fn who_answers_with_another_certificate_is_named_and_an_agent_takes_the_next_hub
     // What looks into TLS answers in the hub's place with a certificate of its own; here it is another hub.
     let stranger = Line::start()?;
     here.relay.point_at(&stranger.hub.agent_address())?;
-    here.doctor_says("", "fail", &["issued by", "exempt the hub"])?;
+    here.doctor_says("", "fail", &["issued by", "that is a Zero-X hub"])?;
     let token = here.line.token()?;
     let late = here.line.unenrolled("late")?;
     let args = [
@@ -265,7 +199,7 @@ fn who_answers_with_another_certificate_is_named_and_an_agent_takes_the_next_hub
     assert_eq!(refused.status.code(), Some(77), "{refused:?}");
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(
-        said.contains("issued by") && said.contains("exempt the hub"),
+        said.contains("issued by") && said.contains("that is a Zero-X hub"),
         "{said}"
     );
 
@@ -274,6 +208,132 @@ fn who_answers_with_another_certificate_is_named_and_an_agent_takes_the_next_hub
     let daemon = here.run(&settings)?;
     here.wait_online("quic")?;
     assert_eq!(here.link()?["hub"], Value::from(hubs[1].clone()));
+    daemon.stop(Duration::from_secs(30))?;
+    Ok(())
+}
+
+#[test]
+fn over_a_way_of_200_ms_that_reorders_and_repeats_events_are_stored_once_and_at_speed() -> Result<()>
+{
+    let here = Behind::start()?;
+    here.enroll()?;
+    here.relay.lengthen(Way {
+        delay: Duration::from_millis(200),
+        overtaking: 10,
+        twice: 10,
+    });
+    let file = here.follow()?;
+    here.doctor_says("", "ok", &["a round trip takes", "over UDP within"])?;
+    const EVENTS: usize = 10_000;
+    alerts::append(&file, (0..EVENTS).map(alerts::alert))?;
+    let begun = Instant::now();
+    here.agent.run_once()?;
+    let rate = EVENTS as f64 / begun.elapsed().as_secs_f64();
+    println!("over 400 ms there and back: {rate:.0} durable events a second");
+    wait_stored(&here.line.client, EVENTS)?;
+    assert!(rate >= 500.0, "{rate:.0} events a second");
+    let log = std::fs::read_to_string(here.agent.log())?;
+    assert!(log.contains("transport=\"quic\""), "{log}");
+    Ok(())
+}
+
+#[test]
+fn a_name_without_an_address_and_a_clock_that_is_off_are_named() -> Result<()> {
+    let here = Behind::start()?;
+    here.enroll()?;
+    let settings = "hub.addresses = [\"hub.invalid:7443\"]\n";
+    let words = [
+        "could not find an address of hub.invalid:7443",
+        "name service",
+    ];
+    here.doctor_says(settings, "fail", &words)?;
+    let Some(faketime) = tests::network::tool("faketime").ok() else {
+        println!(
+            "skipped: a_name_without_an_address_and_a_clock_that_is_off_are_named: no faketime"
+        );
+        return Ok(());
+    };
+    for (offset, check, verdict, words) in [
+        ("+2h", "clock and hub", "warn", "s ahead of the hub's"),
+        ("-5m", "clock and hub", "warn", "s behind the hub's"),
+        (
+            "-2d",
+            "clock",
+            "fail",
+            "before this agent's certificate begins",
+        ),
+    ] {
+        let inner = here.agent.command();
+        let mut command = std::process::Command::new(&faketime);
+        command
+            .args(["-f", offset])
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .args(["doctor", "-o", "jsonl"]);
+        let told = process::output(command, "", PATIENCE)?;
+        let lines = String::from_utf8(told.stdout)?;
+        let named = lines.lines().find(|line| {
+            let line: Value = serde_json::from_str(line).unwrap_or_default();
+            let detail = line["detail"].as_str().unwrap_or_default();
+            line["check"] == check && line["verdict"] == verdict && detail.contains(words)
+        });
+        assert!(named.is_some(), "no {words:?} at {offset} in {lines}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_suspended_agent_says_so_and_doctor_says_who_decides() -> Result<()> {
+    let here = Behind::start()?;
+    here.enroll()?;
+    let file = here.follow()?;
+    let daemon = here.run("")?;
+    here.wait_online("quic")?;
+    let agents = here.line.client.rows(&["agent", "list"])?;
+    let id = agents[0]["id"].as_str().unwrap_or_default().to_owned();
+    let suspend = ["agent", "suspend", &id, "--reason", "moved"];
+    here.line.client.json(&suspend)?;
+    // One that is refused at its greeting, and not in its session.
+    daemon.stop(Duration::from_secs(30))?;
+    let daemon = here.run("")?;
+    let words = "sends this agent away for the time being: this agent is suspended";
+    wait_until("it is told", PATIENCE, || {
+        let error = here.link().unwrap_or_default()["error"].to_string();
+        Ok(error.contains(words).then_some(()))
+    })?;
+    here.doctor_says("", "fail", &[words, "zero-x agent resume"])?;
+    alerts::append(&file, (0..50).map(alerts::alert))?;
+    let resume = ["agent", "resume", &id, "--reason", "arrived"];
+    here.line.client.json(&resume)?;
+    wait_stored(&here.line.client, 50)?;
+    daemon.stop(Duration::from_secs(30))?;
+    Ok(())
+}
+
+#[test]
+fn a_session_on_the_second_hub_returns_to_the_first_when_that_is_back() -> Result<()> {
+    let here = Behind::start()?;
+    here.enroll()?;
+    let file = here.follow()?;
+    // Both lead to the same hub; the first is away.
+    let first = Relay::start("127.0.0.1:9")?;
+    let hubs = [first.address(), here.relay.address()];
+    let settings = format!(
+        "hub.addresses = [\"{}\", \"{}\"]\nhub.return_after = \"2s\"\n",
+        hubs[0], hubs[1]
+    );
+    let daemon = here.run(&settings)?;
+    here.wait_online("quic")?;
+    assert_eq!(here.link()?["hub"], Value::from(hubs[1].clone()));
+    alerts::append(&file, (0..100).map(alerts::alert))?;
+    first.point_at(&here.line.hub.agent_address())?;
+    wait_until("the session returns", PATIENCE, || {
+        let link = here.link()?;
+        let is_back = link["hub"] == hubs[0].as_str() && link["state"] == "online";
+        Ok(is_back.then_some(()))
+    })?;
+    alerts::append(&file, (100..200).map(alerts::alert))?;
+    wait_stored(&here.line.client, 200)?;
     daemon.stop(Duration::from_secs(30))?;
     Ok(())
 }

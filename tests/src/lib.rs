@@ -6,9 +6,12 @@
 
 pub mod alerts;
 pub mod canary;
+pub mod network;
 pub mod proxy;
 pub mod raw;
+pub mod told;
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::thread;
@@ -56,9 +59,18 @@ impl Line {
     /// # Errors
     /// When a program is missing or does not come up.
     pub fn start_with(variables: &[(&str, &str)]) -> Result<Self> {
+        Self::start_on(Ipv4Addr::LOCALHOST, variables)
+    }
+
+    /// Starts a hub that listens for agents on this address.
+    ///
+    /// # Errors
+    /// When a program is missing or does not come up.
+    pub fn start_on(host: Ipv4Addr, variables: &[(&str, &str)]) -> Result<Self> {
         let programs = built()?;
         let folder = TempDir::with_prefix("zero-x-")?;
         let mut hub = Hub::init(&programs.hub, &folder.path().join("hub"), "first")?;
+        hub.listen_on(host);
         for (name, value) in variables {
             hub.set_variable(name, value);
         }

@@ -141,13 +141,25 @@ pub(crate) static KEYS: &[Key] = &[
     Key {
         name: "hub.probe_quic_after",
         form: Form::Text,
-        takes: "a span of 1s to 1d, such as 1m",
+        takes: "a span of 1s to 24h, such as 1m",
         meaning: "How long a session stays on TCP before QUIC is looked for; doubles up to 30m.",
         set: |config, text| {
             config.transport.probe_quic_after = bounded(text, Duration::from_secs(1), DAY)?;
             Ok(())
         },
         get: |config| span_text(config.transport.probe_quic_after),
+    },
+    Key {
+        name: "hub.return_after",
+        form: Form::Text,
+        takes: "a span of 1s to 24h, such as 5m",
+        meaning: "How long a session stays on another hub than the first of hub.addresses before \
+                  those before it are looked for; doubles up to 1h.",
+        set: |config, text| {
+            config.transport.return_after = bounded(text, Duration::from_secs(1), DAY)?;
+            Ok(())
+        },
+        get: |config| span_text(config.transport.return_after),
     },
     Key {
         name: "log.level",
@@ -241,7 +253,7 @@ pub(crate) static KEYS: &[Key] = &[
     Key {
         name: "sync.once_timeout",
         form: Form::Text,
-        takes: "a span of 1s to 1d, such as 2m",
+        takes: "a span of 1s to 24h, such as 2m",
         meaning: "How long `run --once` waits without an acknowledgement before it gives up.",
         set: |config, text| {
             config.sync.once_timeout = bounded(text, Duration::from_secs(1), DAY)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Findings, Verdict};
 use crate::config::Config;
 use crate::identity::Identity;
-use crate::link::{Answer, Greeting, LinkError, Transport, probe, tls};
+use crate::link::{Answer, Greeting, LinkError, Path, Transport, probe, tls};
 use crate::status;
 
 /// Difference of the clocks from which it is worth a warning: what happened first is told by them.
@@ -14,6 +14,15 @@ const SKEW_NEAR_MS: u64 = 30_000;
 
 /// How long one look takes at most.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// How often the way is tried while it is looked at.
+const PING_EVERY: Duration = Duration::from_millis(20);
+
+/// Packets that must be lost, and of how many one, before a way is said to lose packets.
+const LOST: (u64, u64) = (3, 20);
+
+/// Round trip that is worth telling.
+const SLOW: Duration = Duration::from_millis(300);
 
 /// Looks at the running session, if there is one, and at every way to the hub.
 pub(super) async fn look(
@@ -40,6 +49,7 @@ pub(super) async fn look(
     };
     let mut way = config.transport.clone();
     way.connect_timeout = way.connect_timeout.min(LOOK);
+    way.ping_every = Some(PING_EVERY);
     for address in config.hub.addresses_or(&identity.hubs) {
         let quic = Transport::Quic;
         let quic = probe(&address, tls.clone(), &way, quic, Greeting::Silent);
@@ -103,15 +113,24 @@ fn way_to(
 ) {
     const CHECK: &str = "hub";
     let port = address.rsplit_once(':').map_or("7443", |(_, port)| port);
+    let seen = quic.as_ref().ok().and_then(|quic| quic.path);
+    let lost = seen.and_then(lost);
     match (quic, tcp) {
-        (Ok(quic), Ok(tcp)) => findings.ok(
-            CHECK,
-            format!(
-                "{address} answers over UDP within {} ms and over TCP within {} ms",
+        (Ok(quic), Ok(tcp)) => {
+            let slow = seen.map_or_else(String::new, slow);
+            let detail = format!(
+                "{address} answers over UDP within {} ms and over TCP within {} ms{slow}",
                 millis(quic.took),
                 millis(tcp.took)
-            ),
-        ),
+            );
+            match lost {
+                None => findings.ok(CHECK, detail),
+                Some(lost) => {
+                    let detail = format!("{detail}, but {lost}");
+                    findings.add(CHECK, Verdict::Warn, detail, LOSS_FIX);
+                }
+            }
+        }
         (Ok(_), Err(error)) | (Err(error), Ok(_)) if error.is_refusal() => {
             findings.add(CHECK, Verdict::Fail, error.to_string(), error.fix());
         }
@@ -124,6 +143,16 @@ fn way_to(
                 millis(tcp.took)
             ),
             format!("open {port}/udp on the way to the hub; QUIC copes better with loss"),
+        ),
+        (Ok(quic), Err(error)) if lost.is_some() => findings.add(
+            CHECK,
+            Verdict::Warn,
+            format!(
+                "{address} answers over UDP within {} ms, but {}; over TCP: {error}",
+                millis(quic.took),
+                lost.unwrap_or_default()
+            ),
+            LOSS_FIX,
         ),
         (Ok(quic), Err(error)) => findings.add(
             CHECK,
@@ -144,6 +173,28 @@ fn way_to(
             findings.add(CHECK, Verdict::Fail, error.to_string(), error.fix());
         }
     }
+}
+
+/// What to do about a way that loses packets.
+const LOSS_FIX: &str = "look for a faulty or overloaded link between this host and the hub; the \
+                        session goes on over QUIC, and would hardly over TCP";
+
+/// Says how much a way loses, if it does.
+fn lost(path: Path) -> Option<String> {
+    let Path { sent, lost, .. } = path;
+    let (least, one_in) = LOST;
+    (lost >= least && lost.saturating_mul(one_in) >= sent).then(|| {
+        let percent = lost.saturating_mul(100) / sent.max(1);
+        format!("the way there loses packets: {lost} of {sent} did not arrive ({percent} %)")
+    })
+}
+
+/// Says how long a way is, if that is worth telling.
+fn slow(path: Path) -> String {
+    if path.round_trip < SLOW {
+        return String::new();
+    }
+    format!("; a round trip takes {} ms", millis(path.round_trip))
 }
 
 fn millis(span: Duration) -> u64 {
@@ -172,7 +223,21 @@ mod tests {
     const UP: Answer = Answer {
         took: Duration::from_millis(7),
         clock_skew_ms: None,
+        path: None,
     };
+
+    fn over(lost: u64, round_trip: Duration) -> Answer {
+        let sent = 60;
+        let path = Path {
+            round_trip,
+            sent,
+            lost,
+        };
+        Answer {
+            path: Some(path),
+            ..UP
+        }
+    }
 
     #[track_caller]
     fn check(
@@ -203,6 +268,35 @@ mod tests {
             issuer: Some("CN=Gateway".to_owned()),
         };
         check(Ok(UP), Ok(UP), (Good, "within 7 ms", ""));
+        let (near, far) = (Duration::from_millis(9), Duration::from_millis(412));
+        check(Ok(over(2, near)), Ok(UP), (Good, "TCP within 7 ms", ""));
+        check(Ok(over(0, far)), Ok(UP), (Good, "takes 412 ms", ""));
+        let lossy = "loses packets: 18 of 60 did not arrive (30 %)";
+        check(Ok(over(18, near)), Ok(UP), (Warn, lossy, "faulty"));
+        check(Ok(over(18, near)), Err(no()), (Warn, lossy, "faulty"));
+        let unrouted = || LinkError::NoRoute {
+            address: "hub:443".to_owned(),
+            reason: "Network is unreachable".to_owned(),
+        };
+        check(
+            Err(unrouted()),
+            Err(unrouted()),
+            (Fail, "no route to hub:443", "ip -brief link"),
+        );
+        let suspended = || LinkError::Closed {
+            address: "hub:443".to_owned(),
+            code: Some(protocol::session::CloseCode::Suspended),
+            reason: "this agent is suspended".to_owned(),
+        };
+        check(
+            Err(suspended()),
+            Err(suspended()),
+            (
+                Fail,
+                "for the time being: this agent is suspended",
+                "resume",
+            ),
+        );
         check(Err(no()), Ok(UP), (Warn, "UDP is blocked", "open 443/udp"));
         check(
             Ok(UP),

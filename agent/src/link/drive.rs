@@ -14,6 +14,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use super::doubt::{Doubt, Step};
+use super::home::Home;
 use super::way::{End, Way};
 use super::{Config, Connection, Heard, Line, LinkError, Order, PROBE_TIME, Transport, dial};
 use crate::expiry::Valid;
@@ -77,6 +79,40 @@ pub(crate) struct Drive {
     /// Rung when the hub lacks what the sources could send again.
     pub(crate) resync: Arc<Notify>,
 }
+
+/// Why another connection is dialled beside the one in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    /// The session runs over TCP, and QUIC may work.
+    Quic,
+    /// The session runs on another hub than the first, and that may be back.
+    Home,
+    /// Nothing is heard on the one in use.
+    Doubt,
+}
+
+impl Beside {
+    /// Returns what the log says when the session moves, and why the hub is told that it does.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Quic => (
+                "QUIC works again; the session moves to it",
+                "moving to QUIC",
+            ),
+            Self::Home => (
+                "a hub that is preferred answers again; the session moves to it",
+                "moving to a hub that is preferred",
+            ),
+            Self::Doubt => (
+                "the hub is silent and answers on another connection; the session moves to it",
+                "moving to a connection that answers",
+            ),
+        }
+    }
+}
+
+/// Attempts beside the connection in use.
+type Probes = JoinSet<(Beside, Result<Connection, LinkError>)>;
 
 /// A connection in use.
 struct Wire {
@@ -144,9 +180,11 @@ impl Drive {
         let mut session = self.session(epoch, self.witness);
         let mut wire: Option<Wire> = None;
         let mut way = Way::new(self.config.probe_quic_after);
+        let mut home = Home::new(self.hubs.clone(), self.config.return_after);
+        let mut doubt = Doubt::new();
         // Dropped with this function, and the attempts with them.
         let mut dialling = JoinSet::new();
-        let mut probing = JoinSet::new();
+        let mut probing = Probes::new();
         let mut leaving = JoinSet::new();
         loop {
             let mut is_ahead = false;
@@ -157,7 +195,7 @@ impl Drive {
                 }
                 match output {
                     Output::Dial => {
-                        let (hubs, tls) = (self.hubs.clone(), self.keeper.tls());
+                        let (hubs, tls) = (home.order(), self.keeper.tls());
                         let config = self.config.clone();
                         let order = way.order(Instant::now());
                         dialling.spawn(async move {
@@ -170,6 +208,7 @@ impl Drive {
                     Output::Send { lane, bytes } => {
                         if let Some(wire) = &mut wire {
                             self.count(bytes.len());
+                            doubt.sent(Instant::now());
                             wire.line.send(lane, bytes);
                         }
                     }
@@ -323,8 +362,10 @@ impl Drive {
             if self.spool.epoch() != epoch {
                 epoch = self.spool.epoch();
                 // An attempt for the old session would be taken for one of the new.
-                (dialling, probing) = (JoinSet::new(), JoinSet::new());
+                (dialling, probing) = (JoinSet::new(), Probes::new());
                 way.down(End::Told, Instant::now());
+                home.down(Instant::now());
+                doubt.heard();
                 session = self.renew(epoch, &mut wire, &mut leaving).await;
                 continue;
             }
@@ -336,12 +377,17 @@ impl Drive {
             let is_online = self.status.borrow().state == State::Online;
             if session.is_open() && !is_online {
                 self.tell(State::Online, None, wire.as_ref());
+                home.open(&self.status.borrow().hub, Instant::now());
                 let transport = wire
                     .as_ref()
                     .map_or("", |wire| wire.line.transport().word());
                 info!(hub = %self.status.borrow().hub, transport, "link up");
             }
             let (wait, look) = (at(session.poll_timeout()), at(way.probe_at()));
+            let look_home = at(home.look_at());
+            // A greeting has a time of its own.
+            let next = doubt.next().filter(|_| session.is_open());
+            let doubted = at(next.map(|(at, _)| at));
             // Every branch may be cancelled: what was not taken stays in its queue, a wake-up is
             // kept, a sleep has no effect.
             tokio::select! {
@@ -354,6 +400,7 @@ impl Drive {
                 Some(dialled) = dialling.join_next() => match dialled {
                     Ok(Ok(connection)) => {
                         way.up(connection.transport(), Instant::now());
+                        doubt.up(connection.transport());
                         wire = Some(Wire::new(connection));
                         session.handle_connected(now());
                     }
@@ -368,6 +415,7 @@ impl Drive {
                 },
                 heard = heard(&mut wire) => match heard {
                     Heard::Bytes(lane, bytes) => {
+                        doubt.heard();
                         if let Err(error) = session.handle_bytes(lane, &bytes, now())
                             && let Some(wire) = &mut wire
                             && wire.ending.is_none()
@@ -384,7 +432,15 @@ impl Drive {
                             let silent = ended.is_silent || matches!(error, LinkError::Silent { .. });
                             let end = if silent { End::Silent } else { End::Told };
                             way.down(end, Instant::now());
-                            self.lost(&mut session, error, ended.ending);
+                            home.down(Instant::now());
+                            doubt.heard();
+                            probing = Probes::new();
+                            let hub = ended.address.clone();
+                            let was_open = session.is_open();
+                            let told = self.lost(&mut session, error, ended.ending);
+                            if !was_open || told.is_some_and(is_incapable) {
+                                home.shun(&hub);
+                            }
                         }
                     }
                 },
@@ -395,33 +451,82 @@ impl Drive {
                 }
                 () = look => {
                     way.probing();
-                    if let (Some(wire), Ok(tls)) = (&wire, self.keeper.tls()) {
-                        probing = JoinSet::new();
-                        let address = wire.address.clone();
-                        probing.spawn(dial_quic(address, tls, self.config.clone()));
+                    if let Some(wire) = &wire {
+                        let hubs = vec![wire.address.clone()];
+                        let order = Order::Only(Transport::Quic);
+                        self.dial_beside(&mut probing, Beside::Quic, hubs, order);
                     }
                 }
-                Some(probed) = probing.join_next() => match (probed, &wire) {
-                    (Ok(Ok(connection)), Some(on))
-                        if on.line.transport() == Transport::Tcp && session.is_open() =>
-                    {
-                        info!(hub = %on.address, "QUIC works again; the session moves to it");
+                () = look_home => {
+                    if let Some(wire) = &wire {
+                        let hubs = home.looking(&wire.address);
+                        let order = way.order(Instant::now());
+                        self.dial_beside(&mut probing, Beside::Home, hubs, order);
+                    }
+                }
+                () = doubted => match next {
+                    Some((_, Step::Ask)) => {
+                        doubt.asked(Instant::now());
+                        session.handle_doubt(now());
+                    }
+                    Some((_, Step::Dial)) => {
+                        doubt.dialling();
+                        if let Some(wire) = &wire {
+                            let hubs = vec![wire.address.clone()];
+                            let order = way.order(Instant::now());
+                            self.dial_beside(&mut probing, Beside::Doubt, hubs, order);
+                        }
+                    }
+                    None => {}
+                },
+                Some(probed) = probing.join_next() => match probed {
+                    // The session has ended meanwhile, or is heard again.
+                    Ok((beside, Ok(_)))
+                        if !session.is_open()
+                            || (beside == Beside::Doubt && !doubt.stands()) => {}
+                    Ok((beside, Ok(connection))) => {
+                        let at = Instant::now();
+                        let (news, reason) = beside.words();
+                        let transport = connection.transport();
+                        info!(hub = %connection.address, transport = transport.word(), "{news}");
                         if let Some(wire) = wire.take() {
-                            wire.leave(CloseCode::Done, "moving to QUIC", &mut leaving);
+                            wire.leave(CloseCode::Done, reason, &mut leaving);
+                        }
+                        if beside == Beside::Doubt {
+                            doubt.took_over(at);
+                        }
+                        // Where QUIC answers, the silence was not QUIC's.
+                        let end = match (beside, transport) {
+                            (Beside::Doubt, Transport::Tcp) => End::Silent,
+                            (Beside::Doubt | Beside::Home | Beside::Quic, _) => End::Told,
+                        };
+                        if beside != Beside::Quic {
+                            way.down(end, at);
+                        }
+                        home.down(at);
+                        if beside == Beside::Home {
+                            home.returned(at);
                         }
                         self.tell(State::Connecting, None, None);
-                        let reason = "moving to QUIC".to_owned();
+                        let reason = reason.to_owned();
                         session.handle_disconnected(Ended::Lost { reason }, now());
-                        way.up(Transport::Quic, Instant::now());
+                        way.up(transport, at);
+                        doubt.up(transport);
+                        probing = Probes::new();
                         wire = Some(Wire::new(connection));
                         session.handle_connected(now());
                     }
-                    (Ok(Err(error)), Some(_)) => {
-                        debug!(%error, "QUIC does not work yet");
-                        way.probe_failed(Instant::now());
+                    Ok((beside, Err(error))) => {
+                        debug!(%error, ?beside, "no connection beside the one in use");
+                        let at = Instant::now();
+                        match beside {
+                            Beside::Quic if wire.is_some() => way.probe_failed(at),
+                            Beside::Home if wire.is_some() => home.failed(at),
+                            Beside::Doubt => doubt.failed(at),
+                            Beside::Quic | Beside::Home => {}
+                        }
                     }
-                    // The session on TCP has ended meanwhile, and a new one tries both.
-                    (Ok(Ok(_)) | Err(_), Some(_)) | (_, None) => {}
+                    Err(error) => warn!(%error, "an attempt to connect has failed"),
                 },
                 () = wait => {
                     session.set_waiting(self.spool.waiting());
@@ -429,6 +534,23 @@ impl Drive {
                 }
             }
         }
+    }
+
+    /// Dials while the connection in use stays.
+    fn dial_beside(&self, probing: &mut Probes, beside: Beside, hubs: Vec<String>, order: Order) {
+        let mut config = self.config.clone();
+        config.connect_timeout = config.connect_timeout.min(PROBE_TIME);
+        let tls = self.keeper.tls();
+        probing.spawn(async move {
+            let unusable = |error: rustls::Error| LinkError::Local {
+                reason: error.to_string(),
+            };
+            let dialled = match tls.map_err(unusable) {
+                Ok(tls) => dial_one_of(hubs, tls, config, order).await,
+                Err(error) => Err(error),
+            };
+            (beside, dialled)
+        });
     }
 
     fn session(&mut self, epoch: Epoch, witness: Option<Witness>) -> Session {
@@ -477,7 +599,13 @@ impl Drive {
         });
     }
 
-    fn lost(&self, session: &mut Session, error: LinkError, ending: Option<Ended>) {
+    /// Tells of the end of a connection, or that there is none; returns the hub's code for it.
+    fn lost(
+        &self,
+        session: &mut Session,
+        error: LinkError,
+        ending: Option<Ended>,
+    ) -> Option<CloseCode> {
         let first = self.status.borrow().state != State::Offline;
         let ended = match (ending, &error) {
             (Some(ended), _) => ended,
@@ -506,9 +634,16 @@ impl Drive {
                     ),
                 }
             }
+            (None, LinkError::NoRoute { .. }) => Ended::Unrouted {
+                reason: error.to_string(),
+            },
             (None, _) => Ended::Lost {
                 reason: error.to_string(),
             },
+        };
+        let told = match &ended {
+            Ended::ByHub { code, .. } => *code,
+            Ended::Lost { .. } | Ended::Unrouted { .. } => None,
         };
         // What the hub said before the connection ended says more than that it ended.
         let error = match &ended {
@@ -517,7 +652,7 @@ impl Drive {
                 code: *code,
                 reason: reason.clone(),
             },
-            Ended::Lost { .. } => error,
+            Ended::Lost { .. } | Ended::Unrouted { .. } => error,
         };
         if first {
             warn!(%error, "no link to the hub; sources go on and the spool keeps what they find");
@@ -531,6 +666,7 @@ impl Drive {
         } else {
             self.tell(State::Offline, Some(error), None);
         }
+        told
     }
 
     fn tell(&self, state: State, error: Option<LinkError>, wire: Option<&Wire>) {
@@ -567,22 +703,26 @@ fn ending(code: CloseCode, reason: String) -> Ended {
     }
 }
 
+/// Returns whether a hub that says this may have a neighbour that can do more.
+fn is_incapable(code: CloseCode) -> bool {
+    match code {
+        CloseCode::Busy | CloseCode::Store | CloseCode::Version => true,
+        CloseCode::Done
+        | CloseCode::Protocol
+        | CloseCode::Unenrolled
+        | CloseCode::Revoked
+        | CloseCode::Suspended
+        | CloseCode::Superseded
+        | CloseCode::Silent => false,
+    }
+}
+
 /// Waits until an instant; for ever without one.
 async fn at(instant: Option<Instant>) {
     match instant {
         Some(instant) => tokio::time::sleep_until(instant.into()).await,
         None => std::future::pending().await,
     }
-}
-
-/// Looks whether the hub of a session on TCP answers over QUIC.
-async fn dial_quic(
-    address: String,
-    tls: Arc<rustls::ClientConfig>,
-    mut config: Config,
-) -> Result<Connection, LinkError> {
-    config.connect_timeout = config.connect_timeout.min(PROBE_TIME);
-    dial(&address, tls, &config, Order::Only(Transport::Quic)).await
 }
 
 /// Dials the hubs in their order and takes the first that is up.

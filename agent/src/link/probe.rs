@@ -14,6 +14,9 @@ use super::{Config, Heard, LinkError, Order, Transport, dial};
 /// One round trip and the hub's look into its list.
 const VERDICT: Duration = Duration::from_millis(500);
 
+/// Time over which the way is watched where that is asked for.
+const WATCHED: Duration = Duration::from_millis(1500);
+
 /// Time for the hub's greeting.
 const WELCOME: Duration = Duration::from_secs(5);
 
@@ -31,6 +34,18 @@ pub(crate) struct Answer {
     pub(crate) took: Duration,
     /// How far this host's clock is ahead of the hub's, where the hub was greeted.
     pub(crate) clock_skew_ms: Option<i64>,
+    /// What was seen of the way, over QUIC.
+    pub(crate) path: Option<Path>,
+}
+
+/// What was seen of the way to a hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Path {
+    pub(crate) round_trip: Duration,
+    /// Packets sent to the hub.
+    pub(crate) sent: u64,
+    /// How many of them are known not to have arrived.
+    pub(crate) lost: u64,
 }
 
 /// Dials a hub over one transport, and hangs up.
@@ -49,6 +64,7 @@ pub(crate) async fn probe(
     let began = Instant::now();
     let connection = dial(address, tls, config, Order::Only(transport)).await?;
     let took = began.elapsed();
+    let watched_until = Instant::now() + WATCHED;
     let (mut line, mut heard) = connection.open();
     let patience = match greeting {
         Greeting::Silent => VERDICT,
@@ -71,10 +87,15 @@ pub(crate) async fn probe(
         Ok(Err(error)) => return Err(error),
         Err(_) => None,
     };
+    if config.ping_every.is_some() && transport == Transport::Quic {
+        tokio::time::sleep_until(watched_until.into()).await;
+    }
+    let path = line.path();
     line.leave(CloseCode::Done, "looked at by doctor").await;
     Ok(Answer {
         took,
         clock_skew_ms,
+        path,
     })
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use protocol::enroll::HUB_NAME;
 use protocol::frame::Lane;
@@ -18,10 +19,19 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::outbox::Outbox;
+use super::probe::Path;
 use super::{Alert, Broken, Config, FAREWELL, Heard, LinkError, PIECE_BYTES, raised_here};
 
 /// Initial size of a packet (DESIGN 6: never rely on discovery).
 const INITIAL_MTU: u16 = 1200;
+
+/// Round trip that is assumed until one is measured: a lost packet of the handshake is sent again
+/// after three of them. The RFC's third of a second (RFC 9002 section 6.2.2) would let TCP, which
+/// copes badly with loss, be up first.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
+
+/// Round trips after which a packet of a connection that watches the way counts as lost.
+const WATCHED_TIME_THRESHOLD: f32 = 2.0;
 
 /// Window of a stream from the hub: acknowledgements are small.
 const RECEIVE_WINDOW: u32 = 256 << 10;
@@ -87,10 +97,18 @@ fn transport(config: &Config) -> TransportConfig {
         .send_window(limits::CREDIT_BYTES)
         .max_idle_timeout(Some(idle))
         .initial_mtu(INITIAL_MTU)
+        .initial_rtt(INITIAL_RTT)
+        .keep_alive_interval(config.ping_every)
         .enable_segmentation_offload(config.gso)
         .datagram_receive_buffer_size(None)
         // CUBIC stalls on links with loss (DESIGN 6).
         .congestion_controller_factory(Arc::new(BbrConfig::default()));
+    if config.ping_every.is_some() {
+        // What was overtaken is late and not lost, which takes a second round trip to tell.
+        transport
+            .packet_threshold(u32::MAX)
+            .time_threshold(WATCHED_TIME_THRESHOLD);
+    }
     transport
 }
 
@@ -212,6 +230,16 @@ impl Line {
             let _ = send.set_priority(-i32::from(lane.number()));
             tokio::join!(write(send, outbox), read(receive, lane, heard));
         });
+    }
+
+    /// Returns what was seen of the way.
+    pub(super) fn path(&self) -> Path {
+        let path = self.connection.connection.stats().path;
+        Path {
+            round_trip: path.rtt,
+            sent: path.sent_packets,
+            lost: path.lost_packets,
+        }
     }
 
     pub(super) fn close(&self, code: CloseCode, reason: &str) {

@@ -14,7 +14,7 @@ use protocol::wire::v1::{Close, Message};
 use rustls_pki_types::ServerName;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
@@ -26,6 +26,11 @@ use super::{Alert, FAREWELL, Heard, LinkError, PIECE_BYTES, raised_here, tls};
 /// Bytes that may wait in the kernel beyond what is under way. More would be bulk that events
 /// cannot overtake any more.
 const UNSENT_BYTES: u32 = 128 << 10;
+
+/// Largest segment either side sends, in bytes: with IPv6's headers it is a packet of 1,240, which
+/// every path carries. A firewall that swallows the messages by which TCP finds a smaller path
+/// would swallow all larger ones, too (DESIGN 6: never rely on discovery).
+const SEGMENT_BYTES: u32 = 1180;
 
 /// How long a failed writer waits for what the reader has to say about it.
 const READER_FIRST: Duration = Duration::from_millis(200);
@@ -42,7 +47,14 @@ pub(super) struct Connection {
 ///
 /// [`LinkError::Unreachable`] with the system's words.
 pub(super) async fn connect(address: &str, socket: SocketAddr) -> Result<TcpStream, LinkError> {
-    let connected = TcpStream::connect(socket).await;
+    let unmade = match socket {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    };
+    let unmade = unmade.map_err(|error| unreachable(address, &error))?;
+    // Without it, only paths on which discovery works are usable.
+    let _ = SockRef::from(&unmade).set_tcp_mss(SEGMENT_BYTES);
+    let connected = unmade.connect(socket).await;
     let stream = connected.map_err(|error| unreachable(address, &error))?;
     // Both only make it faster.
     let _ = stream.set_nodelay(true);

@@ -32,6 +32,8 @@ fn config() -> Config {
         connect_timeout: Duration::from_secs(3),
         proxy: None,
         probe_quic_after: Duration::from_secs(60),
+        return_after: Duration::from_secs(300),
+        ping_every: None,
     }
 }
 

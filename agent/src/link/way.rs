@@ -4,7 +4,8 @@
 //! QUIC is always preferred, but a network may let its first packets through and lose the rest. A
 //! QUIC session that fell silent is therefore not trusted for a pause: TCP is dialled first, and a
 //! session that is up on TCP stays there as long. Each return that does not last doubles the
-//! pause, one that lasts forgets it.
+//! pause, one that lasts forgets it. A session that is on TCP only because that was up first looks
+//! for QUIC soon: over a network that loses packets a handshake can take its time.
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,9 @@ use super::{Order, Transport};
 
 /// Longest pause before QUIC is looked for again.
 const PAUSE_MAX: Duration = Duration::from_secs(30 * 60);
+
+/// How long a session that is on TCP by chance waits before it looks for QUIC.
+const EARLY: Duration = Duration::from_secs(5);
 
 /// How long a QUIC session has to stand for a return that lasted.
 const LASTING: Duration = Duration::from_secs(10 * 60);
@@ -35,6 +39,8 @@ pub(super) struct Way {
     /// Until when TCP is dialled first.
     tcp_first_until: Option<Instant>,
     probe_at: Option<Instant>,
+    /// Whether the next look is an early one, which says little when it fails.
+    is_early: bool,
 }
 
 impl Way {
@@ -46,6 +52,7 @@ impl Way {
             quic_since: None,
             tcp_first_until: None,
             probe_at: None,
+            is_early: false,
         }
     }
 
@@ -66,7 +73,9 @@ impl Way {
             }
             Transport::Tcp => {
                 self.quic_since = None;
-                self.probe_at = Some(now + self.pause);
+                self.is_early = self.order(now) == Order::QuicFirst && EARLY < self.pause;
+                let pause = if self.is_early { EARLY } else { self.pause };
+                self.probe_at = Some(now + pause);
             }
         }
     }
@@ -104,7 +113,9 @@ impl Way {
 
     /// Takes note that QUIC did not answer.
     pub(super) fn probe_failed(&mut self, now: Instant) {
-        self.lengthen();
+        if !std::mem::take(&mut self.is_early) {
+            self.lengthen();
+        }
         self.probe_at = Some(now + self.pause);
     }
 
@@ -120,20 +131,20 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     #[test]
-    fn quic_is_looked_for_after_pauses_that_double_up_to_half_an_hour() {
+    fn quic_is_looked_for_soon_and_then_after_pauses_that_double_up_to_half_an_hour() {
         let start = Instant::now();
         let mut way = Way::new(MINUTE);
         way.up(Transport::Tcp, start);
         let (mut now, mut pauses) = (start, Vec::new());
-        for _ in 0..7 {
+        for _ in 0..8 {
             let due = way.probe_at().unwrap();
-            pauses.push(due.duration_since(now).as_secs() / 60);
+            pauses.push(due.duration_since(now).as_secs());
             now = due;
             way.probing();
             assert_eq!(way.probe_at(), None, "one at a time");
             way.probe_failed(now);
         }
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
+        assert_eq!(pauses, [5, 60, 120, 240, 480, 960, 1800, 1800]);
         way.down(End::Told, now);
         assert_eq!(
             way.order(now),

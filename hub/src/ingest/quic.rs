@@ -36,6 +36,10 @@ use crate::identity::Identity;
 /// Initial size of a packet (DESIGN 6: never rely on discovery).
 const INITIAL_MTU: u16 = 1200;
 
+/// Round trip that is assumed until one is measured: what is lost of a handshake is sent again after
+/// three of them, before the agent gives QUIC up for TCP.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
+
 /// Streams that an agent may have open: its lanes, and some that stay silent.
 const STREAMS: u8 = 16;
 
@@ -104,6 +108,7 @@ fn transport() -> TransportConfig {
         .send_window(SEND_WINDOW)
         .max_idle_timeout(Some(idle))
         .initial_mtu(INITIAL_MTU)
+        .initial_rtt(INITIAL_RTT)
         .datagram_receive_buffer_size(None)
         // CUBIC stalls on links with loss (DESIGN 6).
         .congestion_controller_factory(Arc::new(BbrConfig::default()));

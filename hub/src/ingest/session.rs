@@ -34,7 +34,7 @@ use protocol::frame::Lane;
 use protocol::limits;
 use protocol::session::hub::{self, Duty, Output};
 use protocol::session::{CloseCode, Now, SessionError};
-use protocol::wire::v1::{Authority, Epoch, GoAway, Heartbeat, Hello, HighWater};
+use protocol::wire::v1::{Authority, Epoch, GoAway, Heartbeat, Hello, HighWater, Message};
 use rustls_pki_types::CertificateDer;
 use store::error::AdmitAgentError;
 use store::rows::AgentState;
@@ -66,6 +66,10 @@ const STATUS_EVERY: Duration = Duration::from_secs(60);
 
 /// Time for the last writing of an agent's status.
 const LAST_STATUS: Duration = Duration::from_millis(500);
+
+/// Time in which a suspended agent's greeting has come, if one comes: it is sent with the last
+/// message of the handshake.
+const FIRST_WORDS: Duration = Duration::from_millis(300);
 
 /// Time for an agent to hang up when it is asked to.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -129,6 +133,9 @@ pub(super) async fn serve(shared: &Shared, connection: Connection, stop: Cancell
         Ok(known) => known,
         Err(EndSession { code, reason }) => {
             info!(%remote, %code, %reason, "session refused");
+            if code == CloseCode::Suspended {
+                return send_away(line, &mut ears, code, reason).await;
+            }
             return line.close(code, &reason).await;
         }
     };
@@ -160,6 +167,32 @@ pub(super) async fn serve(shared: &Shared, connection: Connection, stop: Cancell
             line.close(code, &reason).await;
         }
     }
+}
+
+/// Tells an agent that greets when to come back; one that says nothing is hung up on with the same
+/// words.
+async fn send_away(line: Line, ears: &mut Ears, code: CloseCode, reason: String) {
+    let first = tokio::time::timeout(FIRST_WORDS, ears.control.recv()).await;
+    if let Ok(Some(Heard::Bytes(..))) = first {
+        let away = Message::GoAway(GoAway {
+            code: code.number(),
+            reason: reason.clone(),
+            retry_after_ms: return_after(SUSPENDED_MS),
+        });
+        if line.send(away.encode()).is_ok() {
+            // It hangs up by itself.
+            let _ = tokio::time::timeout(FAREWELL, line.closed()).await;
+        }
+    }
+    line.close(code, &reason).await;
+}
+
+/// Returns the pause that an agent is asked for, in milliseconds. Without chance they would all
+/// come back after the same one.
+fn return_after((least, spread): (u64, u64)) -> u64 {
+    let mut chance = [0; 8];
+    let _ = getrandom::fill(&mut chance);
+    least + u64::from_le_bytes(chance) % spread
 }
 
 /// Waits for the first bytes of a connection.
@@ -394,6 +427,7 @@ async fn prepare(
         held_until: None,
         only_epochs,
         frames: Frames::default(),
+        spoke_at: Instant::now(),
         work: BTreeMap::new(),
         held_bytes: 0,
         piece: None,
@@ -465,6 +499,8 @@ struct Drive {
     /// The lives of its spool that are known, once there may be no more.
     only_epochs: Option<BTreeSet<Epoch>>,
     frames: Frames,
+    /// When the agent was last told anything.
+    spoke_at: Instant,
     /// As they wait in the queue of all.
     work: BTreeMap<Lane, VecDeque<Box<VerifiedBatch>>>,
     /// Decompressed bytes of the batches in `work` and of the one that is being stored.
@@ -522,6 +558,9 @@ impl Drive {
             let silent = tokio::time::Instant::from_std(self.core.poll_timeout());
             let may_hear = self.piece.is_none();
             let may_store = self.intake.is_some();
+            // On TCP what the agent asks waits behind the piece, and it would take this for a
+            // hub that is gone.
+            let still_here = (!may_hear).then(|| self.spoke_at + limits::STILL_HERE);
             // Every branch may be cancelled: what was not taken stays where it was.
             tokio::select! {
                 why = &mut ended => {
@@ -554,6 +593,11 @@ impl Drive {
                 }
                 // What waits is given at the next turn of the loop.
                 () = at(self.held_until) => {}
+                () = at(still_here) => {
+                    self.core.tell_presence(now());
+                    self.spoke_at = Instant::now();
+                    self.send_outputs()?;
+                }
                 () = at(self.frames.due()) => self.check_frames()?,
                 // While a piece waits it is this side that does not listen.
                 () = tokio::time::sleep_until(silent), if may_hear => {
@@ -638,14 +682,11 @@ impl Drive {
     }
 
     /// Asks the agent to leave and to come back after a pause.
-    async fn say_farewell(&mut self, why: EndSession, (least, spread): (u64, u64)) -> Ending {
-        let mut chance = [0; 8];
-        // Without chance they all come back after the same pause.
-        let _ = getrandom::fill(&mut chance);
+    async fn say_farewell(&mut self, why: EndSession, pause_ms: (u64, u64)) -> Ending {
         self.core.ask_to_leave(GoAway {
             code: why.code.number(),
             reason: why.reason.clone(),
-            retry_after_ms: least + u64::from_le_bytes(chance) % spread,
+            retry_after_ms: return_after(pause_ms),
         });
         if let Err(ending) = self.send_outputs() {
             return ending;
@@ -734,6 +775,7 @@ impl Drive {
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::Send { bytes, .. } => {
+                    self.spoke_at = Instant::now();
                     if let Err(Full) = self.line.send(bytes) {
                         let reason = "the agent does not read its acknowledgements";
                         return Err(self.breaks(reason.to_owned()).into());

@@ -23,6 +23,7 @@ pub struct Hub {
     process: Option<Process>,
     settings: Option<PathBuf>,
     variables: Vec<(String, String)>,
+    agent_host: Ipv4Addr,
     agent_port: u16,
     api_port: u16,
     /// The organisation that `init` made.
@@ -49,6 +50,7 @@ impl Hub {
             process: None,
             settings: None,
             variables: Vec::new(),
+            agent_host: Ipv4Addr::LOCALHOST,
             agent_port: free_udp_and_tcp_port()?,
             api_port: free_tcp_port()?,
             org_id: String::new(),
@@ -153,7 +155,12 @@ impl Hub {
     /// Where agents connect.
     #[must_use]
     pub fn agent_address(&self) -> String {
-        format!("127.0.0.1:{}", self.agent_port)
+        format!("{}:{}", self.agent_host, self.agent_port)
+    }
+
+    /// Listens for agents on another address of this host from the next start on.
+    pub fn listen_on(&mut self, host: Ipv4Addr) {
+        self.agent_host = host;
     }
 
     /// The folder with everything the hub writes, its key file too.

@@ -1,13 +1,14 @@
-//! A relay between agents and a hub, UDP and TCP on one port: counts the datagrams, can lose them all as a firewall does,
-//! and can be pointed at another hub.
+//! A relay between agents and a hub, UDP and TCP on one port: counts the datagrams, can lose them all as a firewall does
+//! or pass them on late, out of order and twice as a long way does, and can be pointed at another hub.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -17,6 +18,20 @@ const CLIENTS: usize = 256;
 const DATAGRAM_BYTES: usize = 65_535;
 /// How soon a thread notices that the relay is dropped.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// How many datagrams may be under way on a long way, each direction apart. A router drops what is above.
+const UNDER_WAY: usize = 16_384;
+
+/// A way that takes its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Way {
+    /// How long a datagram takes, each direction.
+    pub delay: Duration,
+    /// How many of a hundred overtake those before them: they take half as long.
+    pub overtaking: u64,
+    /// How many of a hundred arrive twice.
+    pub twice: u64,
+}
 
 /// What has passed, in bytes of UDP payload: handshakes, acknowledgements and encryption included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +49,93 @@ struct Shared {
     down: AtomicU64,
     udp_blocked: AtomicBool,
     ended: AtomicBool,
+    long: Mutex<Long>,
+    due: Condvar,
+}
+
+/// What is under way on a long way.
+#[derive(Debug)]
+struct Long {
+    way: Option<Way>,
+    /// The order of what is due at the same instant is that in which it came.
+    datagrams: BinaryHeap<Reverse<(Instant, u64)>>,
+    contents: BTreeMap<u64, (Arc<UdpSocket>, SocketAddr, Vec<u8>)>,
+    count: u64,
+    /// xorshift64: the same choices in every run.
+    chance: u64,
+}
+
+impl Long {
+    /// Returns whether something happens that happens to so many of a hundred.
+    fn happens(&mut self, of_hundred: u64) -> bool {
+        self.chance ^= self.chance << 13;
+        self.chance ^= self.chance >> 7;
+        self.chance ^= self.chance << 17;
+        self.chance % 100 < of_hundred
+    }
+
+    fn send(&mut self, way: Way, socket: &Arc<UdpSocket>, to: SocketAddr, bytes: &[u8]) {
+        let copies = if self.happens(way.twice) { 2 } else { 1 };
+        for _ in 0..copies {
+            if self.contents.len() >= UNDER_WAY {
+                return;
+            }
+            let takes = if self.happens(way.overtaking) {
+                way.delay / 2
+            } else {
+                way.delay
+            };
+            self.count += 1;
+            self.datagrams
+                .push(Reverse((Instant::now() + takes, self.count)));
+            let content = (Arc::clone(socket), to, bytes.to_vec());
+            self.contents.insert(self.count, content);
+        }
+    }
+}
+
+impl Shared {
+    fn long(&self) -> MutexGuard<'_, Long> {
+        // No holder of this lock panics.
+        self.long.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Passes a datagram on, at once or later. Like a network, the relay may lose one.
+    fn pass(&self, socket: &Arc<UdpSocket>, to: SocketAddr, bytes: &[u8]) {
+        let mut long = self.long();
+        if let Some(way) = long.way {
+            long.send(way, socket, to, bytes);
+            self.due.notify_one();
+        } else {
+            drop(long);
+            let _lost = socket.send_to(bytes, to);
+        }
+    }
+
+    /// Passes on what was held back, until the relay ends.
+    fn deliver(&self) {
+        let mut long = self.long();
+        while !self.ended.load(Ordering::Relaxed) {
+            let now = Instant::now();
+            let next = long.datagrams.peek().map(|Reverse((at, _))| *at);
+            match next {
+                Some(at) if at <= now => {
+                    let number = long.datagrams.pop().map(|Reverse((_, number))| number);
+                    let content = number.and_then(|number| long.contents.remove(&number));
+                    drop(long);
+                    if let Some((socket, to, bytes)) = content {
+                        let _lost = socket.send_to(&bytes, to);
+                    }
+                    long = self.long();
+                }
+                _ => {
+                    let pause = next.map_or(LOOK_EVERY, |at| (at - now).min(LOOK_EVERY));
+                    let waited = self.due.wait_timeout(long, pause);
+                    long = waited.unwrap_or_else(PoisonError::into_inner).0;
+                }
+            }
+        }
+    }
 }
 
 /// A running relay; dropping it ends it.
@@ -62,11 +164,22 @@ impl Relay {
             down: AtomicU64::new(0),
             udp_blocked: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            long: Mutex::new(Long {
+                way: None,
+                datagrams: BinaryHeap::new(),
+                contents: BTreeMap::new(),
+                count: 0,
+                chance: 0x9e37_79b9_7f4a_7c15,
+            }),
+            due: Condvar::new(),
         });
         let address = front.local_addr()?;
         let datagrams = Arc::clone(&shared);
         let streams = Arc::clone(&shared);
+        let late = Arc::clone(&shared);
+        let front = Arc::new(front);
         let threads = vec![
+            thread::spawn(move || late.deliver()),
             thread::spawn(move || forward(&front, &datagrams)),
             thread::spawn(move || pass_on(&listener, &streams)),
         ];
@@ -95,6 +208,11 @@ impl Relay {
     /// Loses every datagram from here on, without a word, as many firewalls do; or lets them pass again.
     pub fn block_udp(&self, is_blocked: bool) {
         self.shared.udp_blocked.store(is_blocked, Ordering::Relaxed);
+    }
+
+    /// Passes datagrams on as a long way does from here on. Of streams only the first bytes are late, by a round trip.
+    pub fn lengthen(&self, way: Way) {
+        self.shared.long().way = Some(way);
     }
 
     /// Sends what arrives from here on to another hub.
@@ -151,7 +269,14 @@ fn pass_on(listener: &TcpListener, shared: &Shared) {
             let Ok(hub) = TcpStream::connect_timeout(&target, Duration::from_secs(1)) else {
                 continue;
             };
-            scope.spawn(move || pipe(&agent, &hub, &|| shared.ended.load(Ordering::Relaxed)));
+            let round_trip = shared
+                .long()
+                .way
+                .map_or(Duration::ZERO, |way| way.delay * 2);
+            scope.spawn(move || {
+                thread::sleep(round_trip);
+                pipe(&agent, &hub, &|| shared.ended.load(Ordering::Relaxed));
+            });
         }
     });
 }
@@ -190,7 +315,7 @@ pub fn pipe(one: &TcpStream, two: &TcpStream, is_over: &(impl Fn() -> bool + Syn
 }
 
 /// Each agent gets a socket of its own, so that the hub sees as many peers as there are.
-fn forward(front: &UdpSocket, shared: &Arc<Shared>) {
+fn forward(front: &Arc<UdpSocket>, shared: &Arc<Shared>) {
     let mut buffer = vec![0; DATAGRAM_BYTES];
     let mut backs: BTreeMap<SocketAddr, Arc<UdpSocket>> = BTreeMap::new();
     thread::scope(|scope| {
@@ -216,14 +341,13 @@ fn forward(front: &UdpSocket, shared: &Arc<Shared>) {
                             continue;
                         }
                         shared.down.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                        // Like a network, the relay may lose a datagram.
-                        let _lost = front.send_to(bytes, agent);
+                        shared.pass(front, agent, bytes);
                     }
                 });
             }
             if let Some(back) = backs.get(&agent) {
                 shared.up.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                let _lost = back.send_to(bytes, target);
+                shared.pass(back, target, bytes);
             }
         }
     });
@@ -259,9 +383,41 @@ fn receive<'a>(
 mod tests {
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream, UdpSocket};
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
-    use super::{Relay, Traffic};
+    use super::{Relay, Traffic, Way};
+
+    #[test]
+    fn on_a_long_way_datagrams_are_late_and_some_overtake_or_come_twice() {
+        let hub = UdpSocket::bind("127.0.0.1:0").unwrap();
+        hub.set_read_timeout(Some(Duration::from_millis(500)))
+            .unwrap();
+        let relay = Relay::start(&hub.local_addr().unwrap().to_string()).unwrap();
+        let delay = Duration::from_millis(100);
+        relay.lengthen(Way {
+            delay,
+            overtaking: 10,
+            twice: 10,
+        });
+        let agent = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let begun = Instant::now();
+        for number in 0..200u8 {
+            agent.send_to(&[number], relay.address()).unwrap();
+        }
+        let mut came = Vec::new();
+        let mut buffer = [0; 16];
+        while hub.recv_from(&mut buffer).is_ok() {
+            if came.is_empty() {
+                assert!(begun.elapsed() >= delay / 2, "{:?}", begun.elapsed());
+            }
+            came.push(buffer[0]);
+        }
+        let each: std::collections::BTreeSet<u8> = came.iter().copied().collect();
+        assert_eq!(each.len(), 200, "none is lost");
+        assert!((205..240).contains(&came.len()), "{} came", came.len());
+        let overtaken = came.windows(2).filter(|two| two[0] > two[1]).count();
+        assert!(overtaken > 0, "all came in order");
+    }
 
     #[test]
     fn a_datagram_passes_both_ways_and_is_counted() {

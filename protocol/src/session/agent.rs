@@ -185,6 +185,11 @@ pub enum Ended {
         /// The transport's words.
         reason: String,
     },
+    /// Nothing has left this host: it has no route to the hub.
+    Unrouted {
+        /// The system's words.
+        reason: String,
+    },
 }
 
 #[derive(Debug)]
@@ -369,25 +374,30 @@ impl Session {
                     | Output::Stop { .. }
             )
         });
-        if let Ended::ByHub {
-            code: Some(code),
-            reason,
-        } = ended
-            && code.is_final()
-        {
-            let older = self.config.certificate.as_ref().map_or(0, |own| own.older);
-            if code == CloseCode::Unenrolled && self.passed_over < older {
-                self.passed_over += 1;
-                self.outputs.push_back(Output::ShowOlder);
-                self.state = State::Waiting { until: now.at };
+        let pause = match ended {
+            Ended::ByHub {
+                code: Some(code),
+                reason,
+            } if code.is_final() => {
+                let older = self.config.certificate.as_ref().map_or(0, |own| own.older);
+                if code == CloseCode::Unenrolled && self.passed_over < older {
+                    self.passed_over += 1;
+                    self.outputs.push_back(Output::ShowOlder);
+                    self.state = State::Waiting { until: now.at };
+                    return;
+                }
+                self.state = State::Stopped;
+                self.outputs.push_back(Output::Stop { code, reason });
                 return;
             }
-            self.state = State::Stopped;
-            self.outputs.push_back(Output::Stop { code, reason });
-            return;
-        }
-        let pause = self.retry_after.take().unwrap_or_else(|| self.backoff());
-        self.attempts = self.attempts.saturating_add(1);
+            // The hub has not been bothered.
+            Ended::Unrouted { .. } => self.pause_within(limits::UNROUTED_RETRY),
+            Ended::ByHub { .. } | Ended::Lost { .. } => {
+                let pause = self.retry_after.take().unwrap_or_else(|| self.backoff());
+                self.attempts = self.attempts.saturating_add(1);
+                pause
+            }
+        };
         self.state = State::Waiting {
             until: now.at + pause,
         };
@@ -704,7 +714,7 @@ impl Session {
         match self.state {
             State::Waiting { until } => Some(until),
             State::Greeting | State::Open => {
-                let silent = self.heard_at.map(|at| at + limits::IDLE_TIMEOUT);
+                let silent = self.heard_at.map(|at| at + self.patience());
                 [silent, self.beat_at, self.renew_at, self.settle_by]
                     .into_iter()
                     .flatten()
@@ -724,11 +734,13 @@ impl Session {
             State::Greeting | State::Open => {
                 self.renew(now);
                 self.settle(now);
-                if self
-                    .heard_at
-                    .is_some_and(|at| at + limits::IDLE_TIMEOUT <= now.at)
-                {
-                    let reason = SessionError::Silent.to_string();
+                let patience = self.patience();
+                if self.heard_at.is_some_and(|at| at + patience <= now.at) {
+                    let reason = if self.is_open() {
+                        SessionError::Silent.to_string()
+                    } else {
+                        format!("no greeting within {} s", patience.as_secs())
+                    };
                     self.outputs.push_back(Output::Close {
                         code: CloseCode::Silent,
                         reason,
@@ -749,18 +761,37 @@ impl Session {
                     }
                     if self.is_open() {
                         self.ask_anew();
-                        let Waiting { bytes, oldest_ms } = self.waiting;
-                        let beat = Heartbeat {
-                            wall_ms: now.wall_ms,
-                            spool_bytes: bytes,
-                            oldest_ms,
-                        };
-                        self.send(&Message::Heartbeat(beat));
+                        self.beat(now);
                     }
                 }
             }
             State::Waiting { .. } | State::Dialling | State::Stopped => {}
         }
+    }
+
+    /// Returns after which silence the connection is taken for dead.
+    fn patience(&self) -> Duration {
+        if self.is_open() {
+            return limits::IDLE_TIMEOUT;
+        }
+        let doubled = limits::GREETING_TIME.saturating_mul(1 << self.attempts.min(4));
+        doubled.min(limits::IDLE_TIMEOUT)
+    }
+
+    /// Asks the hub whether it is still there; it answers this at once, whatever else it has to do.
+    pub fn handle_doubt(&mut self, now: Now) {
+        if self.is_open() {
+            self.beat(now);
+        }
+    }
+
+    fn beat(&mut self, now: Now) {
+        let Waiting { bytes, oldest_ms } = self.waiting;
+        self.send(&Message::Heartbeat(Heartbeat {
+            wall_ms: now.wall_ms,
+            spool_bytes: bytes,
+            oldest_ms,
+        }));
     }
 
     /// Asks for a certificate when it is time.
@@ -866,8 +897,11 @@ impl Session {
     /// not come back together.
     fn backoff(&mut self) -> Duration {
         let doubled = limits::RECONNECT_MIN.saturating_mul(1u32 << self.attempts.min(16));
-        let bound_ms =
-            u64::try_from(doubled.min(limits::RECONNECT_MAX).as_millis()).unwrap_or(60_000);
+        self.pause_within(doubled.min(limits::RECONNECT_MAX))
+    }
+
+    fn pause_within(&mut self, bound: Duration) -> Duration {
+        let bound_ms = u64::try_from(bound.as_millis()).unwrap_or(60_000);
         Duration::from_millis(self.chance() % (bound_ms + 1))
     }
 

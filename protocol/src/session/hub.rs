@@ -349,6 +349,17 @@ impl Session {
         }));
     }
 
+    /// Says that the hub is there, though it does not read what the agent sends at the moment.
+    pub fn tell_presence(&mut self, now: Now) {
+        if self.epoch.is_some() {
+            self.send(&Message::Heartbeat(Heartbeat {
+                wall_ms: now.wall_ms,
+                spool_bytes: 0,
+                oldest_ms: 0,
+            }));
+        }
+    }
+
     /// Asks the agent to leave and come back.
     pub fn ask_to_leave(&mut self, away: GoAway) {
         self.send(&Message::GoAway(away));

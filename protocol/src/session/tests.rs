@@ -348,6 +348,82 @@ fn an_idle_session_beats_and_a_silent_one_is_closed() {
 }
 
 #[test]
+fn a_greeting_that_does_not_come_is_waited_for_five_seconds_and_longer_each_time() {
+    let mut world = World::new();
+    let mut waited = Vec::new();
+    for _ in 0..6 {
+        // The handshake passes, and nothing after it.
+        world.wait(Duration::from_secs(61));
+        while let Some(output) = world.agent.poll_output() {
+            if output == agent::Output::Dial {
+                world.agent.handle_connected(world.now);
+            }
+        }
+        let began = world.now.at;
+        loop {
+            world.wait(Duration::from_secs(1));
+            match world.agent.poll_output() {
+                Some(agent::Output::Close { code, reason }) => {
+                    assert_eq!(code, CloseCode::Silent);
+                    let seconds = (world.now.at - began).as_secs();
+                    assert_eq!(reason, format!("no greeting within {seconds} s"));
+                    waited.push(seconds);
+                    break;
+                }
+                Some(output) => panic!("{output:?}"),
+                None => {}
+            }
+        }
+        world.cut();
+    }
+    assert_eq!(waited, [5, 10, 20, 40, 70, 70]);
+    // One that works forgets it.
+    world.wait(Duration::from_secs(61));
+    world.run(None);
+    assert!(world.agent.is_open());
+}
+
+#[test]
+fn a_host_without_a_route_looks_every_other_second_and_one_that_is_not_answered_ever_less_often() {
+    let dials = |ended: Ended| {
+        let mut world = World::new();
+        let mut dials = 0;
+        for _ in 0..1200 {
+            world.wait(Duration::from_millis(500));
+            while let Some(output) = world.agent.poll_output() {
+                assert_eq!(output, agent::Output::Dial);
+                dials += 1;
+                world.agent.handle_disconnected(ended.clone(), world.now);
+            }
+        }
+        dials
+    };
+    let reason = String::new();
+    let here = dials(Ended::Unrouted {
+        reason: reason.clone(),
+    });
+    assert!((300..1200).contains(&here), "{here} in ten minutes");
+    let there = dials(Ended::Lost { reason });
+    assert!(there < 60, "{there} in ten minutes");
+}
+
+#[test]
+fn a_doubted_hub_is_asked_and_answers() {
+    let mut world = World::new();
+    world.agent.handle_doubt(world.now);
+    assert_eq!(world.agent.poll_output(), None, "there is nobody to ask");
+    world.wait(Duration::ZERO);
+    world.run(None);
+    world.agent.handle_doubt(world.now);
+    let Some(agent::Output::Send { lane, bytes }) = world.agent.poll_output() else {
+        panic!("nothing is asked")
+    };
+    let hub = world.hub.as_mut().unwrap();
+    hub.handle_bytes(lane, &bytes, world.now).unwrap();
+    assert!(matches!(hub.poll_output(), Some(hub::Output::Send { .. })));
+}
+
+#[test]
 fn a_revoked_agent_stops_and_a_suspended_one_keeps_trying() {
     let check = |code: CloseCode, stops: bool| {
         let mut world = World::new();

@@ -1,13 +1,17 @@
 //! The same over TCP.
 
+use std::num::NonZeroU64;
+
+use protocol::limits;
 use protocol::mux::{Demux, Piece};
 use protocol::wire::v1::Close;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::*;
+use crate::ingest::{Quotas, Rates};
 
 /// An agent's side of a TCP connection, by hand.
 struct Stream {
@@ -267,5 +271,113 @@ async fn peers_that_speak_no_tls_take_no_place_for_ever_and_the_others_are_serve
     let mut nothing = [0; 1];
     let ended = tokio::time::timeout(PATIENCE, mute[99].read(&mut nothing));
     assert_eq!(ended.await.expect("the hub hangs up").unwrap_or(0), 0);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_is_not_read_for_want_of_quota_hears_that_the_hub_is_there() {
+    let hub = hub_with(Quotas {
+        agent: Rates {
+            bytes: NonZeroU64::new(100),
+            events: None,
+        },
+        ..NO_QUOTAS
+    })
+    .await;
+    let agent = hub.agent().await;
+    let talk = Talk::open(&hub, &agent).await;
+    let batch: Vec<EventRecord> = (0..500).map(|_| record("login")).collect();
+    let (mut stream, _) = Stream::open(&hub, &agent).await;
+    // More pieces than wait anywhere, and what the agent asks stands behind them.
+    for number in 0..12 {
+        let next = talk.batch(Lane::Events, 1 + 500 * number, &batch);
+        stream.write(&next).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let beat = v1::Heartbeat {
+        wall_ms: 0,
+        spool_bytes: 0,
+        oldest_ms: 0,
+    };
+    stream.write(&Message::Heartbeat(beat).encode()).await;
+    let began = std::time::Instant::now();
+    let mut presences = 0;
+    while presences < 2 {
+        match stream.hear().await {
+            Some(Message::Heartbeat(_)) => presences += 1,
+            Some(Message::Ack(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(
+        began.elapsed() >= limits::STILL_HERE,
+        "the hub was asked and answered"
+    );
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn mute_peers_keep_nobody_else_waiting_and_their_own_neighbours_two_seconds() {
+    let hub = hub().await;
+    let agent = hub.agent().await;
+    let mut mute = Vec::new();
+    for _ in 0..300 {
+        mute.push(TcpStream::connect(hub.address).await.unwrap());
+    }
+    let began = std::time::Instant::now();
+    let elsewhere = TcpSocket::new_v4().unwrap();
+    elsewhere.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let stream = elsewhere.connect(hub.address).await.unwrap();
+    let tls = TlsConnector::from(Arc::new(client_tls(&hub, Some(&agent), v1::ALPN)));
+    let name = rustls_pki_types::ServerName::try_from(enroll::HUB_NAME).unwrap();
+    tls.connect(name.clone(), stream).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(1), "another address");
+    let same = loop {
+        let stream = TcpStream::connect(hub.address).await.unwrap();
+        match tls.connect(name.clone(), stream).await {
+            Ok(stream) => break stream,
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    };
+    assert!(began.elapsed() < Duration::from_secs(4), "the same address");
+    drop((same, mute));
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_suspended_agent_that_greets_is_told_when_to_come_back_and_a_mute_one_why_it_is_cut_off()
+{
+    let hub = hub().await;
+    let agent = hub.agent().await;
+    let org = hub.org_store().await;
+    org.set_agent_state(agent.id, AgentState::Suspended)
+        .await
+        .unwrap();
+    let mut stream = Stream::connect(&hub, Some(&agent), v1::ALPN).await;
+    stream.write(&Message::Hello(hello()).encode()).await;
+    let Some(Message::GoAway(away)) = stream.hear().await else {
+        panic!("no farewell")
+    };
+    assert_eq!(away.code, CloseCode::Suspended.number());
+    assert_eq!(away.reason, "this agent is suspended");
+    assert!((10_000..20_000).contains(&away.retry_after_ms));
+    let mut mute = Stream::connect(&hub, Some(&agent), v1::ALPN).await;
+    let words = (CloseCode::Suspended, "this agent is suspended".to_owned());
+    assert_eq!(mute.closed().await, words);
+    // And over QUIC.
+    let (_endpoint, connection) = connect(&hub, Some(&agent), v1::ALPN).await.unwrap();
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    let greeting = Message::Hello(hello()).encode();
+    send.write_all(&greeting).await.unwrap();
+    let mut decoder = Decoder::new(Lane::Control);
+    let frame = loop {
+        let chunk = receive.read_chunk(4096, true).await.unwrap().unwrap();
+        decoder.push(&chunk.bytes);
+        if let Some(frame) = decoder.pop().unwrap() {
+            break frame;
+        }
+    };
+    let told = Message::decode(&frame).unwrap();
+    assert!(matches!(told, Some(Message::GoAway(_))), "{told:?}");
     hub.stop().await;
 }
