@@ -132,14 +132,29 @@ const ARGUMENTS_BYTES: usize = 300;
 /// Longest text that is too short for a token, in bytes: the shortest is five characters and ten.
 const SHORT_BYTES: usize = 14;
 
-/// Says at a glance that there is no secret: most keys and many values are one short name, in which
-/// no value can follow anything, and no token has room.
-fn is_short_name(text: &str) -> bool {
-    text.len() <= SHORT_BYTES && text.bytes().all(|b| is_word(b) || b == b'_' || b == b'-')
+/// Shortest text that can be an AWS secret access key.
+const KEY_BYTES: usize = 40;
+
+/// Says at a glance that there is no secret. Most keys and many values are one short name, in which
+/// no value can follow anything and no token has room, or a number, a time or an address: every
+/// word that can begin a secret has two letters in a row, or a slash.
+fn is_plain(text: &str) -> bool {
+    let is_name = |b: u8| is_name(b) || b == b'-';
+    if text.len() <= SHORT_BYTES && text.bytes().all(is_name) {
+        return true;
+    }
+    let mut follows_letter = false;
+    text.len() < KEY_BYTES
+        && text.bytes().all(|b| {
+            let is_letter = b.is_ascii_alphabetic();
+            let is_second = is_letter && follows_letter;
+            follows_letter = is_letter;
+            !is_second && b != b'/'
+        })
 }
 
 pub(super) fn scrub(text: &str) -> Cow<'_, str> {
-    if is_short_name(text) {
+    if is_plain(text) {
         return Cow::Borrowed(text);
     }
     let spans = find(text);
@@ -469,18 +484,17 @@ impl Look<'_> {
     /// Adds runs of exactly 40 base64 characters that look random: AWS secret access keys. Away
     /// from an access key id or the word secret, only those that no name or hash could be.
     fn secret_keys(&self, near_aws: bool, spans: &mut Vec<Range<usize>>) {
-        const KEY: usize = 40;
         let belongs = |b: u8| b.is_ascii_alphanumeric() || b"+/=".contains(&b);
         // No run goes on from before `at`. So a run of this length covers all of the window, and
         // from what does not belong there, the last of it, the next one can begin.
         let mut at = 0;
-        while let Some(window) = self.text.as_bytes().get(at..at + KEY) {
+        while let Some(window) = self.text.as_bytes().get(at..at + KEY_BYTES) {
             if let Some(last) = window.iter().rposition(|b| !belongs(*b)) {
                 at += last + 1;
                 continue;
             }
-            let end = self.run(at + KEY, belongs);
-            if end - at == KEY && is_secret_key(self.slice(at..end), near_aws) {
+            let end = self.run(at + KEY_BYTES, belongs);
+            if end - at == KEY_BYTES && is_secret_key(self.slice(at..end), near_aws) {
                 spans.push(at..end);
             }
             at = end + 1;
@@ -539,7 +553,7 @@ mod tests {
             for filling in ["A1b2C3d4E5f6G7h8", "----------------", "________________"] {
                 for end in 0..filling.len() {
                     let text = format!("{word}{}", &filling[..end]);
-                    assert!(!is_short_name(&text) || find(&text).is_empty(), "{text}");
+                    assert!(!is_plain(&text) || find(&text).is_empty(), "{text}");
                 }
             }
         }
@@ -547,14 +561,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_short_name_holds_nothing(
+        fn what_is_plain_holds_nothing(
             word in prop::sample::select(WORDS.iter().map(|(word, _)| *word).collect::<Vec<_>>()),
-            around in "[A-Za-z0-9_-]{0,14}",
+            around in "[A-Za-z0-9_.:=/ -]{0,24}",
             at: prop::sample::Index,
         ) {
             let (before, after) = around.split_at(at.index(around.len() + 1));
             let text = format!("{before}{word}{after}");
-            prop_assert!(!is_short_name(&text) || find(&text).is_empty(), "{}", text);
+            prop_assert!(!is_plain(&text) || find(&text).is_empty(), "{}", text);
         }
     }
 }
