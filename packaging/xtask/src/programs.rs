@@ -76,12 +76,16 @@ fn run(cargo: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Finds the three programs beside the running one.
+/// Finds the three programs in the folder that `ZERO_X_PROGRAMS` names, such as that of a release
+/// build, or else beside the running one.
 ///
 /// # Errors
 /// When one of them has not been built.
 pub fn find() -> Result<Programs> {
-    find_in(&folder()?)
+    match std::env::var_os("ZERO_X_PROGRAMS") {
+        Some(folder) => find_in(Path::new(&folder)),
+        None => find_in(&folder()?),
+    }
 }
 
 /// Finds the three programs in a folder.

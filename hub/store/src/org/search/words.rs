@@ -90,7 +90,9 @@ impl Term {
                 .get(..start)
                 .and_then(|text| text.chars().next_back());
             let after = lowered.get(end..).and_then(|text| text.chars().next());
-            if !(begins_word && is_word(before)) && !(ends_word && is_word(after)) {
+            let cuts_before = begins_word && is_word(before);
+            let cuts_after = ends_word && is_word(after);
+            if !cuts_before && !cuts_after {
                 return true;
             }
             at = end;
