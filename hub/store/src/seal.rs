@@ -4,16 +4,26 @@
 //! sealed row      offset  size
 //!                      0     1  format
 //!                      1     1  number of the data key
-//!                      2    12  nonce, random
-//!                     14     n  AES-256-GCM of the row
-//!                   14+n    16  tag over it, format ‖ key number ‖ owner ‖ table ‖ row key
+//!                      2    24  nonce, random
+//!                     26     n  XAES-256-GCM of the row
+//!                   26+n    16  tag over it, format ‖ key number ‖ owner ‖ table ‖ row key
 //!
 //! master key ─HKDF─▶ wrapping key ─AES-256-GCM─▶ keyring of one owner: data keys, name key
 //! data key ─HKDF(owner ‖ table)─▶ key of one table
 //! ```
 //! A row that is moved to another place, table or organisation does not open, and a row cannot be
-//! opened under another key than the one it names. Nonces are random, which NIST SP 800-38D
-//! section 8.3 allows for 2³² messages under one key: each table of each owner has its own.
+//! opened under another key than the one it names.
+//!
+//! **How much one key may seal.** Plain AES-GCM with random nonces of 96 bits may seal 2³² messages
+//! (NIST SP 800-38D, section 8.3), and a count of them does not survive what a hub survives: a
+//! backup that is restored, a machine that is cloned, a kill between a write and its count. So each
+//! row has 192 random bits and, derived from them, a key of its own ([`xaes`]): after 2⁸⁰ rows under
+//! one key two nonces are equal with a probability of 2⁻³². A table that takes a million rows a
+//! second has as many after 38 billion years. Nothing is counted, and nothing is kept that a restore
+//! could set back. A keyring is wrapped with 96 random bits: once when it is made and once at each
+//! rotation, so 2³² is not in reach.
+
+mod xaes;
 
 use std::sync::OnceLock;
 
@@ -24,6 +34,7 @@ use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use self::xaes::Xaes;
 use crate::error::ReadError;
 use crate::tables::{TABLES, Table};
 
@@ -35,9 +46,10 @@ pub(crate) type Owner = [u8; 16];
 
 /// The newest format of a sealed row that this program reads and the one that it writes.
 const FORMAT: u8 = 1;
-const NONCE_BYTES: usize = 12;
+/// Of a wrapped keyring.
+const WRAP_NONCE_BYTES: usize = 12;
 const TAG_BYTES: usize = 16;
-const HEAD_BYTES: usize = 2 + NONCE_BYTES;
+const HEAD_BYTES: usize = 2 + xaes::NONCE_BYTES;
 
 /// Draws a key.
 pub(crate) fn random_key() -> Secret {
@@ -64,8 +76,8 @@ fn cipher(key: &Secret) -> Aes256Gcm {
     Aes256Gcm::new(&Key::<Aes256Gcm>::from(**key))
 }
 
-fn fresh_nonce() -> [u8; NONCE_BYTES] {
-    let mut nonce = [0u8; NONCE_BYTES];
+fn fresh_nonce<const BYTES: usize>() -> [u8; BYTES] {
+    let mut nonce = [0u8; BYTES];
     fill_random(&mut nonce);
     nonce
 }
@@ -74,7 +86,7 @@ fn fresh_nonce() -> [u8; NONCE_BYTES] {
 struct TableKeys {
     number: u8,
     key: Secret,
-    ciphers: [OnceLock<Box<Aes256Gcm>>; TABLES],
+    ciphers: [OnceLock<Box<Xaes>>; TABLES],
 }
 
 impl TableKeys {
@@ -86,13 +98,13 @@ impl TableKeys {
         }
     }
 
-    fn of(&self, owner: &Owner, table: Table) -> &Aes256Gcm {
+    fn of(&self, owner: &Owner, table: Table) -> &Xaes {
         self.ciphers
             .get(usize::from(table.number()))
             .expect("TABLES is more than the greatest number of a table")
             .get_or_init(|| {
                 let purpose: [&[u8]; 3] = [b"zero-x row 1", owner, &[table.number()]];
-                Box::new(cipher(&derive(&self.key, &purpose)))
+                Box::new(Xaes::new(&derive(&self.key, &purpose)))
             })
     }
 }
@@ -127,17 +139,14 @@ impl Sealer {
     /// Seals a row for its place, under the newest key.
     pub(crate) fn seal(&self, table: Table, key: &[u8], row: &[u8]) -> Vec<u8> {
         let newest = self.keys.first().expect("a keyring has a key");
-        let nonce = fresh_nonce();
+        let nonce = fresh_nonce::<{ xaes::NONCE_BYTES }>();
         let mut sealed = Vec::with_capacity(HEAD_BYTES + row.len() + TAG_BYTES);
         sealed.extend_from_slice(&[FORMAT, newest.number]);
         sealed.extend_from_slice(&nonce);
         sealed.extend_from_slice(row);
         let bound = self.associated(newest.number, table, key);
         let body = sealed.get_mut(HEAD_BYTES..).unwrap_or_default();
-        let tag = newest
-            .of(&self.owner, table)
-            .encrypt_inout_detached(&Nonce::from(nonce), &bound, body.into())
-            .expect("a row is far below GCM's bound of 64 GiB");
+        let tag = newest.of(&self.owner, table).seal(&nonce, &bound, body);
         sealed.extend_from_slice(&tag);
         sealed
     }
@@ -164,7 +173,9 @@ impl Sealer {
         if format != FORMAT {
             return Err(broken());
         }
-        let (nonce, rest) = rest.split_first_chunk::<NONCE_BYTES>().ok_or_else(broken)?;
+        let (nonce, rest) = rest
+            .split_first_chunk::<{ xaes::NONCE_BYTES }>()
+            .ok_or_else(broken)?;
         let (body, tag) = rest.split_last_chunk::<TAG_BYTES>().ok_or_else(broken)?;
         let keys = self
             .keys
@@ -174,12 +185,7 @@ impl Sealer {
         let mut row = body.to_vec();
         let bound = self.associated(number, table, key);
         keys.of(&self.owner, table)
-            .decrypt_inout_detached(
-                &Nonce::from(*nonce),
-                &bound,
-                row.as_mut_slice().into(),
-                &Tag::from(*tag),
-            )
+            .open(nonce, &bound, &mut row, tag)
             .map_err(|_| broken())?;
         Ok(row)
     }
@@ -229,7 +235,7 @@ impl Wrap {
     }
 
     pub(crate) fn wrap(&self, purpose: &[u8], keyring: &Keyring) -> Vec<u8> {
-        let nonce = fresh_nonce();
+        let nonce = fresh_nonce::<WRAP_NONCE_BYTES>();
         let mut body = keyring.encode();
         let tag = self
             .cipher
@@ -249,7 +255,7 @@ impl Wrap {
         }
         let (name, rest) = rest.split_first_chunk::<8>().ok_or(UnwrapError::Damaged)?;
         let (nonce, rest) = rest
-            .split_first_chunk::<NONCE_BYTES>()
+            .split_first_chunk::<WRAP_NONCE_BYTES>()
             .ok_or(UnwrapError::Damaged)?;
         let (body, tag) = rest
             .split_last_chunk::<TAG_BYTES>()
