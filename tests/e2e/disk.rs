@@ -16,11 +16,11 @@ use tests::{Line, alerts, wait_until};
 const RECOVERY: Duration = Duration::from_secs(60);
 
 /// A file system of a few megabytes, as long as this lives.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     /// Mounts one, which takes root and the right to mount.
-    fn mount(at: &Path, bytes: u64) -> Option<Self> {
+    pub(crate) fn mount(at: &Path, bytes: u64) -> Option<Self> {
         let mut command = Command::new("mount");
         command
             .args([
@@ -53,7 +53,7 @@ fn status(agent: &Agent) -> Result<Value> {
     Ok(serde_json::from_str(&told)?)
 }
 
-fn stored(line: &Line) -> Result<BTreeMap<usize, usize>> {
+pub(crate) fn stored(line: &Line) -> Result<BTreeMap<usize, usize>> {
     let mut counts = BTreeMap::new();
     for row in line.client.rows(&["event", "list"])? {
         let mut numbers = alerts::numbers(&row.to_string());
@@ -66,7 +66,7 @@ fn stored(line: &Line) -> Result<BTreeMap<usize, usize>> {
 }
 
 /// Appends alerts that hardly compress.
-fn append_noise(file: &Path, numbers: std::ops::Range<usize>) -> Result<()> {
+pub(crate) fn append_noise(file: &Path, numbers: std::ops::Range<usize>) -> Result<()> {
     let noisy = numbers.map(|number| {
         let mut alert = alerts::alert(number);
         let noise: Result<Vec<String>> = (0..60).map(|_| line::hub::random_hex(32)).collect();

@@ -10,6 +10,7 @@ mod demo;
 mod disk;
 mod enrolment;
 mod hostile;
+mod hub_disk;
 mod identity;
 mod init;
 mod network;

@@ -118,6 +118,17 @@ impl Refusal {
         refusal
     }
 
+    /// No space is left. What is stored can be read all the while.
+    fn disk_full(cause: &dyn std::error::Error) -> Self {
+        let mut refusal = Self::unavailable(cause);
+        refusal.code = "disk_full";
+        refusal.detail =
+            "the hub's disk is full: nothing was changed, and what is stored is safe; \
+                           try again when somebody has made space"
+                .into();
+        refusal
+    }
+
     /// The hub failed.
     pub(super) fn internal(cause: impl Into<String>) -> Self {
         let mut refusal = Self::new(
@@ -215,7 +226,8 @@ impl From<CommitError> for Refusal {
                 "conflict",
                 "it was changed by somebody else meanwhile; read it again",
             ),
-            CommitError::Full | CommitError::Closed => Self::unavailable(&error),
+            CommitError::Full => Self::disk_full(&error),
+            CommitError::Closed | CommitError::Engine(_) => Self::unavailable(&error),
             CommitError::Gap { .. }
             | CommitError::Repeat { .. }
             | CommitError::Missing { .. }
@@ -242,7 +254,9 @@ impl From<ApplianceError> for Refusal {
                 "conflict",
                 "it was changed by somebody else meanwhile; read it again",
             ),
-            ApplianceError::Full | ApplianceError::Closed | ApplianceError::Open(_) => {
+            ApplianceError::Full => Self::disk_full(&error),
+            ApplianceError::Open(ref cause) if cause.is_full() => Self::disk_full(&error),
+            ApplianceError::Closed | ApplianceError::Engine(_) | ApplianceError::Open(_) => {
                 Self::unavailable(&error)
             }
             ApplianceError::Token(_)

@@ -99,6 +99,13 @@ impl OpenError {
         )
     }
 
+    /// Says whether there was no space, which may pass.
+    pub fn is_full(&self) -> bool {
+        use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        matches!(self, Self::Io { source, .. }
+            if matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge))
+    }
+
     /// Says why a file whose first rows cannot be read is not opened.
     pub(crate) fn of_row(path: &Path, error: &ReadError) -> Self {
         let (path, reason) = (path.to_owned(), error.to_string());
@@ -280,6 +287,9 @@ pub enum CommitError {
     /// A row that the write builds on could not be read.
     #[error("could not read what the write builds on")]
     Read(#[source] ReadError),
+    /// The file cannot be written or read. Later attempts may succeed.
+    #[error("the storage engine failed")]
+    Engine(#[source] EngineError),
     /// The store is closing.
     #[error("the store is closing")]
     Closed,
@@ -372,6 +382,9 @@ pub enum ApplianceError {
     /// A row that the write builds on could not be read.
     #[error("could not read what the write builds on")]
     Read(#[from] ReadError),
+    /// The file cannot be written or read. Later attempts may succeed.
+    #[error("the storage engine failed")]
+    Engine(#[source] EngineError),
     /// The organisation's store could not be made.
     #[error("could not open the organisation's store")]
     Open(#[source] std::sync::Arc<OpenError>),
@@ -400,7 +413,7 @@ impl From<WriteFailure> for CommitError {
         match failure {
             WriteFailure::Fatal(fatal) => Self::Fatal(fatal),
             WriteFailure::Engine(EngineError::Full) => Self::Full,
-            WriteFailure::Engine(error) => Self::Read(ReadError::Engine(error)),
+            WriteFailure::Engine(error) => Self::Engine(error),
             WriteFailure::Closed => Self::Closed,
         }
     }
@@ -411,7 +424,7 @@ impl From<WriteFailure> for ApplianceError {
         match failure {
             WriteFailure::Fatal(fatal) => Self::Fatal(fatal),
             WriteFailure::Engine(EngineError::Full) => Self::Full,
-            WriteFailure::Engine(error) => Self::Read(ReadError::Engine(error)),
+            WriteFailure::Engine(error) => Self::Engine(error),
             WriteFailure::Closed => Self::Closed,
         }
     }

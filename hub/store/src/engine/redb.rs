@@ -92,31 +92,43 @@ impl RedbEngine {
         }
         let unfinished = path.with_extension("redb.new");
         opening::remove_if_present(&unfinished)?;
-        let made = Self::on(
-            &unfinished,
-            tables,
-            fleet,
-            file_opener(&unfinished),
-            Make::New,
-        )?;
-        if *first != WriteSet::default() {
-            let refused = || OpenError::Start {
-                reason: "a new file refused its first rows".into(),
-            };
-            let failed = |error: EngineError| match error {
-                EngineError::Full => io_error(path, std::io::ErrorKind::StorageFull.into()),
-                EngineError::Fatal(_) | EngineError::Damaged(_) | EngineError::Io(_) => {
-                    OpenError::Start {
-                        reason: error.to_string(),
-                    }
-                }
-            };
-            made.apply(first).map_err(failed)?.map_err(|_| refused())?;
+        let made = Self::make(&unfinished, tables, fleet, first)
+            .and_then(|()| fs::rename(&unfinished, path).map_err(|source| io_error(path, source)));
+        if let Err(error) = made {
+            // Half a file takes space that may be what is missing. The next attempt removes it too.
+            let _ = opening::remove_if_present(&unfinished);
+            return Err(error);
         }
-        drop(made);
-        fs::rename(&unfinished, path).map_err(|source| io_error(path, source))?;
         opening::sync_parent(path)?;
         Self::open(path, tables, fleet)
+    }
+
+    /// Makes a file that nothing has a name for yet.
+    fn make(
+        path: &Path,
+        tables: &'static [Table],
+        fleet: &Arc<Fleet>,
+        first: &WriteSet,
+    ) -> Result<(), OpenError> {
+        let made = Self::on(path, tables, fleet, file_opener(path), Make::New)?;
+        if *first == WriteSet::default() {
+            return Ok(());
+        }
+        let refused = || OpenError::Start {
+            reason: "a new file refused its first rows".into(),
+        };
+        let failed = |error: EngineError| match error {
+            EngineError::Full => io_error(path, std::io::ErrorKind::StorageFull.into()),
+            EngineError::Fatal(_) | EngineError::Damaged(_) | EngineError::Io(_) => {
+                OpenError::Start {
+                    reason: error.to_string(),
+                }
+            }
+        };
+        made.apply(first)
+            .map_err(failed)?
+            .map(drop)
+            .map_err(|_| refused())
     }
 
     /// Opens a file.
