@@ -14,6 +14,7 @@ mod admin;
 mod api;
 mod bundle;
 mod ca;
+mod checkpoints;
 mod cli;
 mod config;
 mod enroll;

@@ -27,6 +27,7 @@ use crate::api::access::AccessKeys;
 use crate::api::throttle::Throttle;
 use crate::bundle::{Asked, Importer, Volume};
 use crate::ca::Authority;
+use crate::checkpoints::{self, Signer};
 use crate::cli::{checks, verify};
 use crate::config::{Config, LogFormat};
 use crate::expiry::{HubCertificates, Said, Warning};
@@ -139,6 +140,9 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
     let appliance = store.appliance();
     let identity = Identity::load_with(&appliance, config.agent_leaf).await?;
     rotation::audit(store).await?;
+    let signer = Signer::load(&appliance)
+        .await
+        .map_err(|error| Failure::new(Exit::Failed, "cannot sign audit logs").caused_by(&error))?;
     let rules = Arc::new(RulesInForce::new(config.checks_dir.clone())?);
     let live = Arc::new(Live::default());
     let mut hosts = identity.public_hosts.clone();
@@ -228,6 +232,10 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
     );
     let upkept = upkeep(leaf, certificates, appliance, stop.clone());
     tasks.start("upkeep", upkept);
+    tasks.start(
+        "checkpoints",
+        checkpoints::run(store.clone(), signer, stop.clone()),
+    );
     tasks.start("rest", rest(store.clone(), stop.clone()));
     tasks.start("watchdog", watchdog(stop.clone()));
     notify(&[NotifyState::Ready, NotifyState::Status("serving")]);

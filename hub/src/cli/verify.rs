@@ -1,29 +1,18 @@
-//! `verify`: reads every row of every organisation and follows every audit chain.
+//! `verify`: opens and decodes every row, and follows every audit chain to its signed checkpoints.
 
 use protocol::ids::OrgId;
 use serde_json::{Value, json};
 use store::error::ReadError;
-use store::rows::audit::AuditHead;
-use store::{OrgReader, Store};
+use store::rows::audit::Checkpoint;
+use store::{Inspection, Store};
 
 use super::local::rows_of;
 use super::output::{self, Format};
 use crate::admin::{self, Question};
+use crate::checkpoints::{is_signed, verifying_key};
 use crate::config::Config;
 use crate::failure::{Exit, Failure, chain};
 use crate::opening;
-
-/// Rows of verdicts that are held at a time.
-const PAGE: usize = 1000;
-
-/// What one organisation's store holds, and what is wrong with it.
-#[derive(Debug)]
-struct Verified {
-    resources: u64,
-    findings: u64,
-    audit_entries: u64,
-    faults: Vec<String>,
-}
 
 /// Verifies the store: through the running hub, else by opening it.
 ///
@@ -46,7 +35,16 @@ pub(super) async fn run(config: &Config, format: Format) -> Result<Exit, Failure
     };
     output::print_list(
         format,
-        &["org", "resources", "findings", "audit_entries", "faults"],
+        &[
+            "org",
+            "rows",
+            "resources",
+            "findings",
+            "events",
+            "audit_entries",
+            "checkpoint",
+            "faults",
+        ],
         &rows,
     )?;
     let faults: usize = rows
@@ -68,98 +66,94 @@ pub(super) async fn run(config: &Config, format: Format) -> Result<Exit, Failure
     Ok(Exit::Ok)
 }
 
-/// Verifies every organisation; a store that does not open is a fault of that organisation.
+/// Verifies the hub's own rows, then every organisation; a store that does not open is a fault of
+/// that organisation.
 ///
 /// # Errors
 /// When the list of organisations cannot be read.
 pub(crate) async fn verify(store: &Store) -> Result<Vec<Value>, ReadError> {
-    let mut rows = Vec::new();
-    for org in store.appliance().orgs().await? {
-        let Some(found) = verify_org(store, org.id).await else {
+    let appliance = store.appliance();
+    let own = appliance.inspect().await?;
+    let mut rows = vec![row("the hub", &own, None)];
+    for org in appliance.orgs().await? {
+        let (checkpoints, mut faults) = signed_checkpoints(store, org.id).await;
+        let Some(mut found) = inspect(store, org.id, &checkpoints).await else {
             continue;
         };
-        rows.push(json!({
-            "org": org.id,
-            "resources": found.resources,
-            "findings": found.findings,
-            "audit_entries": found.audit_entries,
-            "faults": found.faults,
-        }));
+        found.faults.append(&mut faults);
+        let last = checkpoints
+            .iter()
+            .map(|checkpoint| checkpoint.head.seq)
+            .max();
+        rows.push(row(&org.id.to_string(), &found, last));
     }
     Ok(rows)
 }
 
-async fn verify_org(store: &Store, org: OrgId) -> Option<Verified> {
+fn row(whose: &str, found: &Inspection, checkpoint: Option<u64>) -> Value {
+    let of = |table: &str| found.tables.get(table).copied().unwrap_or(0);
+    json!({
+        "org": whose,
+        "rows": found.rows,
+        "resources": of("resources"),
+        "findings": of("findings"),
+        "events": found.events,
+        "audit_entries": found.audit_entries,
+        "checkpoint": checkpoint,
+        "faults": found.faults,
+    })
+}
+
+/// Returns the checkpoints of an organisation that the hub has signed, and what is wrong with others.
+async fn signed_checkpoints(store: &Store, org: OrgId) -> (Vec<Checkpoint>, Vec<String>) {
+    let appliance = store.appliance();
+    let read = async {
+        Ok((
+            verifying_key(&appliance).await?,
+            appliance.checkpoints(org).await?,
+        ))
+    };
+    let (key, known) = match read.await {
+        Ok(read) => read,
+        Err(error) => {
+            let error: ReadError = error;
+            return (
+                Vec::new(),
+                vec![format!("checkpoints: {}", chain(&error).join(": "))],
+            );
+        }
+    };
+    let (mut good, mut faults) = (Vec::new(), Vec::new());
+    for signed in known {
+        let checkpoint = signed.checkpoint;
+        let is_ours = key.as_ref().is_some_and(|key| is_signed(&signed, key));
+        if is_ours && checkpoint.org == org {
+            good.push(checkpoint);
+        } else if faults.is_empty() {
+            let at = checkpoint.at;
+            faults.push(format!(
+                "the checkpoint of {at} does not bear the hub's signature"
+            ));
+        }
+    }
+    (good, faults)
+}
+
+async fn inspect(store: &Store, org: OrgId, checkpoints: &[Checkpoint]) -> Option<Inspection> {
+    let faulty = |fault: String| Inspection {
+        faults: vec![fault],
+        ..Inspection::default()
+    };
     let handle = match store.maintenance(org).await {
         Ok(handle) => handle?,
         Err(error) => return Some(faulty(chain(&*error).join(": "))),
     };
-    match handle.read(|reader| Ok(read_all(reader))).await {
+    let checkpoints = checkpoints.to_vec();
+    match handle
+        .read(move |reader| Ok(reader.inspect(&checkpoints)))
+        .await
+    {
         Ok(found) => Some(found),
         Err(error) => Some(faulty(chain(&error).join(": "))),
-    }
-}
-
-fn faulty(fault: String) -> Verified {
-    Verified {
-        resources: 0,
-        findings: 0,
-        audit_entries: 0,
-        faults: vec![fault],
-    }
-}
-
-/// Reads one organisation. A row that does not open ends the reading of its table alone.
-fn read_all(reader: &OrgReader) -> Verified {
-    let mut found = Verified {
-        resources: 0,
-        findings: 0,
-        audit_entries: 0,
-        faults: Vec::new(),
-    };
-    let mut resources = 0;
-    let read = reader.each_resource(&mut |_| {
-        resources += 1;
-        true
-    });
-    note(&mut found.faults, "resources", read);
-    found.resources = resources;
-
-    let mut findings = 0;
-    let read = reader.each_finding(&mut |_| {
-        findings += 1;
-        true
-    });
-    note(&mut found.faults, "findings", read);
-    found.findings = findings;
-
-    let mut after = None;
-    loop {
-        match reader.scan_verdicts(after.as_deref(), PAGE) {
-            Ok(page) => match page.next {
-                Some(next) => after = Some(next),
-                None => break,
-            },
-            Err(error) => {
-                note(&mut found.faults, "verdicts", Err(error));
-                break;
-            }
-        }
-    }
-    note(&mut found.faults, "scopes", reader.scopes().map(drop));
-    note(&mut found.faults, "sources", reader.sources().map(drop));
-    match reader.verify_audit() {
-        Ok(Ok(AuditHead { seq, .. })) => found.audit_entries = seq,
-        Ok(Err(fault)) => found
-            .faults
-            .push(format!("audit entry {}: {}", fault.seq, fault.reason)),
-        Err(error) => note(&mut found.faults, "audit", Err(error)),
-    }
-    found
-}
-
-fn note(faults: &mut Vec<String>, what: &str, read: Result<(), ReadError>) {
-    if let Err(error) = read {
-        faults.push(format!("{what}: {}", chain(&error).join(": ")));
     }
 }

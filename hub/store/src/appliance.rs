@@ -16,11 +16,13 @@ use crate::draft::Draft;
 use crate::engine::{Engine, Range, WriteSet};
 use crate::error::{AdmitAgentError, AdmitUserError, ApplianceError, ReadError};
 use crate::keys::Names;
+use crate::org::verify::{Inspection, check_row};
 use crate::org::{Administration, OrgStore};
 use crate::rows::access::{Agent, AgentCertificate, EnrolToken, Enrolment, Org, Session, User};
+use crate::rows::audit::SignedCheckpoint;
 use crate::rows::{AgentState, Role};
 use crate::seal::Sealer;
-use crate::store::Hub;
+use crate::store::{Hub, keyring_key};
 use crate::tables::Table;
 use crate::view::View;
 use crate::writer::Writer;
@@ -546,6 +548,36 @@ impl Appliance {
         self.shared()
             .change(move |desk| desk.delete_sessions(expired))
             .await
+    }
+
+    // -- audit ---------------------------------------------------------------------------------
+
+    /// Returns the signed checkpoints of an organisation's audit log, oldest first.
+    pub async fn checkpoints(&self, org: OrgId) -> Result<Vec<SignedCheckpoint>, ReadError> {
+        let found = self.shared().ask(move |records| {
+            let range = Range::prefix(&records.names.org(org));
+            records.view.all(Table::Checkpoints, &range)
+        });
+        found.await
+    }
+
+    /// Reads every row of the hub's own store.
+    pub async fn inspect(&self) -> Result<Inspection, ReadError> {
+        let found = self.shared().ask(|records| {
+            let mut found = Inspection::default();
+            let View { read, sealer } = records.view;
+            for table in Table::APPLIANCE {
+                found.table(read, *table, |entry| {
+                    // The keyring is what opens the others.
+                    if *table == Table::Meta && entry.key == keyring_key() {
+                        return Ok(0);
+                    }
+                    check_row(sealer, *table, entry)
+                });
+            }
+            Ok(found)
+        });
+        found.await
     }
 
     // -- secrets -------------------------------------------------------------------------------

@@ -175,6 +175,11 @@ impl Names {
         self.hash("session", id.as_bytes()).to_vec()
     }
 
+    /// `h(org) day`: days since 1970, so that their order is the keys'.
+    pub(crate) fn checkpoint(&self, org: OrgId, day: u32) -> Key {
+        [self.org(org).as_slice(), &day.to_be_bytes()].concat()
+    }
+
     pub(crate) fn secret(&self, name: &str) -> Key {
         self.hash("secret", name.as_bytes()).to_vec()
     }

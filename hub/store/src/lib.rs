@@ -46,7 +46,7 @@ pub use list::{
 };
 pub use master::MasterKey;
 pub use org::{
-    Administration, AgentBounds, Committed, OrgReader, OrgStore, OrgWrite, SignedHeader,
-    StoredHeader, Stream,
+    Administration, AgentBounds, Committed, Inspection, OrgReader, OrgStore, OrgWrite,
+    SignedHeader, StoredHeader, Stream,
 };
 pub use store::{Store, StoreConfig};

@@ -10,12 +10,13 @@ mod sweep;
 mod tally;
 #[cfg(test)]
 mod tamper;
+pub(crate) mod verify;
 mod write;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -29,6 +30,7 @@ use self::apply::{Applied, meta};
 use self::columns::{Columns, Lists};
 pub use self::read::OrgReader;
 pub use self::tally::AgentBounds;
+pub use self::verify::Inspection;
 pub use self::write::OrgWrite;
 use crate::appliance::Shared;
 use crate::codec;
@@ -154,6 +156,8 @@ pub(crate) struct OrgInner {
     bounds: AgentBounds,
     columns: Columns,
     last_commit: watch::Sender<u64>,
+    /// The end of the audit log as the last commit left it, and the last place that was signed.
+    audited: Mutex<(AuditHead, u64)>,
     block_salt: [u8; 2],
     blocks: AtomicU32,
     is_closed: AtomicBool,
@@ -433,6 +437,17 @@ impl OrgStore {
         Self { inner }
     }
 
+    /// Returns the end of the audit log if it has grown since it was signed.
+    pub(crate) fn unsigned_audit(&self) -> Option<AuditHead> {
+        let (head, signed) = *self.inner.audited();
+        (head.seq > signed).then_some(head)
+    }
+
+    /// Notes that this end of the audit log is signed.
+    pub(crate) fn audit_signed(&self, head: AuditHead) {
+        self.inner.audited().1 = head.seq;
+    }
+
     /// Forgets the lists in memory if nobody asked for them for so long.
     pub(crate) fn forget_lists(&self, idle: Duration) {
         self.inner.columns.forget(idle);
@@ -520,6 +535,7 @@ impl OrgInner {
             bounds: around.bounds,
             columns: Columns::default(),
             last_commit: watch::Sender::new(last_commit),
+            audited: Mutex::default(),
             block_salt,
             blocks: AtomicU32::new(0),
             is_closed: AtomicBool::new(false),
@@ -535,6 +551,7 @@ impl OrgInner {
     /// Makes a commit known. Called in the order of the commits, by the writing thread.
     fn committed(&self, applied: &mut Applied) {
         let commit = applied.committed.commit;
+        self.audited().0 = applied.committed.audit;
         self.columns
             .apply(commit, std::mem::take(&mut applied.delta));
         self.last_commit.send_if_modified(|last| {
@@ -542,6 +559,10 @@ impl OrgInner {
             *last = commit.max(*last);
             is_new
         });
+    }
+
+    fn audited(&self) -> MutexGuard<'_, (AuditHead, u64)> {
+        self.audited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs `work` on the lists in memory.

@@ -25,6 +25,7 @@ use crate::keys::Names;
 use crate::master::MasterKey;
 use crate::org::{AgentBounds, OrgInner, OrgStore, Surroundings};
 use crate::rows::access::Org;
+use crate::rows::audit::{Checkpoint, SignedCheckpoint};
 use crate::seal::{Keyring, Owner, Sealer, UnwrapError, Wrap, fill_random};
 use crate::tables::Table;
 use crate::writer::{Alarm, Writer};
@@ -70,7 +71,7 @@ fn engines_of(config: &StoreConfig) -> Arc<dyn Engines> {
 
 /// The row of [`Table::Meta`] that holds the appliance's wrapped keyring. It is not sealed: it is
 /// what opens the others. No keyed hash has its length.
-fn keyring_key() -> &'static [u8] {
+pub(crate) fn keyring_key() -> &'static [u8] {
     b"keyring"
 }
 
@@ -232,6 +233,49 @@ impl Store {
     /// Returns how many reads wait for their turn.
     pub fn waiting_reads(&self) -> usize {
         self.hub.door.waiting()
+    }
+
+    /// Signs the end of every audit log that has grown since the last time and stores it beside the
+    /// hub's own rows; returns how many it were. Only open organisations can have grown.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be stored; the next call signs them again.
+    pub async fn checkpoint_audits(
+        &self,
+        at: Timestamp,
+        sign: impl Fn(&[u8]) -> Vec<u8>,
+    ) -> Result<usize, ApplianceError> {
+        let open = self.hub.open_orgs();
+        let grown: Vec<(OrgStore, Checkpoint)> = open
+            .into_iter()
+            .filter_map(|store| {
+                let head = store.unsigned_audit()?;
+                let org = store.org();
+                Some((store, Checkpoint { org, head, at }))
+            })
+            .collect();
+        let signed: Vec<SignedCheckpoint> = grown
+            .iter()
+            .map(|(_, checkpoint)| SignedCheckpoint {
+                checkpoint: *checkpoint,
+                signature: sign(&checkpoint.message()),
+            })
+            .collect();
+        if signed.is_empty() {
+            return Ok(0);
+        }
+        let storing = self.hub.shared().change(move |desk| {
+            for one in &signed {
+                desk.put_checkpoint(one);
+            }
+            Ok(())
+        });
+        storing.await?;
+        for (store, checkpoint) in &grown {
+            store.audit_signed(checkpoint.head);
+        }
+        Ok(grown.len())
     }
 
     /// Returns how many organisations' files are open.
@@ -485,19 +529,22 @@ impl Hub {
         Ok(wrapped)
     }
 
-    fn rest_idle(&self, idle: Duration) -> usize {
+    /// Returns the organisations that are open; one that is being opened is not yet.
+    fn open_orgs(&self) -> Vec<OrgStore> {
         let slots: Vec<Slot> = {
             let slots = &self.orgs.slots;
             let slots = slots.lock().unwrap_or_else(PoisonError::into_inner);
             slots.by_id.values().cloned().collect()
         };
-        for slot in slots {
-            // One that is being opened is not idle.
-            if let Ok(open) = slot.try_lock()
-                && let Some(open) = &*open
-            {
-                open.forget_lists(idle);
-            }
+        let open = slots
+            .iter()
+            .filter_map(|slot| slot.try_lock().ok()?.clone());
+        open.collect()
+    }
+
+    fn rest_idle(&self, idle: Duration) -> usize {
+        for open in self.open_orgs() {
+            open.forget_lists(idle);
         }
         self.engines.rest_idle(idle)
     }

@@ -75,10 +75,12 @@ pub(crate) enum Table {
     Sessions = 39,
     /// `h(name)` → one of the hub's own keys.
     Secrets = 40,
+    /// `h(org) day` → signed end of the organisation's audit log, the last of that day.
+    Checkpoints = 41,
 }
 
 /// More than the greatest number of a table.
-pub(crate) const TABLES: usize = 41;
+pub(crate) const TABLES: usize = 42;
 
 impl Table {
     /// The tables of an organisation's file.
@@ -120,6 +122,7 @@ impl Table {
         Self::Owners,
         Self::Sessions,
         Self::Secrets,
+        Self::Checkpoints,
     ];
 
     /// Returns the table's name in the file and in errors.
@@ -157,6 +160,7 @@ impl Table {
             Self::Owners => "owners",
             Self::Sessions => "sessions",
             Self::Secrets => "secrets",
+            Self::Checkpoints => "checkpoints",
         }
     }
 

@@ -12,6 +12,7 @@ use crate::error::{ApplianceError, ReadError, TokenError};
 use crate::keys::Names;
 use crate::rows::AgentState;
 use crate::rows::access::{Agent, AgentCertificate, EnrolToken, Enrolment, Org, Session, User};
+use crate::rows::audit::{CHECKPOINT_DAYS, Checkpoint, SignedCheckpoint};
 use crate::tables::Table;
 
 /// Longest name of an organisation, an agent or a secret, in bytes.
@@ -306,6 +307,21 @@ impl Desk<'_, '_> {
             self.draft.delete(Table::Sessions, key);
         }
         Ok(count)
+    }
+
+    // -- checkpoints ---------------------------------------------------------------------------
+
+    /// Stores a checkpoint in place of the one before of its day, and forgets old ones.
+    pub(crate) fn put_checkpoint(&mut self, signed: &SignedCheckpoint) {
+        let Checkpoint { org, at, .. } = signed.checkpoint;
+        let day = u32::try_from(at.as_second() / 86_400).unwrap_or_default();
+        let kept = self
+            .names
+            .checkpoint(org, day.saturating_sub(CHECKPOINT_DAYS));
+        let old = Range::prefix(&self.names.org(org)).before(&kept);
+        self.draft.delete_range(Table::Checkpoints, old);
+        let key = self.names.checkpoint(org, day);
+        self.draft.put(Table::Checkpoints, key, signed);
     }
 
     // -- secrets -------------------------------------------------------------------------------

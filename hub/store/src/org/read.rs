@@ -12,7 +12,7 @@ use protocol::limits::PAGE_ITEMS;
 use protocol::parts::{self, Sums};
 use protocol::{Scope, Urn};
 
-use super::apply::{LossCount, QuarantineCount, audit_hash, meta};
+use super::apply::{LossCount, QuarantineCount, meta};
 use super::sweep::document_of;
 use super::{OrgInner, StoredHeader, StoredStream, Stream, search};
 use crate::engine::{Direction, Key, Range, Read, each};
@@ -22,7 +22,7 @@ use crate::list::page::page;
 use crate::list::{FindingList, FindingSummary, Page, ResourceList, ResourceSummary};
 use crate::rows::Verdict;
 use crate::rows::access::AgentStatus;
-use crate::rows::audit::{AuditEntry, AuditFault, AuditHead};
+use crate::rows::audit::{AuditEntry, AuditHead};
 use crate::rows::carried::Carried;
 use crate::rows::event::{Event, EventPage, EventQuery, Loss, Quarantined};
 use crate::rows::finding::{Finding, Transition};
@@ -42,8 +42,8 @@ const HISTORY_ROWS: usize = 1000;
 
 /// One organisation at one commit.
 pub struct OrgReader {
-    org: Arc<OrgInner>,
-    read: Box<dyn Read>,
+    pub(super) org: Arc<OrgInner>,
+    pub(super) read: Box<dyn Read>,
 }
 
 impl OrgReader {
@@ -58,7 +58,7 @@ impl OrgReader {
         })
     }
 
-    fn view(&self) -> View<'_> {
+    pub(super) fn view(&self) -> View<'_> {
         View::new(&*self.read, &self.org.sealer)
     }
 
@@ -573,69 +573,6 @@ impl OrgReader {
     pub fn audit_head(&self) -> Result<AuditHead, ReadError> {
         let key = self.org.names.meta(meta::AUDIT);
         Ok(self.view().row(Table::Meta, &key)?.unwrap_or_default())
-    }
-
-    /// Reads the whole audit log against its chain; the inner error names the first bad entry.
-    pub fn verify_audit(&self) -> Result<Result<AuditHead, AuditFault>, ReadError> {
-        let view = self.view();
-        let mut end = AuditHead::default();
-        let fault = |seq: u64, reason: &str| AuditFault {
-            seq,
-            reason: reason.to_owned(),
-        };
-        let found = each(
-            &*self.read,
-            Table::Audit,
-            &Range::all(),
-            Direction::Forward,
-            |row| {
-                let seq = end.seq + 1;
-                let bad = |reason| Ok(ControlFlow::Break(fault(seq, reason)));
-                if row.key != keys::sequence(seq) {
-                    let is_behind = row.key.as_slice() > keys::sequence(seq).as_slice();
-                    return bad(if is_behind {
-                        "it is missing"
-                    } else {
-                        "its key is malformed"
-                    });
-                }
-                let entry: AuditEntry = match view.found(Table::Audit, &row) {
-                    Ok(entry) => entry,
-                    Err(ReadError::Engine(error)) => return Err(ReadError::Engine(error)),
-                    Err(error) => return bad(&error.to_string()),
-                };
-                if entry.seq != seq {
-                    return bad("it names another place");
-                }
-                if entry.prev_hash != end.hash {
-                    return bad("it does not follow from the entry before");
-                }
-                if entry.hash != audit_hash(self.org.org, &entry) {
-                    return bad("it does not have the hash that it names");
-                }
-                end = AuditHead {
-                    seq,
-                    hash: entry.hash,
-                };
-                Ok(ControlFlow::Continue(()))
-            },
-        )?;
-        if let Some(fault) = found {
-            return Ok(Err(fault));
-        }
-        let head = match self.audit_head() {
-            Ok(head) => head,
-            Err(ReadError::Engine(error)) => return Err(ReadError::Engine(error)),
-            Err(error) => return Ok(Err(fault(end.seq + 1, &format!("the head: {error}")))),
-        };
-        Ok(match head.seq.cmp(&end.seq) {
-            std::cmp::Ordering::Greater => Err(fault(end.seq + 1, "it is missing")),
-            std::cmp::Ordering::Less => Err(fault(head.seq + 1, "it stands behind the head")),
-            std::cmp::Ordering::Equal if head.hash != end.hash => {
-                Err(fault(end.seq, "the head names another entry"))
-            }
-            std::cmp::Ordering::Equal => Ok(end),
-        })
     }
 }
 

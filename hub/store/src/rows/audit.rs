@@ -1,6 +1,7 @@
 //! The audit log: who did what, each entry bound to the one before.
 
 use jiff::Timestamp;
+use protocol::ids::OrgId;
 use serde::{Deserialize, Serialize};
 
 use super::at;
@@ -62,3 +63,45 @@ pub struct AuditFault {
     /// What is wrong with it.
     pub reason: String,
 }
+
+/// The end of an organisation's log at one moment. Signed, it is a witness in another place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Whose log.
+    pub org: OrgId,
+    /// Its end.
+    pub head: AuditHead,
+    /// When, by the hub's clock.
+    #[serde(with = "at")]
+    pub at: Timestamp,
+}
+
+impl Checkpoint {
+    /// Returns the bytes that are signed.
+    ///
+    /// ```text
+    /// "zero-x audit checkpoint 1" ‖ organisation 16 ‖ sequence u64 BE ‖ hash 32 ‖ milliseconds i64 BE
+    /// ```
+    pub fn message(&self) -> Vec<u8> {
+        [
+            b"zero-x audit checkpoint 1".as_slice(),
+            self.org.as_bytes(),
+            &self.head.seq.to_be_bytes(),
+            &self.head.hash,
+            &self.at.as_millisecond().to_be_bytes(),
+        ]
+        .concat()
+    }
+}
+
+/// A checkpoint with the hub's signature over [`Checkpoint::message`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedCheckpoint {
+    /// What is signed.
+    pub checkpoint: Checkpoint,
+    /// The signature.
+    pub signature: Vec<u8>,
+}
+
+/// How long checkpoints are kept, in days. There is one for each day on which the log grew.
+pub const CHECKPOINT_DAYS: u32 = 400;
