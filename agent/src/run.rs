@@ -377,6 +377,7 @@ async fn attend(
     if is_lent {
         counter.lend();
     } else {
+        counter.stop();
         notify(&[NotifyState::Stopping]);
     }
     stop.cancel();

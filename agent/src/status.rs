@@ -200,8 +200,8 @@ impl Teller {
 enum Told {
     /// What runs now.
     Running(Arc<Teller>),
-    /// What was true when the state directory was lent.
-    Lent(Box<Status>),
+    /// What was true when the state directory was lent, or when the daemon began to stop.
+    Still(Box<Status>),
 }
 
 /// Who answers on the socket, through all lives of what it tells of.
@@ -229,7 +229,13 @@ impl Counter {
         *self.told() = Told::Running(teller);
     }
 
-    /// Tells what was true until now: what it was read from is let go.
+    /// Tells what was true until now, while the daemon stops: what it was read from is let go.
+    pub(crate) fn stop(&self) {
+        let status = self.status();
+        *self.told() = Told::Still(Box::new(status));
+    }
+
+    /// Does the same while the state directory is lent, and says so.
     pub(crate) fn lend(&self) {
         let mut status = self.status();
         status.link.state = "lent".to_owned();
@@ -237,13 +243,13 @@ impl Counter {
         status.link.transport = None;
         let reason = "a command of this host has the state directory; the agent goes on after it";
         status.link.error = Some(reason.to_owned());
-        *self.told() = Told::Lent(Box::new(status));
+        *self.told() = Told::Still(Box::new(status));
     }
 
     fn status(&self) -> Status {
         let running = match &*self.told() {
             Told::Running(teller) => Arc::clone(teller),
-            Told::Lent(status) => return Status::clone(status),
+            Told::Still(status) => return Status::clone(status),
         };
         running.status()
     }
@@ -262,7 +268,7 @@ impl Counter {
         }
         let no = match &*self.told() {
             _ if !loan::is_own(&stream) => Some(Answer::Stranger),
-            Told::Lent(_) => Some(Answer::Taken),
+            Told::Still(_) => Some(Answer::Taken),
             Told::Running(teller) if teller.link.borrow().state == State::Online => {
                 Some(Answer::Online)
             }
