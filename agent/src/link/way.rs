@@ -15,7 +15,7 @@ use super::{Order, Transport};
 const PAUSE_MAX: Duration = Duration::from_secs(30 * 60);
 
 /// How long a session that is on TCP by chance waits before it looks for QUIC.
-const EARLY: Duration = Duration::from_secs(5);
+const EARLY: Duration = Duration::from_secs(1);
 
 /// How long a QUIC session has to stand for a return that lasted.
 const LASTING: Duration = Duration::from_secs(10 * 60);
@@ -144,7 +144,7 @@ mod tests {
             assert_eq!(way.probe_at(), None, "one at a time");
             way.probe_failed(now);
         }
-        assert_eq!(pauses, [5, 60, 120, 240, 480, 960, 1800, 1800]);
+        assert_eq!(pauses, [1, 60, 120, 240, 480, 960, 1800, 1800]);
         way.down(End::Told, now);
         assert_eq!(
             way.order(now),
