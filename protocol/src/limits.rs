@@ -30,7 +30,8 @@ pub const BATCH_ITEMS: usize = 10_000;
 
 /// Size at which the agent closes a batch, uncompressed, in bytes. A batch is a durable commit of
 /// the hub and a block of its store: with half the size the hub took 3.0 instead of 2.2 CPU
-/// seconds for a million events, and with twice the size a search reads twice as much for each event that it finds.
+/// seconds for a million events, and with twice the size a search reads twice as much for each
+/// event that it finds.
 pub const BATCH_TARGET_BYTES: usize = 512 << 10;
 
 /// Largest single resource document, as JSON, in bytes. A larger one is quarantined.
