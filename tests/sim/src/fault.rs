@@ -1,5 +1,6 @@
 //! What can go wrong, and how it strikes.
 
+use crate::agent::Meddling;
 use crate::world::{Event, World};
 use crate::{Checked, spool};
 
@@ -157,13 +158,14 @@ impl World {
         }
     }
 
-    fn meddle(&mut self, agent: usize, change: impl FnOnce(&mut crate::agent::Meddling)) {
+    fn meddle(&mut self, agent: usize, change: impl FnOnce(&mut Meddling)) {
         if let Some(agent) = self.agents.get_mut(agent) {
             change(&mut agent.meddling);
         }
     }
 
-    /// Ends every fault that lasts. What a transport does wrong to the next batch it still does.
+    /// Ends every fault that lasts, and those that wait for their moment: a batch that is swallowed
+    /// is missed after five minutes, and what must drain from here on would begin there.
     pub(crate) fn heal(&mut self) {
         self.partitioned_until_ms = 0;
         self.hub.full_until_ms = 0;
@@ -171,6 +173,7 @@ impl World {
         for agent in &mut self.agents {
             agent.spool.full_until_ms = 0;
             agent.paused_until_ms = 0;
+            agent.meddling = Meddling::default();
         }
         for wire in self.wires.values_mut() {
             wire.cut_after = None;
@@ -178,5 +181,22 @@ impl World {
                 way.frozen_until_ms = way.frozen_until_ms.min(self.now_ms);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::World;
+
+    #[test]
+    fn a_fault_that_still_waits_for_its_moment_does_not_strike_once_faults_have_ended() {
+        let mut world = World::new(1);
+        world.meddle(0, |meddling| {
+            meddling.swallow = true;
+            meddling.double = true;
+        });
+        world.heal();
+        let meddling = &world.agents[0].meddling;
+        assert!(!meddling.swallow && !meddling.double, "{meddling:?}");
     }
 }
