@@ -401,6 +401,13 @@ pub fn merkle_root(leaves: &[[u8; 32]]) -> [u8; 32] {
 ///
 /// When the payload is a bomb, is not zstd, or is not a run of length-prefixed items.
 pub fn open_payload(payload: &[u8], payload_bytes: u32) -> Result<Items, BatchError> {
+    let size = announced(payload, payload_bytes)?;
+    let bytes = zstd::bulk::decompress(payload, size).map_err(BatchError::Zstd)?;
+    cut(bytes, size)
+}
+
+/// Returns the size that a payload will have when it is decompressed, which is within the bounds.
+fn announced(payload: &[u8], payload_bytes: u32) -> Result<usize, BatchError> {
     let size = usize::try_from(payload_bytes).unwrap_or(usize::MAX);
     let ratio_bound = payload.len().saturating_mul(limits::PAYLOAD_RATIO);
     let is_bomb =
@@ -411,7 +418,11 @@ pub fn open_payload(payload: &[u8], payload_bytes: u32) -> Result<Items, BatchEr
             announced: payload_bytes,
         });
     }
-    let bytes = zstd::bulk::decompress(payload, size).map_err(BatchError::Zstd)?;
+    Ok(size)
+}
+
+/// Cuts a decompressed payload into its items.
+fn cut(bytes: Vec<u8>, size: usize) -> Result<Items, BatchError> {
     if bytes.len() != size {
         return Err(BatchError::Malformed(
             "the payload has another size than announced",
@@ -445,7 +456,8 @@ impl SealedBatch {
     ///
     /// # Errors
     ///
-    /// When the layout is broken or the header contradicts the frame.
+    /// When the layout is broken, the header contradicts the frame, or it announces more than a
+    /// batch may hold.
     pub fn parse(frame: &Frame) -> Result<Self, BatchError> {
         if frame.codec != CODEC_BATCH {
             return Err(BatchError::Malformed("a batch has codec 1"));
@@ -470,12 +482,23 @@ impl SealedBatch {
                 "sequences start at 1 and a batch has items",
             ));
         }
+        let bytes = announced(payload, header.payload_bytes)?;
+        let items = usize::try_from(header.count).unwrap_or(usize::MAX);
+        if header.content == Content::Items && items > limits::BATCH_ITEMS {
+            return Err(BatchError::TooLarge { items, bytes });
+        }
         Ok(Self {
             header,
             header_bytes: header_bytes.to_vec(),
             signature: *signature,
             payload: payload.to_vec(),
         })
+    }
+
+    /// Returns how many bytes it takes in memory once it is verified.
+    pub fn held_bytes(&self) -> usize {
+        let items = usize::try_from(self.header.payload_bytes).unwrap_or(usize::MAX);
+        items.saturating_add(self.payload.len())
     }
 
     /// Checks the signature with the agent's public key (uncompressed P-256 point, 65 bytes),
@@ -717,6 +740,35 @@ pub(crate) mod tests {
             open_payload(&zeros, 1000),
             Err(BatchError::Zstd(_))
         ));
+    }
+
+    #[test]
+    fn a_batch_that_announces_too_much_does_not_wait_for_its_turn() {
+        let key = TestKey::new();
+        let place = place(Lane::Events, 1);
+        let (_, bytes) = sealed(&key, &place, &["a".into()]);
+        let batch = SealedBatch::parse(&frame_of(Lane::Events, &bytes)).unwrap();
+        let parsed = |change: &dyn Fn(&mut BatchHeader)| {
+            let mut header = batch.header.clone();
+            change(&mut header);
+            let header = postcard::to_stdvec(&header).unwrap();
+            let length = u16::try_from(header.len()).unwrap().to_le_bytes();
+            SealedBatch::parse(&Frame {
+                schema: SCHEMA,
+                lane: Lane::Events,
+                kind: kind::BATCH,
+                codec: CODEC_BATCH,
+                payload: [&length[..], &header, &batch.signature, &batch.payload].concat(),
+            })
+        };
+        assert_eq!(parsed(&|_| {}).unwrap(), batch);
+        let bomb = parsed(&|header| header.payload_bytes = 4 << 20);
+        assert!(matches!(bomb, Err(BatchError::Bomb { .. })), "{bomb:?}");
+        let items = u32::try_from(limits::BATCH_ITEMS).unwrap() + 1;
+        let many = parsed(&|header| header.count = items);
+        assert!(matches!(many, Err(BatchError::TooLarge { .. })), "{many:?}");
+        let gone = parsed(&|header| (header.count, header.content) = (items, Content::Lost));
+        assert!(gone.is_ok(), "so many may be lost: {gone:?}");
     }
 
     #[test]

@@ -41,6 +41,8 @@ const SHOWN_BYTES: usize = 64;
 pub(super) struct Terms {
     /// Which agent.
     pub(super) agent: AgentId,
+    /// That its certificate names: uncompressed P-256 point, 65 bytes.
+    pub(super) public_key: Vec<u8>,
     /// Accounts it was approved for; `None` for any.
     pub(super) accounts: Option<BTreeSet<String>>,
     /// The types that documents may have.

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use protocol::batch::{BatchError, SealedBatch, VerifiedBatch};
+use protocol::batch::{BatchError, SealedBatch};
 use protocol::declare::Declarations;
 use protocol::frame::{Decoder, Frame, FrameError, Lane};
 use protocol::session::hub::{self, Duty, Output};
 use protocol::session::{Now, SessionError};
-use protocol::wire::v1::{self, Epoch, Hello, HighWater, Message};
+use protocol::wire::v1::{self, BatchHeader, Epoch, Hello, HighWater, Message};
 use store::error::ReadError;
 use store::{AdmittedAgent, OrgStore, Stream};
 
@@ -58,6 +58,7 @@ impl From<IntakeError> for CarriedError {
     fn from(error: IntakeError) -> Self {
         match error {
             IntakeError::Full => Self::Full,
+            IntakeError::Breach(error) => Self::Session(error),
             error @ (IntakeError::Read(_) | IntakeError::Commit(_) | IntakeError::Examined(_)) => {
                 Self::Store(Box::new(error))
             }
@@ -80,7 +81,7 @@ pub(crate) struct Hole {
 #[derive(Debug)]
 pub(crate) enum Sieved {
     /// To be stored; then [`Sieve::stored`] is told.
-    Batch(Lane, Box<VerifiedBatch>),
+    Batch(Lane, Box<SealedBatch>),
     /// It is stored already.
     Repeat,
     /// Items before it are missing.
@@ -91,6 +92,7 @@ pub(crate) enum Sieved {
 #[derive(Debug, Clone)]
 pub(crate) struct Known {
     config: hub::Config,
+    public_key: Vec<u8>,
     epoch: Epoch,
 }
 
@@ -116,16 +118,20 @@ impl Known {
             hub_epoch,
             commit: admitted.store.read(|reader| reader.commit()).await?,
             high_water: high_water.collect(),
-            public_key,
             duty: Duty::All,
         };
-        Ok(Self { config, epoch })
+        Ok(Self {
+            config,
+            public_key,
+            epoch,
+        })
     }
 }
 
 /// Decides about the frames of one bundle, in order.
 pub(crate) struct Sieve {
     core: hub::Session,
+    public_key: Vec<u8>,
     now: Now,
 }
 
@@ -141,11 +147,16 @@ impl Sieve {
             at: Instant::now(),
             wall_ms: wall.as_millisecond(),
         };
-        let mut core = hub::Session::new(known.config, now);
+        let Known {
+            config,
+            public_key,
+            epoch,
+        } = known;
+        let mut core = hub::Session::new(config, now);
         let hello = Hello {
             versions: (v1::SCHEMA, v1::SCHEMA),
             agent_version: String::new(),
-            epoch: known.epoch,
+            epoch,
             process: 0,
             witness: None,
             wall_ms: now.wall_ms,
@@ -153,7 +164,11 @@ impl Sieve {
         let hello = Message::Hello(hello).encode();
         core.handle_bytes(Lane::Control, &hello, now)?;
         while core.poll_output().is_some() {}
-        Ok(Self { core, now })
+        Ok(Self {
+            core,
+            public_key,
+            now,
+        })
     }
 
     /// Decides about a frame.
@@ -190,6 +205,13 @@ impl Sieve {
             }
         }
         Ok(sieved.unwrap_or(Sieved::Repeat))
+    }
+
+    /// Checks what the intake would check, for a batch that is only looked at.
+    fn verify(&self, lane: Lane, batch: SealedBatch) -> Result<BatchHeader, CarriedError> {
+        let refused = |source| SessionError::Batch { lane, source };
+        let verified = batch.verify(&self.public_key).map_err(refused)?;
+        Ok(verified.header().clone())
     }
 
     /// Takes note that everything of a lane up to `seq` is stored, or given up.
@@ -261,9 +283,10 @@ pub(crate) fn look(
         match sieve.sieve(frame)? {
             Sieved::Repeat => counted.repeats += 1,
             Sieved::Batch(lane, batch) => {
+                let header = sieve.verify(lane, *batch)?;
                 counted.batches += 1;
-                counted.items += u64::from(batch.header().count);
-                sieve.stored(lane, batch.header().last_seq());
+                counted.items += u64::from(header.count);
+                sieve.stored(lane, header.last_seq());
             }
             Sieved::Hole(hole) => {
                 counted.hole(hole);
@@ -310,6 +333,7 @@ impl Door {
         let accounts = admitted.agent.accounts;
         let terms = Terms {
             agent,
+            public_key: known.public_key.clone(),
             accounts: accounts.map(|accounts| accounts.into_iter().collect()),
             types: Declarations::builtin(),
         };
@@ -338,7 +362,7 @@ impl Door {
             match self.sieve.sieve(frame)? {
                 Sieved::Repeat => self.counted.repeats += 1,
                 Sieved::Batch(lane, batch) => {
-                    let (items, last) = (batch.header().count, batch.header().last_seq());
+                    let (items, last) = (batch.header.count, batch.header.last_seq());
                     match self.intake.take(batch, now).await? {
                         Taken::Stored { resync, .. } => {
                             self.counted.batches += 1;

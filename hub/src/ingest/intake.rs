@@ -15,10 +15,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
-use protocol::batch::VerifiedBatch;
+use protocol::batch::{SealedBatch, VerifiedBatch};
 use protocol::document::{Gap, SetHash};
 use protocol::frame::Lane;
 use protocol::ids::{AgentId, SourceId};
+use protocol::session::SessionError;
 use protocol::wire::v1::{BatchHeader, Lost, LostReason, Resent};
 use protocol::{Scope, Urn};
 use store::error::{CommitError, ReadError};
@@ -67,6 +68,9 @@ pub(super) enum IntakeError {
     /// No space is left.
     #[error("the hub's disk is full")]
     Full,
+    /// It is not the agent's batch, or not whole.
+    #[error("the batch is refused")]
+    Breach(#[source] SessionError),
     /// The batch made a thread panic.
     #[error("the batch could not be examined")]
     Examined(#[source] tokio::task::JoinError),
@@ -204,17 +208,12 @@ impl Intake {
     /// Cancelled, the batch may be stored or not; its sender will ask.
     pub(super) async fn take(
         &mut self,
-        batch: Box<VerifiedBatch>,
+        batch: Box<SealedBatch>,
         now: Timestamp,
     ) -> Result<Taken, IntakeError> {
-        let batch: Arc<VerifiedBatch> = Arc::from(batch);
-        let mut too_large: Option<String> = None;
+        let (batch, mut admitted) = self.examine(batch).await?;
         let mut attempt = 1;
         loop {
-            let admitted = match &too_large {
-                None => self.check(&batch).await?,
-                Some(reason) => admit::refuse_all(batch.header(), reason),
-            };
             self.resume(&admitted).await?;
             let kinds = kinds(&admitted);
             let staging = self.stage(&batch, admitted, now);
@@ -241,16 +240,18 @@ impl Intake {
             if attempt >= ATTEMPTS {
                 return Err(IntakeError::Commit(error));
             }
-            match &error {
+            admitted = match &error {
                 CommitError::Conflict { table } => {
                     debug!(table, attempt, "a batch met another write");
+                    self.check(&batch).await?
                 }
                 CommitError::Missing { what } => {
                     debug!(what, attempt, "a batch met another write");
+                    self.check(&batch).await?
                 }
                 CommitError::TooLarge { what, bound } => {
                     // It would be too large for ever, and nothing behind it could come in.
-                    too_large = Some(format!("{what} is larger than {bound}"));
+                    admit::refuse_all(batch.header(), &format!("{what} is larger than {bound}"))
                 }
                 CommitError::Fatal(_)
                 | CommitError::Read(_)
@@ -259,7 +260,7 @@ impl Intake {
                 | CommitError::Gap { .. }
                 | CommitError::Repeat { .. }
                 | _ => return Err(IntakeError::Commit(error)),
-            }
+            };
             // What was remembered of the sweeps under way may be what changed.
             self.sweeps.clear();
             attempt += 1;
@@ -309,14 +310,33 @@ impl Intake {
         Ok(())
     }
 
-    /// Examines a batch's items off the runtime's threads: it takes some milliseconds.
+    /// Verifies a batch and examines its items, off the runtime's threads: it takes some
+    /// milliseconds.
+    async fn examine(
+        &mut self,
+        batch: Box<SealedBatch>,
+    ) -> Result<(Arc<VerifiedBatch>, Admitted), IntakeError> {
+        let is_foreign = self.is_foreign(batch.header.source).await?;
+        let terms = Arc::clone(&self.terms);
+        let examined = tokio::task::spawn_blocking(move || {
+            let lane = Lane::from_number(batch.header.lane).unwrap_or(Lane::Control);
+            let batch = batch
+                .verify(&terms.public_key)
+                .map_err(|source| SessionError::Batch { lane, source })?;
+            let admitted = judge(&batch, &terms, is_foreign);
+            Ok((Arc::new(batch), admitted))
+        });
+        examined
+            .await
+            .map_err(IntakeError::Examined)?
+            .map_err(IntakeError::Breach)
+    }
+
+    /// Examines the items of a verified batch once more.
     async fn check(&mut self, batch: &Arc<VerifiedBatch>) -> Result<Admitted, IntakeError> {
-        if self.is_foreign(batch.header().source).await? {
-            let reason = "this source belongs to another agent";
-            return Ok(admit::refuse_all(batch.header(), reason));
-        }
+        let is_foreign = self.is_foreign(batch.header().source).await?;
         let (batch, terms) = (Arc::clone(batch), Arc::clone(&self.terms));
-        tokio::task::spawn_blocking(move || admit::admit(&batch, &terms))
+        tokio::task::spawn_blocking(move || judge(&batch, &terms, is_foreign))
             .await
             .map_err(IntakeError::Examined)
     }
@@ -401,7 +421,7 @@ impl Intake {
             source: header.source,
             now,
             write: self.store.write(),
-            sweeps: self.sweeps.clone(),
+            sweeps: BTreeMap::new(),
             spoiled: BTreeMap::new(),
             unknown: 0,
             refused: 0,
@@ -467,7 +487,17 @@ impl Intake {
     /// Takes note of what a commit made true; returns the scopes to ask for.
     fn remember(&mut self, staged: Staged, committed: &Committed, now: Timestamp) -> Vec<Ask> {
         let agent = self.terms.agent;
-        self.sweeps = staged.sweeps;
+        for (scope, sweep) in staged.sweeps {
+            match sweep {
+                Some(sweep) => self.sweeps.insert(scope, sweep),
+                None => self.sweeps.remove(&scope),
+            };
+        }
+        if staged.unknown > 0 {
+            for sweep in self.sweeps.values_mut() {
+                sweep.unknown = sweep.unknown.saturating_add(staged.unknown);
+            }
+        }
         for (scope, hashes) in staged.spoiled {
             self.spoiled.replace(agent, scope, hashes);
         }
@@ -531,6 +561,15 @@ impl Intake {
     }
 }
 
+/// Decides item by item what of a batch may be stored.
+fn judge(batch: &VerifiedBatch, terms: &Terms, is_foreign: bool) -> Admitted {
+    if is_foreign {
+        let reason = "this source belongs to another agent";
+        return admit::refuse_all(batch.header(), reason);
+    }
+    admit::admit(batch, terms)
+}
+
 /// A scope of which the two sides hold different sets.
 enum Ask {
     /// What differs is to be sent again.
@@ -564,7 +603,8 @@ struct Staging<'a> {
     source: SourceId,
     now: Timestamp,
     write: OrgWrite,
-    sweeps: BTreeMap<Scope, Sweep>,
+    /// The sweeps that this batch goes on with; `None` for one that it ends.
+    sweeps: BTreeMap<Scope, Option<Sweep>>,
     /// The scopes whose refused resources were looked at, with what is refused now.
     spoiled: BTreeMap<Scope, BTreeSet<Short>>,
     /// Refused items of this batch that could have been documents of any sweep.
@@ -576,19 +616,19 @@ struct Staging<'a> {
 
 /// What is to be remembered when a write has happened.
 struct Staged {
-    sweeps: BTreeMap<Scope, Sweep>,
+    sweeps: BTreeMap<Scope, Option<Sweep>>,
+    /// Refused items that could have been documents of any sweep.
+    unknown: u64,
     spoiled: BTreeMap<Scope, BTreeSet<Short>>,
     refused: u64,
     ends: Vec<Coverage>,
 }
 
 impl Staging<'_> {
-    fn done(mut self) -> (OrgWrite, Staged) {
-        for sweep in self.sweeps.values_mut() {
-            sweep.unknown = sweep.unknown.saturating_add(self.unknown);
-        }
+    fn done(self) -> (OrgWrite, Staged) {
         let staged = Staged {
             sweeps: self.sweeps,
+            unknown: self.unknown,
             spoiled: self.spoiled,
             refused: self.refused,
             ends: self.ends,
@@ -598,6 +638,14 @@ impl Staging<'_> {
 
     fn agent(&self) -> AgentId {
         self.intake.terms.agent
+    }
+
+    /// Returns a sweep as this batch has left it so far.
+    fn sweep(&self, scope: &Scope) -> Option<&Sweep> {
+        match self.sweeps.get(scope) {
+            Some(here) => here.as_ref(),
+            None => self.intake.sweeps.get(scope),
+        }
     }
 
     fn spoiled(&mut self, scope: &Scope) -> &mut BTreeSet<Short> {
@@ -681,7 +729,7 @@ impl Staging<'_> {
                 }
             }
             Item::Gone(urn) => {
-                if self.sweeps.contains_key(&urn.scope) {
+                if self.sweep(&urn.scope).is_some() {
                     self.spoiled(&urn.scope).remove(&short_hash(&urn));
                     self.write.stage_gone(&urn);
                 } else {
@@ -693,7 +741,7 @@ impl Staging<'_> {
                 generation,
                 set,
                 resent,
-            } => match self.sweeps.get(&scope) {
+            } => match self.sweep(&scope) {
                 Some(sweep) if sweep.generation == generation => self.end(scope, set, resent),
                 Some(_) | None => {
                     self.refuse_order(scope.to_string(), not_begun, Spoils::Nothing);
@@ -704,7 +752,7 @@ impl Staging<'_> {
                 generation,
                 gap,
             } => {
-                self.sweeps.remove(&scope);
+                self.sweeps.insert(scope.clone(), None);
                 let (agent, source) = (self.agent(), self.source);
                 let write = &mut self.write;
                 write.fail_sweep(&scope, agent, source, generation, gap, self.now);
@@ -714,7 +762,9 @@ impl Staging<'_> {
     }
 
     fn begin(&mut self, scope: Scope, generation: u64) {
-        if self.sweeps.len() >= OPEN_SWEEPS && !self.sweeps.contains_key(&scope) {
+        // Those that this batch ends are counted too: it matters to nobody honest.
+        let open = self.intake.sweeps.len() + self.sweeps.len();
+        if open >= OPEN_SWEEPS && self.sweep(&scope).is_none() {
             let reason = "too many sweeps of this agent are under way";
             return self.refuse_order(scope.to_string(), reason, Spoils::Nothing);
         }
@@ -725,12 +775,20 @@ impl Staging<'_> {
             generation,
             ..Sweep::default()
         };
-        self.sweeps.insert(scope, sweep);
+        self.sweeps.insert(scope, Some(sweep));
+    }
+
+    fn sweep_mut(&mut self, scope: &Scope) -> Option<&mut Sweep> {
+        if !self.sweeps.contains_key(scope) {
+            let before = self.intake.sweeps.get(scope)?.clone();
+            self.sweeps.insert(scope.clone(), Some(before));
+        }
+        self.sweeps.get_mut(scope)?.as_mut()
     }
 
     /// Counts a document that its sweep sent; says whether there is such a sweep.
     fn sent(&mut self, urn: &Urn, content: &[u8; 32]) -> bool {
-        let Some(sweep) = self.sweeps.get_mut(&urn.scope) else {
+        let Some(sweep) = self.sweep_mut(&urn.scope) else {
             return false;
         };
         sweep.sent.add(&urn.to_string(), content);
@@ -739,7 +797,8 @@ impl Staging<'_> {
     }
 
     fn end(&mut self, scope: Scope, claimed: SetHash, resent: Option<Resent>) {
-        let sweep = self.sweeps.remove(&scope).unwrap_or_default();
+        let sweep = self.sweep(&scope).cloned().unwrap_or_default();
+        self.sweeps.insert(scope.clone(), None);
         let coverage = Self::coverage(&sweep, claimed, resent);
         let unknown = sweep.unknown.saturating_add(self.unknown);
         let spoiled = self.spoiled(&scope);

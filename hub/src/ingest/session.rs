@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use protocol::batch::VerifiedBatch;
+use protocol::batch::SealedBatch;
 use protocol::declare::Declarations;
 use protocol::enroll::Pin;
 use protocol::frame::Lane;
@@ -56,7 +56,7 @@ use crate::live::{Changed, EndSession, Greeted, Live, Registered, SessionInfo, T
 use crate::tls::root_of;
 use frames::Frames;
 use renewal::{Renewing, next_certificate};
-use turns::{Answer, next_answer, size};
+use turns::{Answer, next_answer};
 
 /// Time for an agent to greet after the handshake.
 const GREETING_TIME: Duration = Duration::from_secs(10);
@@ -356,7 +356,6 @@ async fn prepare(
                 seq,
             })
             .collect(),
-        public_key: names.public_key.clone(),
         duty: if names.not_after > since {
             Duty::All
         } else {
@@ -365,6 +364,7 @@ async fn prepare(
     };
     let terms = Terms {
         agent,
+        public_key: names.public_key.clone(),
         accounts: admitted
             .agent
             .accounts
@@ -502,8 +502,8 @@ struct Drive {
     /// When the agent was last told anything.
     spoke_at: Instant,
     /// As they wait in the queue of all.
-    work: BTreeMap<Lane, VecDeque<Box<VerifiedBatch>>>,
-    /// Decompressed bytes of the batches in `work` and of the one that is being stored.
+    work: BTreeMap<Lane, VecDeque<Box<SealedBatch>>>,
+    /// Bytes of the batches in `work` and of the one that is being stored, as if decompressed.
     held_bytes: usize,
     /// Of a data lane, not yet given to the core.
     piece: Option<(Lane, Bytes)>,
@@ -753,17 +753,19 @@ impl Drive {
                 // What waits follows the refused one; the agent will send it again.
                 let dropped = self.work.remove(&lane).unwrap_or_default();
                 self.seat.withdraw(lane);
-                let bytes: usize = dropped.iter().map(|batch| size(batch)).sum();
+                let bytes: usize = dropped.iter().map(|batch| batch.held_bytes()).sum();
                 self.held_bytes = self.held_bytes.saturating_sub(bytes);
                 self.core.handle_refused(lane, expected);
             }
+            Err(IntakeError::Breach(error)) => return Err(self.broken(&error).into()),
             Err(error) => {
                 error!(%agent, error = &error as &dyn Error, "a batch could not be stored");
                 let reason = match error {
                     IntakeError::Full => "the hub's disk is full",
-                    IntakeError::Read(_) | IntakeError::Commit(_) | IntakeError::Examined(_) => {
-                        "the hub cannot store at the moment"
-                    }
+                    IntakeError::Breach(_)
+                    | IntakeError::Read(_)
+                    | IntakeError::Commit(_)
+                    | IntakeError::Examined(_) => "the hub cannot store at the moment",
                 };
                 return Err(end(CloseCode::Store, reason).into());
             }

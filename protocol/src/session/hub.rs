@@ -1,10 +1,11 @@
-//! The hub's half: greets, checks order, credit, signature and root, hands batches over for one
-//! durable commit, and acknowledges after it.
+//! The hub's half: greets, checks order, credit and announced size, hands batches over for one
+//! durable commit, and acknowledges after it. Signature and root are for the driver to check, as it
+//! costs milliseconds and has to wait for its turn.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use crate::batch::{SealedBatch, VerifiedBatch};
+use crate::batch::SealedBatch;
 use crate::frame::{Decoder, Frame, Lane};
 use crate::limits;
 use crate::session::{Now, SessionError};
@@ -36,8 +37,6 @@ pub struct Config {
     pub commit: u64,
     /// What is durably stored of this agent, all epochs.
     pub high_water: Vec<HighWater>,
-    /// Public key of the agent's certificate: uncompressed P-256 point, 65 bytes.
-    pub public_key: Vec<u8>,
     /// What the agent's certificate lets it do.
     pub duty: Duty,
 }
@@ -54,9 +53,10 @@ pub enum Output {
     },
     /// The agent has introduced itself.
     Greeted(Hello),
-    /// Commit a batch and report [`Session::handle_committed`] or [`Session::handle_refused`].
-    /// Batches of one lane come in order.
-    Admit(Box<VerifiedBatch>),
+    /// Verify a batch with the key of the agent's certificate, commit it and report
+    /// [`Session::handle_committed`] or [`Session::handle_refused`]. One that does not verify ends
+    /// the session ([`SessionError::Batch`]). Batches of one lane come in order.
+    Admit(Box<SealedBatch>),
     /// The agent is alive and says what waits in its spool.
     Beat(Heartbeat),
     /// The agent asks for a certificate by this PKCS #10 request: report
@@ -268,11 +268,10 @@ impl Session {
         if state.pending_bytes > credit_bytes {
             return Err(SessionError::Credit { lane, credit_bytes });
         }
-        let verified = batch.verify(&self.config.public_key).map_err(broken)?;
         state.received = last_seq;
         state.pending.push_back((last_seq, bytes));
         state.pending_bytes += bytes;
-        self.outputs.push_back(Output::Admit(Box::new(verified)));
+        self.outputs.push_back(Output::Admit(Box::new(batch)));
         Ok(())
     }
 

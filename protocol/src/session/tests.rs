@@ -117,7 +117,6 @@ impl World {
             hub_epoch: [5; 16],
             commit: self.commit,
             high_water: self.high_water(),
-            public_key: self.key.public(),
             duty: self.duty,
         }
     }
@@ -188,7 +187,10 @@ impl World {
                     hub::Output::Send { lane, bytes } => {
                         self.agent.handle_bytes(lane, &bytes, self.now).unwrap();
                     }
-                    hub::Output::Admit(batch) => self.uncommitted.push(*batch),
+                    hub::Output::Admit(batch) => {
+                        let verified = batch.verify(&self.key.public()).unwrap();
+                        self.uncommitted.push(verified);
+                    }
                     hub::Output::Greeted(hello) => {
                         self.hub_saw = self.hub.as_ref().and_then(|hub| hub.set_back(&hello));
                     }
@@ -547,7 +549,6 @@ fn greeted_with(bytes: &[u8]) -> (hub::Session, Result<(), SessionError>) {
         hub_epoch: [5; 16],
         commit: 0,
         high_water: vec![],
-        public_key: world.key.public(),
         duty: Duty::All,
     };
     let mut hub = hub::Session::new(config, world.now);
@@ -710,14 +711,21 @@ fn said(hub: &mut hub::Session) -> Vec<String> {
 }
 
 #[test]
-fn a_batch_by_another_key_or_before_the_greeting_ends_the_session() {
+fn a_batch_that_announces_a_bomb_or_comes_before_the_greeting_ends_the_session() {
     let mut world = World::new();
     world.wait(Duration::ZERO);
     world.run(None);
-    let (_, forged) = sealed(&TestKey::new(), &place(Lane::Events, 1), &["x".into()]);
+    let (mut header, frame) = sealed(&world.key, &place(Lane::Events, 1), &["x".into()]);
+    header.payload_bytes = u32::MAX;
+    let header = postcard::to_stdvec(&header).unwrap();
+    let length = u16::try_from(header.len()).unwrap().to_le_bytes();
+    let mut decoder = Decoder::new(Lane::Events);
+    decoder.push(&frame);
+    let mut bomb = decoder.pop().unwrap().unwrap();
+    bomb.payload = [&length[..], &header, &[0; 100]].concat();
     let hub = world.hub.as_mut().unwrap();
     let error = hub
-        .handle_bytes(Lane::Events, &forged, world.now)
+        .handle_bytes(Lane::Events, &bomb.encode(), world.now)
         .unwrap_err();
     assert_eq!(error.close_code(), CloseCode::Protocol);
     assert!(hub.poll_output().is_none());

@@ -310,7 +310,6 @@ pub fn hub_session(data: &[u8]) {
         hub_epoch: [5; 16],
         commit: 1,
         high_water: Vec::new(),
-        public_key: vec![4; 65],
         duty: hub::Duty::All,
     };
     let mut session = hub::Session::new(config, now);
@@ -333,8 +332,12 @@ pub fn hub_session(data: &[u8]) {
         let mut outputs = 0;
         while let Some(output) = session.poll_output() {
             outputs += 1;
-            let is_forged = matches!(output, hub::Output::Admit(_));
-            assert!(!is_forged, "a batch is admitted that nobody signed");
+            if let hub::Output::Admit(batch) = output {
+                let bound = limits::PAYLOAD_BYTES + limits::FRAME_BYTES;
+                assert!(batch.held_bytes() <= bound, "a bomb waits for its turn");
+                let verified = batch.verify(&[4; 65]);
+                assert!(verified.is_err(), "a batch is taken that nobody signed");
+            }
         }
         assert!(outputs <= 4, "one frame makes {outputs} outputs");
         if result.is_err() {

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use protocol::batch::VerifiedBatch;
+use protocol::batch::{SealedBatch, VerifiedBatch};
 use protocol::frame::Lane;
-use protocol::session::CloseCode;
 use protocol::session::hub::{self, Output};
-use protocol::wire::v1::{Content, Epoch, GoAway};
+use protocol::session::{CloseCode, SessionError};
+use protocol::wire::v1::{BatchHeader, Content, Epoch, GoAway};
 
 use crate::identity::{Card, List};
 use crate::store::{OrgStore, Taken};
@@ -29,7 +29,9 @@ pub(crate) struct Conn {
     agent: usize,
     /// The certificate that the agent showed.
     shown: Card,
-    work: BTreeMap<Lane, VecDeque<Box<VerifiedBatch>>>,
+    /// That the certificate names.
+    public_key: Vec<u8>,
+    work: BTreeMap<Lane, VecDeque<Box<SealedBatch>>>,
     held_bytes: u64,
     is_storing: bool,
     /// The last item of each lane that the core handed over.
@@ -96,8 +98,8 @@ impl Hub {
     }
 }
 
-fn size(batch: &VerifiedBatch) -> u64 {
-    u64::from(batch.header().payload_bytes)
+fn size(header: &BatchHeader) -> u64 {
+    u64::from(header.payload_bytes)
 }
 
 impl World {
@@ -132,14 +134,15 @@ impl World {
             hub_epoch: self.hub.epoch,
             commit: stored.map_or(0, |store| store.commits),
             high_water,
-            public_key: found.spool.key.public(),
             duty,
         };
+        let public_key = found.spool.key.public();
         let core = hub::Session::new(config, self.now(0));
         let wake_ms = self.ms(core.poll_timeout());
         let conn = Conn {
             core,
             agent,
+            public_key,
             shown,
             work: BTreeMap::new(),
             held_bytes: 0,
@@ -188,7 +191,7 @@ impl World {
                     self.after(span, Event::Certified(wire, agent, shown));
                 }
                 Output::Admit(batch) => {
-                    let header = batch.header();
+                    let header = &batch.header;
                     let lane = Lane::from_number(header.lane);
                     let lane = lane.ok_or_else(|| violated("a batch of no lane"))?;
                     let mark = conn.marks.get(&(header.lane, header.epoch));
@@ -200,7 +203,7 @@ impl World {
                         )));
                     }
                     conn.admitted.insert(lane, header.last_seq());
-                    conn.held_bytes += size(&batch);
+                    conn.held_bytes += size(header);
                     conn.work.entry(lane).or_default().push_back(batch);
                 }
             }
@@ -221,6 +224,13 @@ impl World {
             .iter_mut()
             .find_map(|(lane, queue)| Some((*lane, queue.pop_front()?)));
         let Some((lane, batch)) = next else { return };
+        let batch = match batch.verify(&conn.public_key) {
+            Ok(batch) => Box::new(batch),
+            Err(source) => {
+                let error = SessionError::Batch { lane, source };
+                return self.close_from_hub(wire, error.close_code(), &error.to_string());
+            }
+        };
         conn.is_storing = true;
         let job = Job {
             wire,
@@ -284,7 +294,7 @@ impl World {
             return Ok(());
         };
         conn.is_storing = false;
-        conn.held_bytes -= size(&job.batch);
+        conn.held_bytes -= size(job.batch.header());
         match taken {
             Taken::Stored { seq, commit } => {
                 conn.core.handle_committed(job.lane, seq, commit, [0; 32]);
@@ -296,7 +306,7 @@ impl World {
             }
             Taken::Gap { expected } => {
                 let dropped = conn.work.remove(&job.lane).unwrap_or_default();
-                conn.held_bytes -= dropped.iter().map(|batch| size(batch)).sum::<u64>();
+                conn.held_bytes -= dropped.iter().map(|batch| size(&batch.header)).sum::<u64>();
                 conn.core.handle_refused(job.lane, expected);
                 conn.admitted.insert(job.lane, expected - 1);
             }

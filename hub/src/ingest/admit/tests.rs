@@ -79,6 +79,7 @@ fn terms() -> Terms {
     let types = Declarations::parse([("ec2.yaml", TYPES)]).unwrap();
     Terms {
         agent: AgentId::from_bytes([1; 16]),
+        public_key: Vec::new(),
         accounts: None,
         types: Box::leak(Box::new(types)),
     }

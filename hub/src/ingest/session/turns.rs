@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use protocol::batch::VerifiedBatch;
+use protocol::batch::SealedBatch;
 use protocol::frame::Lane;
 use protocol::limits::FRAME_TIME;
+use protocol::wire::v1::Content;
 use tokio::task::{JoinError, JoinHandle};
 
 use super::{Drive, Ending};
@@ -18,7 +19,7 @@ use crate::ingest::quota::Spent;
 /// before [`HELD_BYTES`] and the quota are looked at again is some twenty small batches.
 const FEED_BYTES: usize = 4 << 10;
 
-/// Decompressed bytes of batches that wait, from which no more of the data lanes is read.
+/// Bytes of batches that wait, as if decompressed, from which no more of the data lanes is read.
 const HELD_BYTES: usize = 8 << 20;
 
 /// What became of a batch that was given to the store.
@@ -43,12 +44,6 @@ pub(super) async fn next_answer(
         }
         None => std::future::pending().await,
     }
-}
-
-/// Returns how many bytes a batch holds in memory.
-pub(super) fn size(batch: &VerifiedBatch) -> usize {
-    let items = usize::try_from(batch.header().payload_bytes).unwrap_or(usize::MAX);
-    items.saturating_add(batch.payload().len())
 }
 
 impl Drive {
@@ -111,16 +106,20 @@ impl Drive {
     }
 
     /// Lets a batch wait for its turn.
-    pub(super) fn queue(&mut self, batch: Box<VerifiedBatch>) {
-        let lane = Lane::from_number(batch.header().lane).unwrap_or(Lane::Control);
-        let bytes = size(&batch);
+    pub(super) fn queue(&mut self, batch: Box<SealedBatch>) {
+        let header = &batch.header;
+        let lane = Lane::from_number(header.lane).unwrap_or(Lane::Control);
+        let bytes = batch.held_bytes();
         self.held_bytes = self.held_bytes.saturating_add(bytes);
         self.seat.wait(lane, bytes);
-        let records = usize::try_from(batch.header().payload_bytes).unwrap_or(usize::MAX);
+        let records = usize::try_from(header.payload_bytes).unwrap_or(usize::MAX);
         // What came over the wire has been counted as it was read.
-        let rest = records.saturating_sub(batch.payload().len());
-        let is_event = lane == Lane::Events;
-        self.spend(rest, if is_event { batch.items().len() } else { 0 });
+        let rest = records.saturating_sub(batch.payload.len());
+        let events = match (lane, header.content) {
+            (Lane::Events, Content::Items) => usize::try_from(header.count).unwrap_or(usize::MAX),
+            _ => 0,
+        };
+        self.spend(rest, events);
         self.work.entry(lane).or_default().push_back(batch);
     }
 
@@ -134,7 +133,7 @@ impl Drive {
             self.intake = Some(intake);
             return;
         };
-        let bytes = size(&batch);
+        let bytes = batch.held_bytes();
         self.answering = Some(self.fair.run(async move {
             let taken = intake.take(batch, Timestamp::now()).await;
             Answer {
