@@ -18,6 +18,7 @@
 //!   may be promoted without it); where the outcome of a commit is unknown, as after a lost
 //!   connection, it finds out by the last commit number or answers [`EngineError::Fatal`]
 //! - snapshots that show one commit for as long as they are held (`REPEATABLE READ`)
+//! - a number for each holder that says the format of its rows ([`FORMAT`])
 //! - a second opening of the same holder refused while the first is open (an advisory lock whose
 //!   loss is `Fatal`)
 //!
@@ -28,6 +29,7 @@
 pub(crate) mod conformance;
 #[cfg(test)]
 pub(crate) mod memory;
+pub(crate) mod pieces;
 pub(crate) mod redb;
 
 use std::io;
@@ -39,6 +41,11 @@ use protocol::ids::OrgId;
 
 use crate::error::{EngineError, OpenError};
 use crate::tables::Table;
+
+/// The newest format of what tables hold that this program reads, and the one that it writes. Each
+/// holder has its number, in the clear, so that a newer one is refused before a byte is changed; an
+/// older one is brought up by [`crate::migrate`].
+pub(crate) const FORMAT: u32 = 1;
 
 /// Whose rows an engine holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,8 +76,18 @@ pub(crate) trait Engines: Send + Sync + 'static {
     /// exists is refused and stays as it is.
     fn create(&self, holder: Holder, first: &WriteSet) -> Result<Arc<dyn Engine>, OpenError>;
 
-    /// Opens what [`Engines::create`] made, with every acknowledged write set. `InUse` while it is
-    /// open elsewhere.
+    /// Makes a holder's place with rows that another one had, versions, marks, feed and numbers as
+    /// they were, all or nothing, durably; it is not opened. One that exists is refused and stays
+    /// as it is. Nothing is there when `pieces` stops.
+    fn load(
+        &self,
+        holder: Holder,
+        moment: Moment,
+        pieces: &mut Pieces<'_>,
+    ) -> Result<(), LoadError>;
+
+    /// Opens what [`Engines::create`] or [`Engines::load`] made, with every acknowledged write set.
+    /// `InUse` while it is open elsewhere, `Newer` without a change where its format is.
     fn open(&self, holder: Holder) -> Result<Arc<dyn Engine>, OpenError>;
 
     /// Returns a row of a holder that is not open, changing nothing. `None` also where only an
@@ -89,6 +106,53 @@ pub(crate) trait Engines: Send + Sync + 'static {
     /// Returns how many organisations' files are open.
     fn open_files(&self) -> usize {
         0
+    }
+}
+
+/// The numbers of a holder at one commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moment {
+    /// Of the last accepted write set.
+    pub(crate) commit: u64,
+    /// Of what the tables hold.
+    pub(crate) format: u32,
+}
+
+/// Some of what a holder had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Piece {
+    /// Rows of a table, with their versions.
+    Rows(Table, Vec<Entry>),
+    Marks(Vec<(Key, u64)>),
+    /// The feed of changes, whole commits, oldest first.
+    Notes(Vec<Note>),
+}
+
+/// Whoever gives the pieces stopped, and knows why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stopped;
+
+/// Gives one piece after another, then `None`.
+pub(crate) type Pieces<'p> = dyn FnMut() -> Result<Option<Piece>, Stopped> + 'p;
+
+/// Why a holder was not loaded.
+#[derive(Debug)]
+pub(crate) enum LoadError {
+    /// Its pieces stopped.
+    Stopped,
+    /// The engine failed.
+    Open(OpenError),
+}
+
+impl From<Stopped> for LoadError {
+    fn from(Stopped: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
+impl From<OpenError> for LoadError {
+    fn from(error: OpenError) -> Self {
+        Self::Open(error)
     }
 }
 
@@ -243,6 +307,8 @@ pub(crate) struct WriteSet {
     pub(crate) notes: Vec<(Table, Key)>,
     /// Forgets the feed up to and with this number.
     pub(crate) forget_notes: Option<u64>,
+    /// The tables hold another format from now on.
+    pub(crate) format: Option<u32>,
 }
 
 impl WriteSet {
@@ -291,11 +357,18 @@ pub(crate) trait Read {
     /// Returns a mark; 0 if it was never set.
     fn mark(&self, key: &[u8]) -> Result<u64, EngineError>;
 
+    /// Returns the marks that were ever set, in the order of their keys, from the one behind
+    /// `after`; at most `limit`.
+    fn marks(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<(Key, u64)>, EngineError>;
+
     /// Returns the feed after write set `since`, oldest first, at most `limit` entries.
     fn notes(&self, since: u64, limit: usize) -> Result<Vec<Note>, EngineError>;
 
     /// Returns the number of the last accepted write set; 0 before the first.
     fn last_commit(&self) -> Result<u64, EngineError>;
+
+    /// Returns the format of what the tables hold.
+    fn format(&self) -> Result<u32, EngineError>;
 }
 
 /// Write sets that share one durable commit. Reads see what was applied before.

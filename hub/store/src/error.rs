@@ -156,6 +156,12 @@ pub enum MasterKeyError {
         /// The key file.
         path: PathBuf,
     },
+    /// It holds no recovery key.
+    #[error("{} holds no recovery key", path.display())]
+    NoRecoveryKey {
+        /// The file.
+        path: PathBuf,
+    },
     /// It is not a regular file.
     #[error("{} is not a regular file", path.display())]
     Kind {

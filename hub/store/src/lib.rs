@@ -19,6 +19,7 @@
 #![warn(missing_docs)]
 
 mod appliance;
+mod backup;
 mod codec;
 mod door;
 mod draft;
@@ -28,6 +29,7 @@ mod keys;
 mod list;
 mod master;
 mod org;
+mod recovery;
 pub mod rows;
 mod seal;
 mod store;
@@ -36,6 +38,7 @@ mod view;
 mod writer;
 
 pub use appliance::{AdmittedAgent, AgentIdentity, Appliance, Member, VersionedSession};
+pub use backup::{BackupContent, BackupError, BackupHeader, BackupNote, BackupSummary, Restored};
 pub use error::{
     AdmitAgentError, AdmitUserError, ApplianceError, CommitError, Fatal, MasterKeyError, OpenError,
     ReadError, TokenError,
@@ -49,4 +52,5 @@ pub use org::{
     Administration, AgentBounds, Committed, Inspection, OrgReader, OrgStore, OrgWrite,
     SignedHeader, StoredHeader, Stream,
 };
+pub use recovery::{NoRecipientError, RecoveryKey, RecoveryRecipient};
 pub use store::{Store, StoreConfig};

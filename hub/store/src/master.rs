@@ -9,7 +9,9 @@ use std::path::{Component, Path, PathBuf};
 use data_encoding::HEXLOWER_PERMISSIVE;
 use zeroize::Zeroizing;
 
+use crate::backup::{BackupError, BackupHeader};
 use crate::error::MasterKeyError;
+use crate::recovery::RecoveryKey;
 use crate::seal::{Secret, Wrap, random_key};
 
 /// The longest file that is read: the key and a line end of either kind.
@@ -38,29 +40,27 @@ impl MasterKey {
     /// written.
     pub fn create(path: &Path, data_dir: &Path) -> Result<Self, MasterKeyError> {
         refuse_inside(path, data_dir)?;
-        let failed = |source| MasterKeyError::Io {
-            path: path.to_owned(),
-            source,
-        };
-        let key = random_key();
+        Self::write(path, random_key())
+    }
+
+    /// Writes the key that a backup carries to a new file, as [`MasterKey::create`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [`MasterKey::create`], and when the recovery key does not open it.
+    pub fn recover(
+        path: &Path,
+        data_dir: &Path,
+        header: &BackupHeader,
+        recovery: &RecoveryKey,
+    ) -> Result<Self, BackupError> {
+        refuse_inside(path, data_dir)?;
+        Ok(Self::write(path, header.unseal(recovery)?)?)
+    }
+
+    fn write(path: &Path, key: Secret) -> Result<Self, MasterKeyError> {
         let text = Zeroizing::new(HEXLOWER_PERMISSIVE.encode(key.as_ref()));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(failed)?;
-        let written = file
-            .write_all(text.as_bytes())
-            .and_then(|()| file.write_all(b"\n"))
-            .and_then(|()| file.sync_all())
-            .and_then(|()| sync_parent(path));
-        if let Err(source) = written {
-            // Half a key would be taken for a damaged one at the next start. The first error is
-            // the one to tell.
-            let _ = fs::remove_file(path);
-            return Err(failed(source));
-        }
+        write_private(path, &[&text])?;
         Ok(Self {
             path: path.to_owned(),
             key,
@@ -75,40 +75,10 @@ impl MasterKey {
     /// be read by others than its owner, or is not 64 hexadecimal characters.
     pub fn load(path: &Path, data_dir: &Path) -> Result<Self, MasterKeyError> {
         refuse_inside(path, data_dir)?;
-        let failed = |source| MasterKeyError::Io {
-            path: path.to_owned(),
-            source,
-        };
-        // Asked before it is opened: a pipe would wait for a writer.
-        if !fs::metadata(path).map_err(failed)?.is_file() {
-            return Err(MasterKeyError::Kind {
-                path: path.to_owned(),
-            });
-        }
-        let file = File::open(path).map_err(failed)?;
-        let found = file.metadata().map_err(failed)?;
-        if !found.is_file() {
-            return Err(MasterKeyError::Kind {
-                path: path.to_owned(),
-            });
-        }
-        let mode = found.permissions().mode() & 0o7777;
-        if mode & 0o077 != 0 {
-            return Err(MasterKeyError::Mode {
-                path: path.to_owned(),
-                mode,
-            });
-        }
         let content = || MasterKeyError::Content {
             path: path.to_owned(),
         };
-        let mut bytes = Zeroizing::new(Vec::with_capacity(128));
-        file.take(FILE_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .map_err(failed)?;
-        let text = std::str::from_utf8(&bytes).map_err(|_| content())?;
-        let text = text.strip_suffix('\n').unwrap_or(text);
-        let text = text.strip_suffix('\r').unwrap_or(text);
+        let text = read_private(path, FILE_BYTES)?;
         let mut key: Secret = Zeroizing::new([0; 32]);
         if text.len() != 64 {
             return Err(content());
@@ -135,6 +105,75 @@ impl MasterKey {
     pub(crate) fn wrap(&self) -> Wrap {
         Wrap::new(&self.key)
     }
+}
+
+/// Writes words to a new file, mode 0600, as one line.
+pub(crate) fn write_private(path: &Path, words: &[&str]) -> Result<(), MasterKeyError> {
+    let failed = |source| MasterKeyError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
+    let written = words
+        .iter()
+        .chain(&["\n"])
+        .try_for_each(|word| file.write_all(word.as_bytes()))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| sync_parent(path));
+    if let Err(source) = written {
+        // Half a key would be taken for a damaged one at the next start. The first error is
+        // the one to tell.
+        let _ = fs::remove_file(path);
+        return Err(failed(source));
+    }
+    Ok(())
+}
+
+/// Reads a short line that its owner alone may read, without its end.
+pub(crate) fn read_private(path: &Path, bytes: u64) -> Result<Zeroizing<String>, MasterKeyError> {
+    let failed = |source| MasterKeyError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let kind = || MasterKeyError::Kind {
+        path: path.to_owned(),
+    };
+    // Asked before it is opened: a pipe would wait for a writer.
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(kind());
+    }
+    let file = File::open(path).map_err(failed)?;
+    let found = file.metadata().map_err(failed)?;
+    if !found.is_file() {
+        return Err(kind());
+    }
+    let mode = found.permissions().mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(MasterKeyError::Mode {
+            path: path.to_owned(),
+            mode,
+        });
+    }
+    // Room for all of it: what grows leaves copies behind.
+    let mut text = Zeroizing::new(String::with_capacity(256));
+    match file.take(bytes + 1).read_to_string(&mut text) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return Err(MasterKeyError::Content {
+                path: path.to_owned(),
+            });
+        }
+        Err(error) => return Err(failed(error)),
+    }
+    let end = text.strip_suffix('\n').unwrap_or(&text);
+    let end = end.strip_suffix('\r').unwrap_or(end).len();
+    text.truncate(end);
+    Ok(text)
 }
 
 /// Refuses a key file that would be taken along with the data.

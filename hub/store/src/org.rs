@@ -437,6 +437,11 @@ impl OrgStore {
         Self { inner }
     }
 
+    /// Returns the engine, for what reads or replaces all of it.
+    pub(crate) fn engine(&self) -> &Arc<dyn Engine> {
+        &self.inner.engine
+    }
+
     /// Returns the end of the audit log if it has grown since it was signed.
     pub(crate) fn unsigned_audit(&self) -> Option<AuditHead> {
         let (head, signed) = *self.inner.audited();

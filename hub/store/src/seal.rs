@@ -36,6 +36,7 @@ use zeroize::Zeroizing;
 
 use self::xaes::Xaes;
 use crate::error::ReadError;
+use crate::recovery::{RecoveryRecipient, SEALED_BYTES};
 use crate::tables::{TABLES, Table};
 
 /// 32 bytes that are zeroed when dropped.
@@ -72,7 +73,7 @@ fn derive(key: &[u8; 32], purpose: &[&[u8]]) -> Secret {
     derived
 }
 
-fn cipher(key: &Secret) -> Aes256Gcm {
+pub(crate) fn cipher(key: &Secret) -> Aes256Gcm {
     Aes256Gcm::new(&Key::<Aes256Gcm>::from(**key))
 }
 
@@ -208,6 +209,7 @@ pub(crate) enum UnwrapError {
 /// format 1 ‖ fingerprint of the master key 8 ‖ nonce 12 ‖ AES-256-GCM of the keyring ‖ tag 16
 /// ```
 pub(crate) struct Wrap {
+    master: Secret,
     cipher: Aes256Gcm,
     fingerprint: [u8; 8],
 }
@@ -220,6 +222,7 @@ impl Wrap {
             *out = *byte;
         }
         Self {
+            master: master.clone(),
             cipher: cipher(&derive(master, &[b"zero-x keyring wrap 1"])),
             fingerprint,
         }
@@ -228,6 +231,20 @@ impl Wrap {
     /// Returns the master key's public name.
     pub(crate) fn fingerprint(&self) -> String {
         HEXLOWER.encode(&self.fingerprint)
+    }
+
+    pub(crate) fn fingerprint_bytes(&self) -> [u8; 8] {
+        self.fingerprint
+    }
+
+    /// Derives a further key of the master key.
+    pub(crate) fn derived(&self, purpose: &[&[u8]]) -> Secret {
+        derive(&self.master, purpose)
+    }
+
+    /// Seals the master key to a recovery recipient; `None` where nobody holds its key.
+    pub(crate) fn sealed_to(&self, recipient: &RecoveryRecipient) -> Option<[u8; SEALED_BYTES]> {
+        recipient.seal(&self.master, &self.fingerprint)
     }
 
     fn associated(purpose: &[u8]) -> Vec<u8> {

@@ -6,6 +6,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
@@ -16,6 +17,7 @@ use protocol::ids::OrgId;
 
 use crate::appliance::desk::StoredOrg;
 use crate::appliance::{Appliance, Shared};
+use crate::backup::{self, BackupError, BackupNote, BackupSummary};
 use crate::codec;
 use crate::door::Door;
 use crate::engine::redb::{Bounds, RedbFiles};
@@ -31,7 +33,7 @@ use crate::tables::Table;
 use crate::writer::{Alarm, Writer};
 
 /// Owner of the appliance's rows.
-const APPLIANCE: Owner = [0; 16];
+pub(crate) const APPLIANCE: Owner = [0; 16];
 
 /// Where the store is and how much memory it may take.
 #[derive(Debug, Clone)]
@@ -61,7 +63,7 @@ impl StoreConfig {
 }
 
 /// The one place that names an engine.
-fn engines_of(config: &StoreConfig) -> Arc<dyn Engines> {
+pub(crate) fn engines_of(config: &StoreConfig) -> Arc<dyn Engines> {
     let bounds = Bounds {
         open_files: config.open_files,
         cache_bytes: config.cache_bytes,
@@ -76,17 +78,17 @@ pub(crate) fn keyring_key() -> &'static [u8] {
 }
 
 /// What an organisation's keyring is wrapped for.
-fn org_purpose(org: OrgId) -> Vec<u8> {
+pub(crate) fn org_purpose(org: OrgId) -> Vec<u8> {
     [b"org ".as_slice(), org.as_bytes()].concat()
 }
 
 /// What the appliance's keyring is wrapped for.
-const APPLIANCE_PURPOSE: &[u8] = b"appliance";
+pub(crate) const APPLIANCE_PURPOSE: &[u8] = b"appliance";
 
 /// The open store. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
-    hub: Arc<Hub>,
+    pub(crate) hub: Arc<Hub>,
 }
 
 impl std::fmt::Debug for Store {
@@ -196,7 +198,7 @@ impl Store {
         let hub = Hub {
             config,
             engines,
-            wrap,
+            wrap: Arc::new(wrap),
             alarm,
             door,
             shared: Arc::new(shared),
@@ -278,6 +280,21 @@ impl Store {
         Ok(grown.len())
     }
 
+    /// Writes a backup while the store is in use. Holds up no write, and a page at a time in
+    /// memory. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// When a part of the store cannot be read or `to` not written; what was written is no backup
+    /// then.
+    pub fn back_up(
+        &self,
+        note: &BackupNote,
+        to: &mut dyn io::Write,
+    ) -> Result<BackupSummary, BackupError> {
+        backup::back_up(&self.hub, note, to)
+    }
+
     /// Returns how many organisations' files are open.
     pub fn open_files(&self) -> usize {
         self.hub.engines.open_files()
@@ -357,7 +374,7 @@ struct Slots {
 pub(crate) struct Hub {
     config: StoreConfig,
     engines: Arc<dyn Engines>,
-    wrap: Wrap,
+    wrap: Arc<Wrap>,
     alarm: Alarm,
     door: Door,
     shared: Arc<Shared>,
@@ -369,7 +386,12 @@ impl Hub {
         &self.shared
     }
 
-    fn slot_of(&self, org: OrgId) -> Result<Slot, Arc<OpenError>> {
+    /// Returns the master key in force.
+    pub(crate) fn wrap(&self) -> Arc<Wrap> {
+        Arc::clone(&self.wrap)
+    }
+
+    fn slot_of(&self, org: OrgId) -> Result<Slot, OpenError> {
         let mut slots = self
             .orgs
             .slots
@@ -377,7 +399,7 @@ impl Hub {
             .unwrap_or_else(PoisonError::into_inner);
         if slots.is_closed {
             let reason = "the store is closing".into();
-            return Err(Arc::new(OpenError::Start { reason }));
+            return Err(OpenError::Start { reason });
         }
         Ok(Arc::clone(slots.by_id.entry(org).or_default()))
     }
@@ -387,7 +409,7 @@ impl Hub {
         self: &Arc<Self>,
         org: OrgId,
     ) -> Result<Option<OrgStore>, Arc<OpenError>> {
-        let slot = self.slot_of(org)?;
+        let slot = self.slot_of(org).map_err(Arc::new)?;
         match slot.try_lock() {
             Ok(open) => {
                 if let Some(open) = &*open {
@@ -399,23 +421,31 @@ impl Hub {
         let hub = Arc::clone(self);
         // The slot is held on the blocking thread, so that a caller who goes away leaves nobody
         // to open the file a second time.
-        let opening = tokio::task::spawn_blocking(move || {
-            let mut open = slot.lock().unwrap_or_else(PoisonError::into_inner);
-            if open.is_none() {
-                *open = hub.open_org_now(org)?;
-            }
-            let found = open.clone();
-            if found.is_none() {
-                hub.forget_slot(org);
-            }
-            Ok(found)
-        });
+        let opening = tokio::task::spawn_blocking(move || hub.open_slot(org, &slot));
         match opening.await {
             Ok(opened) => opened.map_err(Arc::new),
             Err(error) => Err(Arc::new(OpenError::Start {
                 reason: error.to_string(),
             })),
         }
+    }
+
+    /// As [`Hub::open_org`], on this thread.
+    pub(crate) fn open_org_blocking(&self, org: OrgId) -> Result<Option<OrgStore>, OpenError> {
+        let slot = self.slot_of(org)?;
+        self.open_slot(org, &slot)
+    }
+
+    fn open_slot(&self, org: OrgId, slot: &Slot) -> Result<Option<OrgStore>, OpenError> {
+        let mut open = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.is_none() {
+            *open = self.open_org_now(org)?;
+        }
+        let found = open.clone();
+        if found.is_none() {
+            self.forget_slot(org);
+        }
+        Ok(found)
     }
 
     /// An id that names nothing takes no memory.

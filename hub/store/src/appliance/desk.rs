@@ -1,6 +1,8 @@
 //! Changes of the appliance's rows, each in its turn: what it reads cannot change before it is
 //! written.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use protocol::ids::{AgentId, OrgId, SessionId, TokenId, UserId};
 use serde::{Deserialize, Serialize};
@@ -53,6 +55,82 @@ impl Desk<'_, '_> {
         self.draft
             .put(Table::Orgs, self.names.org(stored.org.id), stored);
         Ok(())
+    }
+
+    /// Takes out everything that names an organisation. Its file is the caller's.
+    pub(crate) fn forget_org(&mut self, org: &Org) -> Result<(), ApplianceError> {
+        let all = Range::prefix(&self.names.org(org.id));
+        let mut owned = Vec::new();
+        self.draft.scan(Table::Agents, &all, |_, agent: Agent| {
+            owned.push(self.names.agent_owner(agent.id));
+        })?;
+        self.draft
+            .scan(Table::Tokens, &all, |_, token: EnrolToken| {
+                owned.push(self.names.token_owner(token.id));
+            })?;
+        for key in owned {
+            self.draft.delete(Table::Owners, key);
+        }
+        for table in [Table::Agents, Table::Tokens, Table::Checkpoints] {
+            self.draft.delete_range(table, all.clone());
+        }
+        let mut members = Vec::new();
+        self.draft
+            .scan(Table::Users, &Range::all(), |_, user: User| {
+                if user.roles.contains_key(&org.id) {
+                    members.push(user);
+                }
+            })?;
+        for mut user in members {
+            user.roles.remove(&org.id);
+            self.draft
+                .put(Table::Users, self.names.user(user.id), &user);
+        }
+        self.draft
+            .delete(Table::OrgNames, self.names.org_name(&org.name));
+        self.draft.delete(Table::Orgs, self.names.org(org.id));
+        Ok(())
+    }
+
+    /// Makes of the rows of a backup those of a hub that begins anew: with these organisations and
+    /// keyrings alone, and without what a copy of the file would otherwise let in, sessions and
+    /// enrolment tokens. Returns the organisations that were left out.
+    pub(crate) fn restored(
+        &mut self,
+        keyrings: &BTreeMap<OrgId, Vec<u8>>,
+    ) -> Result<Vec<OrgId>, ApplianceError> {
+        let mut stored: Vec<StoredOrg> = Vec::new();
+        self.draft
+            .scan(Table::Orgs, &Range::all(), |_, org| stored.push(org))?;
+        let mut left_out = Vec::new();
+        for before in stored {
+            match keyrings.get(&before.org.id) {
+                None => {
+                    self.forget_org(&before.org)?;
+                    left_out.push(before.org.id);
+                }
+                Some(keyring) if *keyring != before.keyring => {
+                    let key = self.names.org(before.org.id);
+                    let keyring = keyring.clone();
+                    let org = before.org;
+                    self.draft
+                        .put(Table::Orgs, key, &StoredOrg { org, keyring });
+                }
+                Some(_) => {}
+            }
+        }
+        self.draft.delete_range(Table::Sessions, Range::all());
+        let mut tokens = Vec::new();
+        self.draft
+            .scan(Table::Tokens, &Range::all(), |_, token: EnrolToken| {
+                tokens.push(token.id);
+            })?;
+        for token in tokens {
+            self.draft
+                .delete(Table::Owners, self.names.token_owner(token));
+        }
+        self.draft.delete_range(Table::Tokens, Range::all());
+        Ok(left_out)
     }
 
     // -- users ---------------------------------------------------------------------------------

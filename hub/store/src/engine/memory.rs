@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::{
-    Condition, Direction, Engine, Engines, Entry, Group, Holder, Key, Note, PageSize, Range, Read,
-    Refused, Row, Work, Write, WriteSet,
+    Condition, Direction, Engine, Engines, Entry, FORMAT, Group, Holder, Key, LoadError, Moment,
+    Note, PageSize, Piece, Pieces, Range, Read, Refused, Row, Work, Write, WriteSet,
 };
 use crate::error::{EngineError, OpenError};
 use crate::tables::Table;
@@ -134,8 +134,57 @@ impl Engines for MemoryEngines {
         Ok(engine)
     }
 
+    fn load(
+        &self,
+        holder: Holder,
+        moment: Moment,
+        pieces: &mut Pieces<'_>,
+    ) -> Result<(), LoadError> {
+        if self.exists(holder) {
+            let path = self.place(holder);
+            return Err(OpenError::Exists { path }.into());
+        }
+        let mut state = State {
+            last: moment.commit,
+            format: moment.format,
+            ..State::default()
+        };
+        while let Some(piece) = pieces()? {
+            match piece {
+                Piece::Rows(table, entries) => {
+                    let rows = entries.into_iter().map(|e| ((table, e.key), e.row));
+                    state.rows.extend(rows);
+                }
+                Piece::Marks(marks) => state.marks.extend(marks),
+                Piece::Notes(notes) => state.notes.extend(notes),
+            }
+        }
+        let held = Held {
+            writing: Mutex::new(()),
+            state: Mutex::new(state),
+        };
+        let place = Place {
+            held: Arc::new(held),
+            open: Weak::new(),
+        };
+        self.places().insert(holder, place);
+        Ok(())
+    }
+
     fn open(&self, holder: Holder) -> Result<Arc<dyn Engine>, OpenError> {
-        let engine = self.closed_place(holder, Place::open)?;
+        let path = self.place(holder);
+        let engine = self.closed_place(holder, |place| {
+            let found = place.held.current().format;
+            if found > FORMAT {
+                let supported = FORMAT;
+                return Err(OpenError::Newer {
+                    path,
+                    found,
+                    supported,
+                });
+            }
+            Ok(place.open())
+        })??;
         Ok(engine)
     }
 
@@ -150,12 +199,25 @@ impl Engines for MemoryEngines {
     }
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct State {
     rows: BTreeMap<(Table, Key), Row>,
     marks: BTreeMap<Key, u64>,
     notes: Vec<Note>,
     last: u64,
+    format: u32,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            rows: BTreeMap::new(),
+            marks: BTreeMap::new(),
+            notes: Vec::new(),
+            last: 0,
+            format: FORMAT,
+        }
+    }
 }
 
 impl Engine for MemoryEngine {
@@ -218,6 +280,12 @@ impl Read for State {
         Ok(self.marks.get(key).copied().unwrap_or(0))
     }
 
+    fn marks(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<(Key, u64)>, EngineError> {
+        let behind = |key: &Key| after.is_none_or(|after| key.as_slice() > after);
+        let found = self.marks.iter().filter(|(key, _)| behind(key));
+        Ok(found.take(limit).map(|(k, v)| (k.clone(), *v)).collect())
+    }
+
     fn notes(&self, since: u64, limit: usize) -> Result<Vec<Note>, EngineError> {
         let after = self.notes.iter().filter(|note| note.commit > since);
         Ok(after.take(limit).cloned().collect())
@@ -225,6 +293,10 @@ impl Read for State {
 
     fn last_commit(&self) -> Result<u64, EngineError> {
         Ok(self.last)
+    }
+
+    fn format(&self) -> Result<u32, EngineError> {
+        Ok(self.format)
     }
 }
 
@@ -279,6 +351,7 @@ impl Group for State {
         if let Some(up_to) = set.forget_notes {
             self.notes.retain(|note| note.commit > up_to);
         }
+        self.format = set.format.unwrap_or(self.format);
         Ok(Ok(commit))
     }
 }

@@ -15,6 +15,7 @@ mod disk;
 mod files;
 mod fleet;
 mod group;
+mod load;
 mod opening;
 #[cfg(test)]
 pub(crate) mod power;
@@ -34,15 +35,12 @@ use self::fleet::{Fleet, Seat};
 use self::group::RedbGroup;
 use self::opening::{Make, Opened, io_error, open_file, open_medium, words};
 use self::snapshot::RedbSnapshot;
-use super::{Engine, Read, Row, Work, WriteSet};
+use super::{Engine, LoadError, Moment, Pieces, Read, Row, Work, WriteSet};
 use crate::error::{EngineError, OpenError};
 use crate::tables::Table;
 
 /// Opens the medium of an engine, again after an error has latched the handle.
 type Opener = Box<dyn Fn(Make) -> Result<Arc<dyn Medium>, OpenError> + Send + Sync>;
-
-/// The newest file format that this program reads and the one that it writes.
-pub(crate) const FORMAT: u32 = 1;
 
 const ENGINE: TableDefinition<'_, &str, u64> = TableDefinition::new("#engine");
 const MARKS: TableDefinition<'_, &[u8], u64> = TableDefinition::new("#marks");
@@ -103,6 +101,37 @@ impl RedbEngine {
         Self::open(path, tables, fleet)
     }
 
+    /// Makes a file with the rows of another, as [`RedbEngine::create`] makes one.
+    pub(crate) fn load(
+        path: &Path,
+        tables: &'static [Table],
+        fleet: &Arc<Fleet>,
+        moment: Moment,
+        pieces: &mut Pieces<'_>,
+    ) -> Result<(), LoadError> {
+        if path.exists() {
+            let path = path.to_owned();
+            return Err(OpenError::Exists { path }.into());
+        }
+        let unfinished = path.with_extension("redb.new");
+        opening::remove_if_present(&unfinished)?;
+        let filled = Self::on(
+            &unfinished,
+            tables,
+            fleet,
+            file_opener(&unfinished),
+            Make::New,
+        )
+        .map_err(LoadError::Open)
+        .and_then(|made| load::fill(&made, &unfinished, moment, pieces))
+        .and_then(|()| Ok(fs::rename(&unfinished, path).map_err(|e| io_error(path, e))?));
+        if let Err(error) = filled {
+            let _ = opening::remove_if_present(&unfinished);
+            return Err(error);
+        }
+        Ok(opening::sync_parent(path)?)
+    }
+
     /// Makes a file that nothing has a name for yet.
     fn make(
         path: &Path,
@@ -117,16 +146,8 @@ impl RedbEngine {
         let refused = || OpenError::Start {
             reason: "a new file refused its first rows".into(),
         };
-        let failed = |error: EngineError| match error {
-            EngineError::Full => io_error(path, std::io::ErrorKind::StorageFull.into()),
-            EngineError::Fatal(_) | EngineError::Damaged(_) | EngineError::Io(_) => {
-                OpenError::Start {
-                    reason: error.to_string(),
-                }
-            }
-        };
         made.apply(first)
-            .map_err(failed)?
+            .map_err(|error| not_written(path, &error))?
             .map(drop)
             .map_err(|_| refused())
     }
@@ -214,6 +235,16 @@ impl RedbEngine {
             Err(OpenError::Io { source, .. }) => Err(EngineError::Io(source.to_string())),
             Err(error) => Err(EngineError::Damaged(error.to_string())),
         }
+    }
+}
+
+/// Why a new file could not be filled.
+fn not_written(path: &Path, error: &EngineError) -> OpenError {
+    match error {
+        EngineError::Full => io_error(path, std::io::ErrorKind::StorageFull.into()),
+        EngineError::Fatal(_) | EngineError::Damaged(_) | EngineError::Io(_) => OpenError::Start {
+            reason: error.to_string(),
+        },
     }
 }
 

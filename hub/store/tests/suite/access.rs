@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::bench::{Bench, at, user};
 
-fn token(org: OrgId, n: u8) -> EnrolToken {
+pub(crate) fn token(org: OrgId, n: u8) -> EnrolToken {
     EnrolToken {
         id: TokenId::from_bytes([n; 16]),
         org,
@@ -55,7 +55,7 @@ fn identity(org: OrgId, n: u8, serial: &[u8]) -> AgentIdentity {
 }
 
 /// Enrols agent `n` with token `n`.
-async fn enrol(bench: &Bench, org: &store::OrgStore, n: u8) {
+pub(crate) async fn enrol(bench: &Bench, org: &store::OrgStore, n: u8) {
     org.put_token(token(org.org(), n)).await.unwrap();
     let id = TokenId::from_bytes([n; 16]);
     bench
@@ -418,7 +418,7 @@ async fn another_organisations_agents_and_tokens_are_as_good_as_missing() {
     assert_eq!(bench.store.appliance().token(foreign).await.unwrap(), None);
 }
 
-fn session(n: u8, user: u8, value: &str) -> Session {
+pub(crate) fn session(n: u8, user: u8, value: &str) -> Session {
     Session {
         id: SessionId::from_bytes([n; 16]),
         user: UserId::from_bytes([user; 16]),

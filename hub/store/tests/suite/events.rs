@@ -58,7 +58,7 @@ async fn put(org: &OrgStore, records: &[Option<EventRecord>], received: i64) -> 
 }
 
 /// Blocks of 20 events, numbered on.
-async fn fill(org: &OrgStore, blocks: i64) -> Vec<BlockKey> {
+pub(crate) async fn fill(org: &OrgStore, blocks: i64) -> Vec<BlockKey> {
     let mut keys = Vec::new();
     for n in 0..blocks {
         let records: Vec<_> = (n * 20..n * 20 + 20).map(|n| Some(record(n))).collect();

@@ -17,7 +17,7 @@ use crate::bench::{
 type Raw = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 /// Changes a table of a closed file, as somebody with the disk could.
-fn tamper(
+pub(crate) fn tamper(
     path: &std::path::Path,
     table: &'static str,
     change: impl Fn(&mut Vec<(Vec<u8>, Vec<u8>)>),

@@ -8,7 +8,9 @@ use protocol::ids::OrgId;
 
 use crate::engine::memory::{MemoryEngine, MemoryEngines};
 use crate::engine::redb::{Bounds, RedbFiles};
-use crate::engine::{Engine, Engines, Holder, Read, Row, Work, WriteSet};
+use crate::engine::{
+    Engine, Engines, Holder, LoadError, Moment, Pieces, Read, Row, Work, WriteSet,
+};
 use crate::error::{EngineError, OpenError};
 use crate::tables::Table;
 
@@ -18,6 +20,7 @@ pub(super) const HOLDER: Holder = Holder::Org(OrgId::from_bytes([1; 16]));
 /// Engines in a place of their own.
 pub(super) struct Bench {
     pub(super) engines: Box<dyn Engines>,
+    again: fn() -> Self,
     _dir: Option<tempfile::TempDir>,
 }
 
@@ -25,6 +28,11 @@ impl Bench {
     /// Makes an empty engine.
     pub(super) fn make(&self) -> Arc<dyn Engine> {
         self.engines.create(HOLDER, &WriteSet::default()).unwrap()
+    }
+
+    /// Returns engines of the same kind in another place.
+    pub(super) fn another(&self) -> Self {
+        (self.again)()
     }
 
     pub(super) fn open(&self) -> Arc<dyn Engine> {
@@ -35,6 +43,7 @@ impl Bench {
 pub(super) fn model() -> Bench {
     Bench {
         engines: Box::new(MemoryEngines::default()),
+        again: model,
         _dir: None,
     }
 }
@@ -42,6 +51,7 @@ pub(super) fn model() -> Bench {
 pub(super) fn repeating() -> Bench {
     Bench {
         engines: Box::new(Repeating::default()),
+        again: repeating,
         _dir: None,
     }
 }
@@ -55,6 +65,7 @@ pub(super) fn redb() -> Bench {
     let dir = tempfile::tempdir().unwrap();
     Bench {
         engines: Box::new(RedbFiles::new(dir.path().to_owned(), BOUNDS)),
+        again: redb,
         _dir: Some(dir),
     }
 }
@@ -78,6 +89,15 @@ impl Engines for Repeating {
 
     fn create(&self, holder: Holder, first: &WriteSet) -> Result<Arc<dyn Engine>, OpenError> {
         Ok(Arc::new(RepeatingEngine(self.0.create(holder, first)?)))
+    }
+
+    fn load(
+        &self,
+        holder: Holder,
+        moment: Moment,
+        pieces: &mut Pieces<'_>,
+    ) -> Result<(), LoadError> {
+        self.0.load(holder, moment, pieces)
     }
 
     fn open(&self, holder: Holder) -> Result<Arc<dyn Engine>, OpenError> {

@@ -72,6 +72,21 @@ on_every_engine! {
         "a=1 -> 1; reopen; last = 1; b=1 -> 2";
     a_failed_group_gives_its_numbers_back_over_a_reopening
         "a=1 -> 1; b=1 -> error; reopen; last = 1; b=1 -> 2";
+    // marks by key, and the format
+    marks_come_in_the_order_of_their_keys
+        "$b:2 $():1 $~:3 -> 1; marks = ():1 b:2 ~:3; marks limit 2 = ():1 b:2";
+    marks_behind_a_key_are_those_after_it
+        "$a:1 $ab:2 $b:3 -> 1; marks behind a = ab:2 b:3; marks behind () = a:1 ab:2 b:3; marks behind b =";
+    a_mark_that_was_set_to_zero_is_one
+        "$a:0 -> 1; marks = a:0; ?x $b:1 | x=1 $c:1 -> 2 3; marks = a:0 b:1 c:1";
+    marks_of_a_refused_or_failed_set_are_none
+        "$a?7 $b:1 -> !0; $c:1 -> error; marks =";
+    a_new_holder_has_the_format_of_this_program
+        "format = 1; a=1 -> 1; reopen; format = 1";
+    a_format_is_set_with_its_rows
+        "a=1 format:0 -> 1; format = 0; reopen; format = 0; a=2 -> 2; format = 0; format:1 -> 3; format = 1";
+    a_format_of_a_refused_or_failed_set_is_not_set
+        "?a@1 format:0 -> !findings; format:0 -> error; format = 1";
     // conditions
     absent_holds_where_nothing_is
         "?a a=1 -> 1; get a = 1@1";

@@ -4,10 +4,11 @@ use std::ops::ControlFlow;
 
 use proptest::prelude::*;
 
-use super::bench::{self, Bench};
+use super::bench::{self, Bench, HOLDER};
+use crate::engine::pieces::Parts;
 use crate::engine::{
-    Condition, Direction, Engine, Entry, Key, Note, PageSize, Range, Read, Refused, Row, Write,
-    WriteSet, each,
+    Condition, Direction, Engine, Entry, Key, Note, PageSize, Range, Read, Refused, Row, Stopped,
+    Write, WriteSet, each,
 };
 use crate::error::EngineError;
 use crate::tables::Table;
@@ -64,6 +65,7 @@ fn any_set() -> impl Strategy<Value = WriteSet> {
                 marks,
                 notes,
                 forget_notes,
+                format: None,
             },
         )
 }
@@ -98,9 +100,9 @@ fn whole_of(read: &dyn Read) -> Whole {
         }
         rows.extend(found.into_iter().map(|entry| (table, entry)));
     }
-    let mut marks = Vec::new();
-    for a in [0u8, 1, 0xff] {
-        marks.push((vec![a], read.mark(&[a]).unwrap()));
+    let marks = read.marks(None, usize::MAX).unwrap();
+    for (key, value) in &marks {
+        assert_eq!(read.mark(key).unwrap(), *value);
     }
     (
         read.last_commit().unwrap(),
@@ -244,6 +246,34 @@ fn a_group_is_its_sets(tried: &Bench, sets: &[WriteSet]) -> Result<(), TestCaseE
     Ok(())
 }
 
+/// What is made of the pieces of a snapshot, of any size, is what the snapshot shows, and goes on
+/// as its original does.
+fn pieces_are_the_whole(
+    tried: &Bench,
+    history: Vec<Step>,
+    page: PageSize,
+    next: &[WriteSet],
+) -> Result<(), TestCaseError> {
+    let (from, to) = (tried.make(), tried.another());
+    for step in history {
+        if let Step::Group(sets) = step {
+            outcomes(&*from, &sets, false);
+        }
+    }
+    {
+        let read = from.snapshot().unwrap();
+        let mut parts = Parts::of(&*read, HOLDER.tables(), page);
+        let moment = parts.moment().unwrap();
+        let mut pieces = || parts.next_piece().map_err(|_| Stopped);
+        to.engines.load(HOLDER, moment, &mut pieces).unwrap();
+    }
+    let copy = to.open();
+    prop_assert_eq!(whole(&*copy), whole(&*from));
+    prop_assert_eq!(outcomes(&*copy, next, false), outcomes(&*from, next, false));
+    prop_assert_eq!(whole(&*copy), whole(&*from));
+    Ok(())
+}
+
 fn sets() -> impl Strategy<Value = Vec<WriteSet>> {
     proptest::collection::vec(any_set(), 0..10)
 }
@@ -272,6 +302,13 @@ macro_rules! histories {
                 #[test]
                 fn the_feed_from_any_number_is_the_end_of_the_feed(sets in sets()) {
                     pieces_are_the_feed(&$bench(), &sets)?;
+                }
+                #[test]
+                fn pieces_of_any_size_are_together_the_whole(
+                    history in any_history(), next in sets(),
+                    rows in 1usize..5, bytes in 0usize..80,
+                ) {
+                    pieces_are_the_whole(&$bench(), history, PageSize { rows, bytes }, &next)?;
                 }
                 #[test]
                 fn a_group_comes_to_what_its_sets_come_to_alone(sets in sets()) {

@@ -4,7 +4,9 @@ use protocol::ids::OrgId;
 
 use super::bench::{Bench, HOLDER};
 use super::{apply, get, on_every_engine, put};
-use crate::engine::{Holder, WriteSet};
+use crate::engine::{
+    Entry, FORMAT, Holder, LoadError, Moment, Note, Piece, Row, Stopped, WriteSet,
+};
 use crate::error::{EngineError, OpenError};
 use crate::tables::Table;
 
@@ -29,6 +31,14 @@ on_every_engine! {
     removing_one_holder_leaves_the_others super::removing_one_holder_leaves_the_others;
     every_holder_has_a_place_of_its_own super::every_holder_has_a_place_of_its_own;
     the_appliance_has_its_own_tables super::the_appliance_has_its_own_tables;
+    what_is_loaded_is_as_it_was super::what_is_loaded_is_as_it_was;
+    what_is_loaded_goes_on_from_its_numbers super::what_is_loaded_goes_on_from_its_numbers;
+    what_exists_is_not_loaded_over super::what_exists_is_not_loaded_over;
+    pieces_that_stop_leave_nothing super::pieces_that_stop_leave_nothing;
+    what_is_larger_than_a_step_is_loaded_whole super::what_is_larger_than_a_step_is_loaded_whole;
+    nothing_is_loaded_as_nothing super::nothing_is_loaded_as_nothing;
+    a_newer_format_is_not_opened_and_stays_as_it_is super::a_newer_format_is_not_opened_and_stays_as_it_is;
+    an_older_format_is_opened_as_it_is super::an_older_format_is_opened_as_it_is;
 }
 
 fn run(bench: Bench, case: fn(&Bench)) {
@@ -223,5 +233,190 @@ fn the_appliance_has_its_own_tables(bench: &Bench) {
     for table in Table::APPLIANCE {
         let found = read.get(*table, b"a").unwrap().unwrap();
         assert_eq!(found.value, table.name().as_bytes());
+    }
+}
+
+fn entry(key: &str, version: u64, value: &[u8]) -> Entry {
+    Entry {
+        key: super::key(key),
+        row: Row {
+            version,
+            value: value.to_vec(),
+        },
+    }
+}
+
+/// Gives these pieces.
+fn of(pieces: Vec<Piece>) -> impl FnMut() -> Result<Option<Piece>, Stopped> {
+    let mut pieces = pieces.into_iter();
+    move || Ok(pieces.next())
+}
+
+const AT_NINE: Moment = Moment {
+    commit: 9,
+    format: FORMAT,
+};
+
+fn some() -> Vec<Piece> {
+    let note = |commit, key: &str| Note {
+        commit,
+        table: super::T,
+        key: super::key(key),
+    };
+    vec![
+        Piece::Rows(super::T, vec![entry("a", 3, b"one"), entry("b", 9, b"")]),
+        Piece::Rows(Table::Meta, vec![entry("a", 4, b"two")]),
+        Piece::Marks(vec![(b"m".to_vec(), 7), (b"n".to_vec(), 0)]),
+        Piece::Notes(vec![note(8, "a"), note(8, "b"), note(9, "a")]),
+        Piece::Rows(super::T, vec![entry("c", 5, b"three")]),
+    ]
+}
+
+fn what_is_loaded_is_as_it_was(bench: &Bench) {
+    let loaded = bench.engines.load(HOLDER, AT_NINE, &mut of(some()));
+    assert!(loaded.is_ok(), "{loaded:?}");
+    let engine = bench.open();
+    for (key, want) in [("a", (3, "one")), ("b", (9, "")), ("c", (5, "three"))] {
+        assert_eq!(get(&*engine, key), Some((want.0, want.1.into())));
+    }
+    let read = engine.snapshot().unwrap();
+    assert_eq!(
+        super::row(&*read, Table::Meta, "a"),
+        Some((4, "two".into()))
+    );
+    let marks = read.marks(None, 9).unwrap();
+    assert_eq!(marks, [(b"m".to_vec(), 7), (b"n".to_vec(), 0)]);
+    let feed: Vec<(u64, Vec<u8>)> = read
+        .notes(0, 9)
+        .unwrap()
+        .into_iter()
+        .map(|note| (note.commit, note.key))
+        .collect();
+    let want = [(8, "a"), (8, "b"), (9, "a")].map(|(n, key)| (n, super::key(key)));
+    assert_eq!(feed, want);
+    assert_eq!(read.last_commit().unwrap(), 9);
+}
+
+fn what_is_loaded_goes_on_from_its_numbers(bench: &Bench) {
+    let loaded = bench.engines.load(HOLDER, AT_NINE, &mut of(some()));
+    assert!(loaded.is_ok(), "{loaded:?}");
+    let engine = bench.open();
+    let stale = super::with(
+        crate::engine::Condition::Version {
+            table: super::T,
+            key: super::key("a"),
+            version: 4,
+        },
+        put("a", "no"),
+    );
+    super::refused(&*engine, &stale);
+    let mut next = super::with(
+        crate::engine::Condition::Mark {
+            key: b"m".to_vec(),
+            value: 7,
+        },
+        put("a", "next"),
+    );
+    next.notes.push((super::T, super::key("a")));
+    assert_eq!(apply(&*engine, &next), 10);
+    let feed = engine.snapshot().unwrap().notes(8, 9).unwrap();
+    assert_eq!(
+        feed.iter().map(|note| note.commit).collect::<Vec<_>>(),
+        [9, 10]
+    );
+}
+
+fn what_exists_is_not_loaded_over(bench: &Bench) {
+    let made = bench.make();
+    apply(&*made, &put("a", "mine"));
+    made.close();
+    drop(made);
+    let refused = bench.engines.load(HOLDER, AT_NINE, &mut of(some()));
+    let is_there = matches!(refused, Err(LoadError::Open(OpenError::Exists { .. })));
+    assert!(is_there, "{refused:?}");
+    assert_eq!(get(&*bench.open(), "a"), Some((1, "mine".into())));
+}
+
+fn pieces_that_stop_leave_nothing(bench: &Bench) {
+    let mut given = of(some());
+    let mut left = 3;
+    let mut stopping = || {
+        left -= 1;
+        if left == 0 { Err(Stopped) } else { given() }
+    };
+    let stopped = bench.engines.load(HOLDER, AT_NINE, &mut stopping);
+    assert!(matches!(stopped, Err(LoadError::Stopped)), "{stopped:?}");
+    assert!(!bench.engines.exists(HOLDER));
+    assert!(bench.engines.open(HOLDER).is_err());
+    // The place is as good as new.
+    let loaded = bench.engines.load(HOLDER, AT_NINE, &mut of(some()));
+    assert!(loaded.is_ok(), "{loaded:?}");
+    assert_eq!(get(&*bench.open(), "b"), Some((9, String::new())));
+}
+
+fn what_is_larger_than_a_step_is_loaded_whole(bench: &Bench) {
+    const ROWS: u8 = 40;
+    let large = |n: u8| entry(&format!("{n:03}"), 1 + u64::from(n), &vec![n; 1 << 20]);
+    let pieces = (0..ROWS).map(|n| Piece::Rows(super::T, vec![large(n)]));
+    let moment = Moment {
+        commit: 40,
+        format: FORMAT,
+    };
+    let loaded = bench
+        .engines
+        .load(HOLDER, moment, &mut of(pieces.collect()));
+    assert!(loaded.is_ok(), "{loaded:?}");
+    let read = bench.open().snapshot().unwrap();
+    for n in 0..ROWS {
+        let want = large(n);
+        let found = read.get(super::T, &want.key).unwrap();
+        assert!(found == Some(want.row), "{n}");
+    }
+}
+
+fn nothing_is_loaded_as_nothing(bench: &Bench) {
+    let moment = Moment {
+        commit: 0,
+        format: FORMAT,
+    };
+    let loaded = bench.engines.load(HOLDER, moment, &mut of(Vec::new()));
+    assert!(loaded.is_ok(), "{loaded:?}");
+    let engine = bench.open();
+    assert_eq!(engine.snapshot().unwrap().last_commit().unwrap(), 0);
+    assert_eq!(apply(&*engine, &put("a", "one")), 1);
+}
+
+fn a_newer_format_is_not_opened_and_stays_as_it_is(bench: &Bench) {
+    let moment = Moment {
+        commit: 9,
+        format: FORMAT + 1,
+    };
+    let loaded = bench.engines.load(HOLDER, moment, &mut of(some()));
+    assert!(loaded.is_ok(), "{loaded:?}");
+    let place = bench.engines.place(HOLDER);
+    let before = std::fs::read(&place).ok();
+    for _ in 0..2 {
+        let newer = bench.engines.open(HOLDER).err();
+        let is_named = matches!(
+            newer,
+            Some(OpenError::Newer { found, supported, .. })
+                if (found, supported) == (FORMAT + 1, FORMAT)
+        );
+        assert!(is_named, "{newer:?}");
+    }
+    assert!(std::fs::read(&place).ok() == before, "the file was changed");
+}
+
+fn an_older_format_is_opened_as_it_is(bench: &Bench) {
+    let moment = Moment {
+        commit: 9,
+        format: FORMAT - 1,
+    };
+    let loaded = bench.engines.load(HOLDER, moment, &mut of(some()));
+    assert!(loaded.is_ok(), "{loaded:?}");
+    for _ in 0..2 {
+        let engine = bench.open();
+        assert_eq!(engine.snapshot().unwrap().format().unwrap(), FORMAT - 1);
+        engine.close();
     }
 }

@@ -4,12 +4,13 @@
 //! a=one b=*5000 -c -d..f #g      one write set: put, delete, delete a range, note
 //! meta/a=one                     in another table (findings where none is named)
 //! ?a  ?a@3  $m?4                 conditions: absent, version, mark
-//! $m:5  forget:2                 set a mark, forget the feed
+//! $m:5  forget:2  format:2       set a mark, forget the feed, hold another format
 //! A | B -> 1 !meta               a group of two sets, and what they come to: numbers, or what refused
 //! A -> error                     a group that fails in the end
 //! get a = one@2                  a row and its version, or `none`
 //! scan a..c rows 2 = a ab        keys in order; `back` from the end; `bytes 9` bounds a page
-//! mark m = 5 ; feed 0 limit 2 = 1#a 3#meta/b ; last = 3
+//! mark m = 5 ; marks = m:5 n:6   a mark; all of them, `behind m limit 2` some
+//! feed 0 limit 2 = 1#a 3#meta/b ; last = 3 ; format = 1
 //! hold ; held get a = none       reads of a snapshot taken before
 //! reopen                         close and open again
 //! ```
@@ -140,6 +141,8 @@ fn set(text: &str) -> WriteSet {
     for word in text.split_whitespace().filter(|word| *word != "_") {
         if let Some(up_to) = word.strip_prefix("forget:") {
             set.forget_notes = Some(number(up_to));
+        } else if let Some(format) = word.strip_prefix("format:") {
+            set.format = Some(format.parse().unwrap());
         } else if let Some(note) = word.strip_prefix('#') {
             set.notes.push(placed(note));
         } else if let Some(mark) = word.strip_prefix('$') {
@@ -224,6 +227,22 @@ fn check(read: &dyn Read, line: &str) {
             assert_eq!(found, want, "{line}");
         }
         ["mark", key] => assert_eq!(read.mark(&bytes(key)).unwrap(), number(want), "{line}"),
+        ["marks", bounds @ ..] => {
+            let (mut after, mut limit) = (None, 100);
+            for bound in bounds.chunks(2) {
+                match bound {
+                    ["behind", key] => after = Some(bytes(key)),
+                    ["limit", most] => limit = most.parse().unwrap(),
+                    _ => panic!("{line}"),
+                }
+            }
+            let found = read.marks(after.as_deref(), limit).unwrap();
+            let shown = |(key, value): &(Key, u64)| format!("{}:{value}", text(key));
+            let found: Vec<String> = found.iter().map(shown).collect();
+            let want: Vec<&str> = want.split_whitespace().collect();
+            assert_eq!(found, want, "{line}");
+        }
+        ["format"] => assert_eq!(u64::from(read.format().unwrap()), number(want), "{line}"),
         ["last"] => assert_eq!(read.last_commit().unwrap(), number(want), "{line}"),
         ["feed", since, bound @ ..] => {
             let limit = match bound {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::RedbEngine;
 use super::fleet::{Bounds, Fleet};
 use super::opening::io_error;
-use crate::engine::{Engine, Engines, Holder, Row, WriteSet};
+use crate::engine::{Engine, Engines, Holder, LoadError, Moment, Pieces, Row, WriteSet};
 use crate::error::OpenError;
 use crate::tables::Table;
 
@@ -66,6 +66,20 @@ impl Engines for RedbFiles {
         }
         let engine = RedbEngine::create(&path, holder.tables(), &self.fleet(holder), first)?;
         Ok(Arc::new(engine))
+    }
+
+    fn load(
+        &self,
+        holder: Holder,
+        moment: Moment,
+        pieces: &mut Pieces<'_>,
+    ) -> Result<(), LoadError> {
+        let path = self.place(holder);
+        if let Some(parent) = path.parent() {
+            private_dir(parent)?;
+        }
+        let fleet = self.fleet(holder);
+        RedbEngine::load(&path, holder.tables(), &fleet, moment, pieces)
     }
 
     fn open(&self, holder: Holder) -> Result<Arc<dyn Engine>, OpenError> {

@@ -3,15 +3,16 @@
 use redb::{ReadableTable, Table as RedbTable, WriteTransaction};
 
 use super::disk::Health;
-use super::snapshot::{get_row, read_notes, scan_rows};
-use super::{ENGINE, KEY_COMMIT, MARKS, NOTES, rows};
+use super::snapshot::{format_of, get_row, read_marks, read_notes, scan_rows};
+use super::{ENGINE, KEY_COMMIT, KEY_FORMAT, MARKS, NOTES, rows};
 use crate::engine::{
-    Condition, Direction, Entry, Group, Note, PageSize, Range, Read, Refused, Row, Write, WriteSet,
+    Condition, Direction, Entry, Group, Key, Note, PageSize, Range, Read, Refused, Row, Write,
+    WriteSet,
 };
 use crate::error::EngineError;
 use crate::tables::{TABLES, Table};
 
-type Rows<'txn> = RedbTable<'txn, &'static [u8], &'static [u8]>;
+pub(super) type Rows<'txn> = RedbTable<'txn, &'static [u8], &'static [u8]>;
 
 /// One open transaction. Tables are opened on first use and stay open to its end.
 pub(super) struct RedbGroup<'txn> {
@@ -110,16 +111,7 @@ impl<'txn> RedbGroup<'txn> {
         let health = self.health;
         match write {
             Write::Put { table, key, value } => {
-                let table = self.table_mut(*table)?;
-                let mut slot = table
-                    .insert_reserve(key.as_slice(), 8 + value.len())
-                    .map_err(|e| health.explain(&e))?;
-                let (head, body) = slot
-                    .as_mut()
-                    .split_first_chunk_mut::<8>()
-                    .ok_or_else(|| EngineError::Damaged("a reserved row is too short".into()))?;
-                *head = version.to_le_bytes();
-                body.copy_from_slice(value);
+                put_row(self.table_mut(*table)?, key, version, value, health)?;
             }
             Write::Delete { table, key } => {
                 let table = self.table_mut(*table)?;
@@ -164,12 +156,20 @@ impl Read for RedbGroup<'_> {
         Ok(found.map_or(0, |value| value.value()))
     }
 
+    fn marks(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<(Key, u64)>, EngineError> {
+        read_marks(&self.marks, after, limit, self.health)
+    }
+
     fn notes(&self, since: u64, limit: usize) -> Result<Vec<Note>, EngineError> {
         read_notes(&self.notes, since, limit, self.health)
     }
 
     fn last_commit(&self) -> Result<u64, EngineError> {
         Ok(self.last)
+    }
+
+    fn format(&self) -> Result<u32, EngineError> {
+        format_of(&self.engine, self.health)
     }
 }
 
@@ -192,11 +192,7 @@ impl Group for RedbGroup<'_> {
                 .map_err(|e| health.explain(&e))?;
         }
         for (n, (table, key)) in (0u32..).zip(&set.notes) {
-            let place = [commit.to_be_bytes().as_slice(), &n.to_be_bytes()].concat();
-            let named = [&[table.number()], key.as_slice()].concat();
-            self.notes
-                .insert(place.as_slice(), named.as_slice())
-                .map_err(|e| health.explain(&e))?;
+            put_note(&mut self.notes, (commit, n), *table, key, health)?;
         }
         if let Some(up_to) = set.forget_notes {
             let end = up_to.saturating_add(1).to_be_bytes();
@@ -205,6 +201,47 @@ impl Group for RedbGroup<'_> {
                 .retain_in::<&[u8], _>(range, |_, _| false)
                 .map_err(|e| health.explain(&e))?;
         }
+        if let Some(format) = set.format {
+            self.engine
+                .insert(KEY_FORMAT, u64::from(format))
+                .map_err(|e| health.explain(&e))?;
+        }
         Ok(Ok(commit))
     }
+}
+
+/// Stores a row with its version.
+pub(super) fn put_row(
+    table: &mut Rows<'_>,
+    key: &[u8],
+    version: u64,
+    value: &[u8],
+    health: &Health,
+) -> Result<(), EngineError> {
+    let mut slot = table
+        .insert_reserve(key, 8 + value.len())
+        .map_err(|e| health.explain(&e))?;
+    let (head, body) = slot
+        .as_mut()
+        .split_first_chunk_mut::<8>()
+        .ok_or_else(|| EngineError::Damaged("a reserved row is too short".into()))?;
+    *head = version.to_le_bytes();
+    body.copy_from_slice(value);
+    Ok(())
+}
+
+/// Stores an entry of the feed: the commit, and its place among the entries of that commit.
+pub(super) fn put_note(
+    notes: &mut Rows<'_>,
+    (commit, n): (u64, u32),
+    table: Table,
+    key: &[u8],
+    health: &Health,
+) -> Result<(), EngineError> {
+    let place = [commit.to_be_bytes().as_slice(), &n.to_be_bytes()].concat();
+    let named = [&[table.number()], key].concat();
+    notes
+        .insert(place.as_slice(), named.as_slice())
+        .map_err(|e| health.explain(&e))?;
+    Ok(())
 }

@@ -13,8 +13,8 @@ use redb::{Builder, Database, ReadTransaction, ReadableDatabase, TableError};
 use super::disk::{Disk, Health, Medium, Trouble};
 use super::fleet::Lease;
 use super::snapshot::get_row;
-use super::{ENGINE, FORMAT, KEY_FORMAT, MARKS, NOTES, rows};
-use crate::engine::Row;
+use super::{ENGINE, KEY_FORMAT, MARKS, NOTES, rows};
+use crate::engine::{FORMAT, Row};
 use crate::error::OpenError;
 use crate::tables::Table;
 
@@ -197,9 +197,12 @@ fn prepare(
     txn.set_quick_repair(true);
     {
         let mut engine = txn.open_table(ENGINE).map_err(|e| explain(&e))?;
-        engine
-            .insert(KEY_FORMAT, u64::from(FORMAT))
-            .map_err(|e| explain(&e))?;
+        // An older file has its own until it is brought up.
+        if make == Make::New {
+            engine
+                .insert(KEY_FORMAT, u64::from(FORMAT))
+                .map_err(|e| explain(&e))?;
+        }
         txn.open_table(MARKS).map_err(|e| explain(&e))?;
         txn.open_table(NOTES).map_err(|e| explain(&e))?;
         for table in tables {

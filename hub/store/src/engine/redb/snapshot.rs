@@ -1,6 +1,7 @@
 //! Reads of one commit.
 
 use std::cell::OnceCell;
+use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -8,8 +9,8 @@ use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableTable};
 
 use super::disk::Health;
 use super::opening::words;
-use super::{ENGINE, KEY_COMMIT, MARKS, NOTES, rows};
-use crate::engine::{Direction, Entry, Note, PageSize, Range, Read, Row};
+use super::{ENGINE, KEY_COMMIT, KEY_FORMAT, MARKS, NOTES, rows};
+use crate::engine::{Direction, Entry, Key, Note, PageSize, Range, Read, Row};
 use crate::error::EngineError;
 use crate::tables::{TABLES, Table};
 
@@ -86,6 +87,16 @@ impl Read for RedbSnapshot {
         })
     }
 
+    fn marks(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<(Key, u64)>, EngineError> {
+        guarded(|| {
+            let table = self
+                .txn
+                .open_table(MARKS)
+                .map_err(|e| self.health.explain(&e))?;
+            read_marks(&table, after, limit, &self.health)
+        })
+    }
+
     fn notes(&self, since: u64, limit: usize) -> Result<Vec<Note>, EngineError> {
         guarded(|| {
             let table = self
@@ -106,6 +117,47 @@ impl Read for RedbSnapshot {
             Ok(found.map_or(0, |value| value.value()))
         })
     }
+
+    fn format(&self) -> Result<u32, EngineError> {
+        guarded(|| {
+            let table = self
+                .txn
+                .open_table(ENGINE)
+                .map_err(|e| self.health.explain(&e))?;
+            format_of(&table, &self.health)
+        })
+    }
+}
+
+/// Returns the format that a file names.
+pub(super) fn format_of(
+    engine: &impl ReadableTable<&'static str, u64>,
+    health: &Health,
+) -> Result<u32, EngineError> {
+    let found = engine.get(KEY_FORMAT).map_err(|e| health.explain(&e))?;
+    let found = found.ok_or_else(|| EngineError::Damaged("it names no format".into()))?;
+    Ok(u32::try_from(found.value()).unwrap_or(u32::MAX))
+}
+
+pub(super) fn read_marks(
+    table: &impl ReadableTable<&'static [u8], u64>,
+    after: Option<&[u8]>,
+    limit: usize,
+    health: &Health,
+) -> Result<Vec<(Key, u64)>, EngineError> {
+    let from = match after {
+        Some(after) => Bound::Excluded(after),
+        None => Bound::Unbounded,
+    };
+    let found = table
+        .range::<&[u8]>((from, Bound::Unbounded))
+        .map_err(|e| health.explain(&e))?;
+    let mut marks = Vec::new();
+    for next in found.take(limit) {
+        let (key, value) = next.map_err(|e| health.explain(&e))?;
+        marks.push((key.value().to_vec(), value.value()));
+    }
+    Ok(marks)
 }
 
 /// Splits a stored value into version and sealed value.

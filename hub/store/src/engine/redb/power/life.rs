@@ -121,6 +121,7 @@ fn set(model: &dyn Read, dice: &mut Dice) -> WriteSet {
         marks: vec![(mark, value + 1)],
         notes: vec![(Table::Meta, key(dice))],
         forget_notes: dice.one_in(6).then(|| commit.saturating_sub(4)),
+        format: None,
     }
 }
 
