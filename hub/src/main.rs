@@ -23,6 +23,7 @@ mod failure;
 mod identity;
 mod ingest;
 mod live;
+mod memory;
 mod opening;
 mod password;
 mod posture;
