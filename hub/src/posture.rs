@@ -53,6 +53,10 @@ const DUE: usize = 5000;
 /// second.
 const DUE_EVERY: Duration = Duration::from_secs(30);
 
+/// Time in which commits gather before a pass: a sweep makes hundreds, and each pass is a commit of
+/// its own, whose sync other organisations wait for.
+const GATHER: Duration = Duration::from_millis(100);
+
 /// How often the list of organisations is read again when nobody told of a new one.
 const ORGS_EVERY: Duration = Duration::from_secs(300);
 
@@ -197,7 +201,15 @@ async fn follow(store: OrgStore, shared: Shared) {
         tokio::select! {
             () = shared.stop.cancelled() => return,
             _ = due.tick() => {}
-            told = commits.changed() => if told.is_err() { return },
+            told = commits.changed() => {
+                if told.is_err() {
+                    return;
+                }
+                tokio::select! {
+                    () = shared.stop.cancelled() => return,
+                    () = tokio::time::sleep(GATHER) => {}
+                }
+            }
             told = rules.changed() => if told.is_err() { return },
         }
     }
