@@ -60,6 +60,9 @@ const HANDSHAKES: usize = 256;
 /// QUIC handshakes at once from which a peer must first show that its address is its own.
 const HANDSHAKES_WITHOUT_RETRY: usize = 64;
 
+/// Agents that connect too often and wait for their refusal.
+const KEPT_WAITING: usize = 256;
+
 /// Enrolments at once: whoever asks has no certificate yet.
 const ENROLMENTS: usize = 32;
 
@@ -141,6 +144,8 @@ struct Shared {
     handshakes: Semaphore,
     tcp_handshakes: Mutex<Handshakes>,
     enrolments: Semaphore,
+    /// Places for agents that connect too often.
+    kept_waiting: Semaphore,
 }
 
 /// The port, open on both protocols.
@@ -222,6 +227,7 @@ pub(crate) async fn serve(port: Port, hub: Arc<Hub>, stop: CancellationToken) {
             given_up: BTreeMap::new(),
         }),
         enrolments: Semaphore::new(ENROLMENTS),
+        kept_waiting: Semaphore::new(KEPT_WAITING),
     });
     let Port {
         endpoint,

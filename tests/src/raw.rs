@@ -263,9 +263,15 @@ impl Talk {
                 continue;
             }
             let chunk = tokio::time::timeout(PATIENCE, self.control.read_chunk(4096, true)).await;
-            let chunk = chunk.context("the hub says nothing")??;
-            self.decoder
-                .push(&chunk.context("the stream has ended")?.bytes);
+            let chunk = match chunk.context("the hub says nothing")? {
+                Ok(chunk) => chunk.context("the stream has ended")?,
+                // What it said when it hung up says more than that the connection is lost.
+                Err(error) => match self.connection.close_reason() {
+                    Some(closed) => anyhow::bail!("{}", farewell(&closed).reason),
+                    None => return Err(error.into()),
+                },
+            };
+            self.decoder.push(&chunk.bytes);
         }
     }
 

@@ -27,6 +27,7 @@ use store::rows::AgentState;
 use store::rows::event::{EventBlock, Loss, Quarantined};
 use store::rows::resource::{Coverage, Provenance, ScopeState, SweepEnd, SweepResult};
 use store::{Committed, OrgStore, OrgWrite, SignedHeader, Stream};
+use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
 use super::admit::{self, Admitted, Item, Refusal, Spoils, Terms};
@@ -51,6 +52,14 @@ const SOURCES: usize = 1024;
 
 /// Time after which a scope is asked for again.
 const ASK_AGAIN: SignedDuration = SignedDuration::from_mins(10);
+
+/// Bytes of a batch, decompressed, above which it is a large one: an agent closes a batch at half
+/// of them.
+const LARGE_BYTES: u32 = 1 << 20;
+
+/// Large batches are examined one at a time over all organisations: each takes a processor for up
+/// to some ten milliseconds, and small ones should find another.
+static LARGE: Semaphore = Semaphore::const_new(1);
 
 /// The call in the gap of a spoiled sweep.
 const SPOILED_CALL: &str = "hub:ingest";
@@ -318,7 +327,14 @@ impl Intake {
     ) -> Result<(Arc<VerifiedBatch>, Admitted), IntakeError> {
         let is_foreign = self.is_foreign(batch.header.source).await?;
         let terms = Arc::clone(&self.terms);
+        let is_large = batch.header.payload_bytes > LARGE_BYTES;
+        let turn = if is_large {
+            LARGE.acquire().await.ok()
+        } else {
+            None
+        };
         let examined = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             let lane = Lane::from_number(batch.header.lane).unwrap_or(Lane::Control);
             let batch = batch
                 .verify(&terms.public_key)

@@ -74,6 +74,9 @@ const FIRST_WORDS: Duration = Duration::from_millis(300);
 /// Time for an agent to hang up when it is asked to.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// Time for which an agent that connects too often waits for its refusal.
+const BUSY_TIME: Duration = Duration::from_secs(1);
+
 /// Shortest pause that a stopping hub asks for, and how much is added by chance so that agents do
 /// not come back together, in milliseconds.
 const RETURN_MS: (u64, u64) = (1_000, 4_000);
@@ -136,6 +139,9 @@ pub(super) async fn serve(shared: &Shared, connection: Connection, stop: Cancell
             if code == CloseCode::Suspended {
                 return send_away(line, &mut ears, code, reason).await;
             }
+            if code == CloseCode::Busy {
+                keep_waiting(shared, &line, &stop).await;
+            }
             return line.close(code, &reason).await;
         }
     };
@@ -166,6 +172,19 @@ pub(super) async fn serve(shared: &Shared, connection: Connection, stop: Cancell
             info!(%agent, %code, %reason, "session closed");
             line.close(code, &reason).await;
         }
+    }
+}
+
+/// Lets an agent that comes back at once wait for its refusal. Each time costs the hub a handshake,
+/// and what waits costs it next to nothing.
+async fn keep_waiting(shared: &Shared, line: &Line, stop: &CancellationToken) {
+    let Ok(_place) = shared.kept_waiting.try_acquire() else {
+        return;
+    };
+    tokio::select! {
+        () = tokio::time::sleep(BUSY_TIME) => {}
+        _ = line.closed() => {}
+        () = stop.cancelled() => {}
     }
 }
 
