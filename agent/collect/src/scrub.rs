@@ -12,6 +12,7 @@
 //!
 //! Called by the sources of events; pure, linear in the length of its input.
 
+mod ahead;
 mod json;
 mod keys;
 mod text;

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use super::ahead::Ahead;
 use super::keys::{Class, class_of, is_harmless, is_sibling_value, names_a_sibling};
 use super::{MARK, NotJson, text};
 use crate::pick::{Found, Node, Picks};
@@ -32,6 +33,7 @@ pub(super) fn scrub<'t>(
         depth: 0,
         nested,
         edits: Vec::new(),
+        ahead: Ahead::of(raw),
         found: picks.map(Picks::nothing).unwrap_or_default(),
     };
     walk.value(Class::Open, "", picks.map(Picks::root))?;
@@ -59,12 +61,49 @@ pub(super) fn scrub<'t>(
     Ok((Cow::Owned(out), None))
 }
 
+/// Returns how many bytes of a string's rest stand before its end, an escape or a control
+/// character (RFC 8259 section 7). Most strings are shorter than the way into a vector search, so
+/// the first bytes are looked at eight at a time.
+fn plain_bytes(rest: &[u8]) -> usize {
+    const SHORT: usize = 32;
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let (eights, _) = rest
+        .get(..SHORT.min(rest.len()))
+        .unwrap_or_default()
+        .as_chunks::<8>();
+    for (number, eight) in eights.iter().enumerate() {
+        let word = u64::from_le_bytes(*eight);
+        // The lowest bit that is set is the first byte's that is looked for; those above it may
+        // be wrong (H. S. Warren, "Hacker's Delight", section 6-1).
+        let is_zero = |word: u64| word.wrapping_sub(EACH) & !word;
+        let quote = is_zero(word ^ (EACH * 0x22));
+        let escape = is_zero(word ^ (EACH * 0x5c));
+        let control = word.wrapping_sub(EACH * 0x20) & !word;
+        let found = (quote | escape | control) & HIGH;
+        if found != 0 {
+            return number * 8 + usize::try_from(found.trailing_zeros() / 8).unwrap_or(0);
+        }
+    }
+    let done = eights.len() * 8;
+    let rest = rest.get(done..).unwrap_or_default();
+    let end = memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
+    let plain = rest.get(..end).unwrap_or_default();
+    // Over all of it rather than to the first: that is done on many bytes at once.
+    if plain.iter().fold(u8::MAX, |least, b| least.min(*b)) < 0x20 {
+        let control = plain.iter().position(|b| *b < 0x20);
+        return done + control.unwrap_or(end);
+    }
+    done + end
+}
+
 struct Walk<'t> {
     text: &'t str,
     at: usize,
     depth: usize,
     nested: usize,
     edits: Vec<Edit>,
+    ahead: Ahead,
     /// What was picked.
     found: Vec<Found<'t>>,
 }
@@ -292,13 +331,7 @@ impl<'t> Walk<'t> {
         let mut escaped = false;
         loop {
             let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
-            let end = memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
-            let plain = rest.get(..end).unwrap_or_default();
-            // Over all of it rather than to the first: that is done on many bytes at once.
-            if plain.iter().fold(u8::MAX, |least, b| least.min(*b)) < 0x20 {
-                return Err(self.stop());
-            }
-            self.at += end;
+            self.at += plain_bytes(rest);
             match self.peek() {
                 Some(b'"') => break,
                 Some(b'\\') => {
@@ -326,12 +359,42 @@ impl<'t> Walk<'t> {
         let inner = (opens && self.nested < NESTED).then(|| scrub(text, self.nested + 1, None));
         let scrubbed = match inner {
             Some(Ok((scrubbed, _))) => scrubbed,
-            Some(Err(_)) | None => text::scrub(text),
+            Some(Err(_)) | None => {
+                // Escapes say something else than what stands there.
+                let is_as_written = text.len() + 2 == self.at - start;
+                if is_as_written {
+                    text::scrub_at(text, start + 1, &mut self.ahead)
+                } else {
+                    text::scrub(text)
+                }
+            }
         };
         if let Cow::Owned(scrubbed) = scrubbed {
             let span = start..self.at;
             let with = serde_json::Value::String(scrubbed).to_string();
             self.edits.push(Edit { span, with });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_string_ends_at_its_first_quote_escape_or_control_character(
+            bytes in prop::collection::vec(
+                prop_oneof![8 => 0x20u8.., 1 => Just(b'"'), 1 => Just(b'\\'), 1 => ..0x20u8],
+                0..80,
+            ),
+            plain in 0..64usize,
+        ) {
+            let rest = [vec![b'x'; plain], bytes].concat();
+            let ends = |b: &u8| *b == b'"' || *b == b'\\' || *b < 0x20;
+            let want = rest.iter().position(ends).unwrap_or(rest.len());
+            prop_assert_eq!(plain_bytes(&rest), want, "{:?}", rest);
         }
     }
 }

@@ -406,6 +406,21 @@ fn planted() -> impl Strategy<Value = Value> {
     ]
 }
 
+/// Text of words that can begin a secret, in either case, and of what can stand around them.
+fn telling_text() -> impl Strategy<Value = String> {
+    let words: Vec<&str> = super::text::WORDS.iter().map(|(word, _)| *word).collect();
+    let word = prop::sample::select(words).prop_map(ToOwned::to_owned);
+    let loud = word.clone().prop_map(|word| word.to_uppercase());
+    let piece = prop_oneof![
+        word,
+        loud,
+        "[ =:/@.é\"\\\\-]{1,3}",
+        "[a-zA-Z0-9_]{1,50}",
+        Just(format!(" {} ", secret_key())),
+    ];
+    prop::collection::vec(piece, 0..8).prop_map(|pieces| format!("x{}", pieces.concat()))
+}
+
 /// Random structure around the secret: objects, lists, siblings, JSON in strings.
 fn around() -> impl Strategy<Value = Value> {
     planted().prop_recursive(6, 24, 2, |inner| {
@@ -436,6 +451,15 @@ proptest! {
         prop_assert_eq!(scrub_text(&once).into_owned(), once);
         let raw = json!({"k": text}).to_string();
         prop_assert!(serde_json::from_str::<Value>(&scrub_json(&raw).unwrap()).is_ok());
+    }
+
+    #[test]
+    fn texts_side_by_side_are_scrubbed_as_each_alone(
+        texts in prop::collection::vec(telling_text(), 1..12),
+    ) {
+        let raw = json!(texts).to_string();
+        let alone: Vec<Cow<'_, str>> = texts.iter().map(|text| scrub_text(text)).collect();
+        prop_assert_eq!(scrub_json(&raw).unwrap(), json!(alone).to_string());
     }
 
     #[test]
