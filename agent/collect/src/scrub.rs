@@ -13,7 +13,7 @@
 //! Called by the sources of events; pure, linear in the length of its input.
 
 mod ahead;
-mod json;
+pub(crate) mod json;
 mod keys;
 mod text;
 

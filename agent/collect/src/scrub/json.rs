@@ -22,7 +22,7 @@ struct Edit {
 }
 
 /// Returns the text without its secrets, and what was picked if nothing was replaced.
-pub(super) fn scrub<'t>(
+pub(crate) fn scrub<'t>(
     raw: &'t str,
     nested: usize,
     picks: Option<&Picks>,
@@ -33,14 +33,10 @@ pub(super) fn scrub<'t>(
         depth: 0,
         nested,
         edits: Vec::new(),
-        ahead: Ahead::of(raw),
+        ahead: Some(Ahead::of(raw)),
         found: picks.map(Picks::nothing).unwrap_or_default(),
     };
-    walk.value(Class::Open, "", picks.map(Picks::root))?;
-    walk.space();
-    if walk.at != raw.len() {
-        return Err(walk.stop());
-    }
+    walk.whole(picks)?;
     let mut edits = walk.edits;
     if edits.is_empty() {
         return Ok((Cow::Borrowed(raw), picks.map(|_| walk.found)));
@@ -97,13 +93,29 @@ fn plain_bytes(rest: &[u8]) -> usize {
     done + end
 }
 
+/// Returns what is picked of a text that was scrubbed before.
+pub(crate) fn read<'t>(text: &'t str, picks: &Picks) -> Result<Vec<Found<'t>>, NotJson> {
+    let mut walk = Walk {
+        text,
+        at: 0,
+        depth: 0,
+        nested: 0,
+        edits: Vec::new(),
+        ahead: None,
+        found: picks.nothing(),
+    };
+    walk.whole(Some(picks))?;
+    Ok(walk.found)
+}
+
 struct Walk<'t> {
     text: &'t str,
     at: usize,
     depth: usize,
     nested: usize,
     edits: Vec<Edit>,
-    ahead: Ahead,
+    /// `None` where nothing is examined.
+    ahead: Option<Ahead>,
     /// What was picked.
     found: Vec<Found<'t>>,
 }
@@ -115,6 +127,16 @@ enum Seen<'t> {
 }
 
 impl<'t> Walk<'t> {
+    /// Reads one value and nothing behind it.
+    fn whole(&mut self, picks: Option<&Picks>) -> Result<(), NotJson> {
+        self.value(Class::Open, "", picks.map(Picks::root))?;
+        self.space();
+        if self.at != self.text.len() {
+            return Err(self.stop());
+        }
+        Ok(())
+    }
+
     fn stop(&self) -> NotJson {
         NotJson { at: self.at }
     }
@@ -355,6 +377,9 @@ impl<'t> Walk<'t> {
 
     /// Looks at the text of a string that ends here, and replaces what shows a secret.
     fn examine(&mut self, start: usize, text: &str) {
+        let Some(ahead) = &mut self.ahead else {
+            return;
+        };
         let opens = text.trim_start().starts_with(['{', '[', '"']);
         let inner = (opens && self.nested < NESTED).then(|| scrub(text, self.nested + 1, None));
         let scrubbed = match inner {
@@ -363,7 +388,7 @@ impl<'t> Walk<'t> {
                 // Escapes say something else than what stands there.
                 let is_as_written = text.len() + 2 == self.at - start;
                 if is_as_written {
-                    text::scrub_at(text, start + 1, &mut self.ahead)
+                    text::scrub_at(text, start + 1, ahead)
                 } else {
                     text::scrub(text)
                 }
