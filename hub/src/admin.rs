@@ -16,13 +16,15 @@ use protocol::ids::AgentId;
 use protocol::limits;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use store::RecoveryRecipient;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use crate::backup::LastBackup;
 use crate::bundle::{Asked, Volume};
 use crate::ca::Step;
 use crate::failure::{Exit, Explain};
@@ -45,12 +47,21 @@ const KEEP_FREE_BYTES: u64 = 512 << 20;
 /// Bytes of a command's files that are copied at once.
 const PIECE_BYTES: usize = 64 << 10;
 
+/// How long a command may take in nothing of what it asked for.
+const STALLED: Duration = Duration::from_secs(60);
+
+/// Pieces of a backup that wait to be sent.
+const PIECES: usize = 4;
+
+/// Longest piece of a backup, in bytes.
+const BACKUP_PIECE_BYTES: u32 = 1 << 20;
+
 /// Commands that are answered at the same time; further ones wait to be accepted.
 const CALLERS: usize = 16;
 
 /// What a local command asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "ask", rename_all = "lowercase")]
+#[serde(tag = "ask", rename_all = "kebab-case")]
 pub(crate) enum Question {
     /// How the hub is doing.
     Status,
@@ -58,6 +69,17 @@ pub(crate) enum Question {
     Checks,
     /// Whether the store is whole.
     Verify,
+    /// Everything, as a backup: it comes in pieces before the answer, each with its length before
+    /// it (four bytes, big endian) and none behind the last, whose length is 0.
+    Backup {
+        /// Who can open it besides the master key.
+        recipient: Option<RecoveryRecipient>,
+    },
+    /// Takes note that a backup has reached its file.
+    BackedUp {
+        /// Which.
+        last: LastBackup,
+    },
     /// Takes the bundle whose volumes follow the question, each as [`send`] writes it.
     Import {
         /// How many follow.
@@ -99,6 +121,13 @@ pub(crate) trait Oracle: Send + Sync + 'static {
     /// Takes a bundle.
     fn import(&self, volumes: Vec<Volume>, asked: Asked) -> impl Future<Output = Answer> + Send;
 
+    /// Makes a backup and gives its bytes to `to`. Ends soon after nobody takes them any more.
+    fn back_up(
+        &self,
+        recipient: Option<RecoveryRecipient>,
+        to: mpsc::Sender<Vec<u8>>,
+    ) -> impl Future<Output = Answer> + Send;
+
     /// Makes an empty file that nobody else sees, for what a command sends.
     ///
     /// # Errors
@@ -131,6 +160,9 @@ pub(crate) enum AdminError {
     /// The hub refused to answer.
     #[error("the running hub refused: {0}")]
     Refused(String),
+    /// What the hub sent could not be written.
+    #[error("could not write what the running hub sent")]
+    Take(#[source] io::Error),
     /// The answer has another form than this program knows.
     #[error("the running hub answered in a form that this program does not know")]
     Form,
@@ -144,6 +176,7 @@ impl Explain for AdminError {
             }
             Self::Ask { .. } => Exit::Unreachable,
             Self::Form => Exit::Data,
+            Self::Take(_) => Exit::Failed,
             Self::Open { .. } | Self::Refused(_) => Exit::Failed,
         }
     }
@@ -158,7 +191,7 @@ impl Explain for AdminError {
             Self::Ask { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("run it as root or as the hub's user".to_owned())
             }
-            Self::Ask { .. } | Self::Refused(_) | Self::Form => None,
+            Self::Ask { .. } | Self::Take(_) | Self::Refused(_) | Self::Form => None,
         }
     }
 }
@@ -274,6 +307,14 @@ async fn converse<O: Oracle>(mut stream: UnixStream, oracle: &O) -> io::Result<(
                     Err(error) => Answer::Error(format!("the files did not come whole: {error}")),
                 }
             }
+            Ok(Question::Backup { recipient }) => {
+                let (to, pieces) = mpsc::channel(PIECES);
+                let (sent, answer) =
+                    tokio::join!(forward(&mut write, pieces), oracle.back_up(recipient, to));
+                sent?;
+                write.write_u32(0).await?;
+                answer
+            }
             Ok(question) => oracle.answer(question).await,
             Err(_) => no_question(),
         },
@@ -282,6 +323,24 @@ async fn converse<O: Oracle>(mut stream: UnixStream, oracle: &O) -> io::Result<(
     text.push(b'\n');
     write.write_all(&text).await?;
     write.shutdown().await
+}
+
+/// Sends pieces on as they come, until there are no more. A reader that takes nothing for too long
+/// is given up: what a backup reads is held for it.
+async fn forward(
+    to: &mut (impl AsyncWrite + Unpin),
+    mut pieces: mpsc::Receiver<Vec<u8>>,
+) -> io::Result<()> {
+    while let Some(piece) = pieces.recv().await {
+        let sending = async {
+            to.write_u32(u32::try_from(piece.len()).unwrap_or(u32::MAX))
+                .await?;
+            to.write_all(&piece).await
+        };
+        let sent = tokio::time::timeout(STALLED, sending).await;
+        sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+    }
+    Ok(())
 }
 
 /// Receives the volumes of a bundle into files that nobody else sees.
@@ -360,25 +419,12 @@ pub(crate) async fn send(
     question: &Question,
     files: &mut [(String, File)],
 ) -> Result<Option<Value>, AdminError> {
-    let path = path(data_dir);
     let failed = |source| AdminError::Ask {
-        path: path.clone(),
+        path: path(data_dir),
         source,
     };
-    let mut stream = match UnixStream::connect(&path).await {
-        Ok(stream) => stream,
-        // No socket, no data directory, or one that a killed hub left behind.
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound
-                    | io::ErrorKind::ConnectionRefused
-                    | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            return Ok(None);
-        }
-        Err(error) => return Err(failed(error)),
+    let Some(mut stream) = connect(data_dir).await? else {
+        return Ok(None);
     };
     let mut text = serde_json::to_vec(question).expect("a question always serialises");
     text.push(b'\n');
@@ -399,17 +445,92 @@ pub(crate) async fn send(
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         .map_err(failed)?;
-    if answer.is_empty() {
-        return Err(failed(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            "it ended the connection without an answer",
-        )));
+    answered(data_dir, &answer).map(Some)
+}
+
+/// Connects to the hub that runs on a data directory; `None` when none does.
+async fn connect(data_dir: &Path) -> Result<Option<UnixStream>, AdminError> {
+    let path = path(data_dir);
+    match UnixStream::connect(&path).await {
+        Ok(stream) => Ok(Some(stream)),
+        // No socket, no data directory, or one that a killed hub left behind.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::ConnectionRefused
+                    | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(source) => Err(AdminError::Ask { path, source }),
     }
-    match serde_json::from_slice(&answer) {
-        Ok(Answer::Ok(value)) => Ok(Some(value)),
+}
+
+/// Reads an answer.
+fn answered(data_dir: &Path, answer: &[u8]) -> Result<Value, AdminError> {
+    if answer.is_empty() {
+        let cause = "it ended the connection without an answer";
+        return Err(AdminError::Ask {
+            path: path(data_dir),
+            source: io::Error::new(io::ErrorKind::UnexpectedEof, cause),
+        });
+    }
+    match serde_json::from_slice(answer) {
+        Ok(Answer::Ok(value)) => Ok(value),
         Ok(Answer::Error(reason)) => Err(AdminError::Refused(reason)),
         Err(_) => Err(AdminError::Form),
     }
+}
+
+/// Asks the hub that runs on a data directory for what comes in pieces, and writes them to `to`;
+/// returns the answer behind them. `None` when no hub runs.
+///
+/// # Errors
+/// When it cannot be asked or refuses, or `to` cannot be written.
+pub(crate) async fn fetch(
+    data_dir: &Path,
+    question: &Question,
+    to: &mut impl io::Write,
+) -> Result<Option<Value>, AdminError> {
+    let failed = |source| AdminError::Ask {
+        path: path(data_dir),
+        source,
+    };
+    let Some(mut stream) = connect(data_dir).await? else {
+        return Ok(None);
+    };
+    let mut text = serde_json::to_vec(question).expect("a question always serialises");
+    text.push(b'\n');
+    stream.write_all(&text).await.map_err(failed)?;
+    let mut piece = Vec::new();
+    loop {
+        let receiving = async {
+            let length = stream.read_u32().await?;
+            if length > BACKUP_PIECE_BYTES {
+                return Ok(None);
+            }
+            piece.resize(usize::try_from(length).unwrap_or(0), 0);
+            stream.read_exact(&mut piece).await.map(Some)
+        };
+        let received = tokio::time::timeout(ANSWERING, receiving).await;
+        let received = received.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        match received.map_err(failed)? {
+            // A hub that does not know the question answers with words.
+            None => return Err(AdminError::Form),
+            Some(0) => break,
+            Some(_) => to.write_all(&piece).map_err(AdminError::Take)?,
+        }
+    }
+    let mut answer = Vec::new();
+    let mut rest = stream.take(ANSWER_BYTES);
+    let reading = rest.read_to_end(&mut answer);
+    tokio::time::timeout(ANSWERING, reading)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(failed)?;
+    answered(data_dir, &answer).map(Some)
 }
 
 async fn send_file(stream: &mut UnixStream, name: &str, file: &File) -> io::Result<()> {
@@ -428,6 +549,8 @@ async fn send_file(stream: &mut UnixStream, name: &str, file: &File) -> io::Resu
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use serde_json::json;
 
     use super::*;
@@ -506,7 +629,9 @@ mod tests {
         served.await.unwrap();
     }
 
-    struct Echo;
+    /// Counts the pieces that it could send.
+    #[derive(Default)]
+    struct Echo(AtomicU32);
 
     impl Oracle for Echo {
         async fn answer(&self, question: Question) -> Answer {
@@ -514,6 +639,8 @@ mod tests {
                 Question::Verify => Answer::Error("the store is closing".to_owned()),
                 Question::Status | Question::Checks => Answer::Ok(json!(format!("{question:?}"))),
                 Question::Import { .. }
+                | Question::Backup { .. }
+                | Question::BackedUp { .. }
                 | Question::Reply { .. }
                 | Question::Authority
                 | Question::Rotate { .. } => no_question(),
@@ -524,16 +651,93 @@ mod tests {
             Answer::Ok(json!([volumes.len(), asked.accept_gap]))
         }
 
+        async fn back_up(
+            &self,
+            recipient: Option<RecoveryRecipient>,
+            to: mpsc::Sender<Vec<u8>>,
+        ) -> Answer {
+            if recipient.is_some() {
+                return Answer::Error("not for that one".to_owned());
+            }
+            let mut sent = 0;
+            for n in 0..1000u32 {
+                let piece = vec![n.to_le_bytes()[0]; 64 << 10];
+                if to.send(piece).await.is_err() {
+                    break;
+                }
+                sent += 1;
+            }
+            self.0.store(sent, Ordering::Relaxed);
+            Answer::Ok(json!(sent))
+        }
+
         fn scratch(&self) -> io::Result<File> {
             tempfile::tempfile()
         }
     }
 
+    /// Takes so many bytes and then fails.
+    struct Room(usize);
+
+    impl io::Write for Room {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let left = self.0.checked_sub(bytes.len());
+            self.0 = left.ok_or(io::ErrorKind::StorageFull)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_comes_in_pieces_comes_whole_before_its_answer_and_ends_with_its_reader() {
+        let folder = tempfile::tempdir().unwrap();
+        let question = Question::Backup { recipient: None };
+        let mut all = Vec::new();
+        let none = fetch(folder.path(), &question, &mut all).await;
+        assert_eq!(none.unwrap(), None);
+
+        let echo = Arc::new(Echo::default());
+        let (stop, served) = start_with(folder.path(), Arc::clone(&echo));
+        let answer = fetch(folder.path(), &question, &mut all).await.unwrap();
+        assert_eq!(answer, Some(json!(1000)));
+        assert_eq!(all.len(), 1000 * (64 << 10));
+        let wrong = all.chunks(64 << 10).zip(0..1000u32);
+        let wrong = wrong.filter(|(piece, n)| piece.iter().any(|b| *b != n.to_le_bytes()[0]));
+        assert_eq!(wrong.count(), 0);
+
+        let full = fetch(folder.path(), &question, &mut Room(200 << 10)).await;
+        assert!(matches!(full, Err(AdminError::Take(_))), "{full:?}");
+        // The hub notices, and goes on.
+        let refused = Question::Backup {
+            recipient: Some(format!("x25519:09{}", "0".repeat(62)).parse().unwrap()),
+        };
+        let words = fetch(folder.path(), &refused, &mut all).await.unwrap_err();
+        assert_eq!(
+            words.to_string(),
+            "the running hub refused: not for that one"
+        );
+        while echo.0.load(Ordering::Relaxed) == 1000 {
+            tokio::task::yield_now().await;
+        }
+        stop.cancel();
+        served.await.unwrap();
+    }
+
     fn start(folder: &Path) -> (CancellationToken, tokio::task::JoinHandle<()>) {
+        start_with(folder, Arc::default())
+    }
+
+    fn start_with(
+        folder: &Path,
+        echo: Arc<Echo>,
+    ) -> (CancellationToken, tokio::task::JoinHandle<()>) {
         let stop = CancellationToken::new();
         let listener = open(folder).unwrap();
         let owner = owner_of(folder).unwrap();
-        let served = tokio::spawn(serve(listener, owner, Arc::new(Echo), stop.clone()));
+        let served = tokio::spawn(serve(listener, owner, echo, stop.clone()));
         (stop, served)
     }
 }

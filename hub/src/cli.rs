@@ -9,12 +9,15 @@ use crate::failure::{Exit, Failure};
 use crate::serve;
 
 mod authority;
+mod backup;
 mod bundle;
 pub(crate) mod checks;
 mod doctor;
 mod init;
 mod local;
 pub(crate) mod output;
+mod recovery;
+mod restore;
 mod settings;
 pub(crate) mod verify;
 
@@ -88,14 +91,68 @@ pub(crate) enum Verb {
         #[command(subcommand)]
         what: Option<Check>,
     },
-    /// Read the whole store and follow every audit chain
-    Verify,
+    /// Write everything that the hub stores to a new file, sealed under the master key
+    ///
+    /// While the hub runs it goes on; nobody's writes wait. Without a running hub the store is
+    /// opened.
+    Backup {
+        /// Where to write it; no file is replaced
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// The public half of a recovery key that can open it too (`key recovery generate`)
+        #[arg(long, value_name = "x25519:KEY")]
+        recovery_recipient: Option<store::RecoveryRecipient>,
+    },
+    /// Make a store from a backup, in a data folder that has none
+    Restore(Restore),
+    /// Read the whole store and follow every audit chain; or read a backup to its end
+    Verify {
+        /// Read this backup instead: every chunk and every row of it
+        #[arg(long, value_name = "FILE")]
+        backup: Option<PathBuf>,
+    },
+    /// Make the keys that stand above the store
+    #[command(subcommand)]
+    Key(Key),
     /// Take what agents without a way to this hub have had carried over, and write replies
     #[command(subcommand)]
     Bundle(Bundle),
     /// Show the certificate authority, or replace it stage by stage
     #[command(subcommand)]
     Ca(Ca),
+}
+
+/// Flags of `restore`
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// The backup
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The secret half of the recovery key: the master key is then written to a new file
+    #[arg(long, value_name = "FILE")]
+    recovery_key_file: Option<PathBuf>,
+    /// Restore it although its rows have faults, which are named
+    #[arg(long)]
+    with_faults: bool,
+}
+
+/// What `key` does
+#[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// The key that opens backups when the master key is lost
+    #[command(subcommand)]
+    Recovery(Recovery),
+}
+
+/// What `key recovery` does
+#[derive(Debug, Subcommand)]
+pub(crate) enum Recovery {
+    /// Make a recovery key and print its public half, for `recovery_recipient`
+    Generate {
+        /// Where to write the secret half; keep it offline
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
 }
 
 /// What `ca` does
@@ -254,7 +311,16 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         } => checks::list(&Config::load(&flags)?, format).await,
         Verb::Bundle(what) => bundle::run(&Config::load(&flags)?, what, format).await,
         Verb::Ca(what) => authority::run(&Config::load(&flags)?, what, format).await,
-        Verb::Verify => verify::run(&Config::load(&flags)?, format).await,
+        Verb::Backup {
+            file,
+            recovery_recipient,
+        } => backup::run(&Config::load(&flags)?, &file, recovery_recipient, format).await,
+        Verb::Restore(args) => restore::run(&Config::load(&flags)?, &args, format).await,
+        Verb::Verify { backup: Some(file) } => {
+            backup::verify(&Config::load(&flags)?, &file, format).await
+        }
+        Verb::Verify { backup: None } => verify::run(&Config::load(&flags)?, format).await,
+        Verb::Key(Key::Recovery(Recovery::Generate { file })) => recovery::generate(&file, format),
     }
 }
 

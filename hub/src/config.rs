@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use serde::Deserialize;
+use store::{NoRecipientError, RecoveryRecipient};
 use toml::Spanned;
 use tracing_subscriber::EnvFilter;
 
@@ -177,6 +178,8 @@ pub(crate) struct Config {
     pub(crate) quotas: Quotas,
     /// Life of an agent's certificate.
     pub(crate) agent_leaf: SignedDuration,
+    /// Who can open backups besides the master key.
+    pub(crate) recovery_recipient: Option<RecoveryRecipient>,
     /// How the log is written.
     pub(crate) log_format: LogFormat,
     /// What is logged.
@@ -214,7 +217,7 @@ pub(crate) struct Flags {
 /// takes half a minute, and one core of a hub stores about as many events a second as an
 /// organisation may send; what is shared out under load is the work of the fair queue. They bound
 /// what one agent that is broken or stolen costs the others, and how fast it fills the disk.
-const KEYS: [(&str, &str, &str); 16] = [
+const KEYS: [(&str, &str, &str); 17] = [
     (
         "data_dir",
         "/var/lib/zero-x-hub",
@@ -281,6 +284,11 @@ const KEYS: [(&str, &str, &str); 16] = [
         "30d",
         "life of an agent's certificate, renewed from half of it: 30d, 12h, 20s",
     ),
+    (
+        "recovery_recipient",
+        "",
+        "public half of the recovery key that opens backups too: x25519:…, from key recovery generate",
+    ),
     ("log.format", "text", "text or json"),
     (
         "log.level",
@@ -298,6 +306,7 @@ struct RawFile {
     api_listen: Option<Spanned<String>>,
     checks_dir: Option<Spanned<String>>,
     public_hosts: Option<Spanned<Vec<String>>>,
+    recovery_recipient: Option<Spanned<String>>,
     #[serde(default)]
     tls: RawTls,
     #[serde(default)]
@@ -494,6 +503,7 @@ impl Layers {
             ),
             ("quota.burst_seconds", number(quota.burst_seconds)),
             ("ca.agent_leaf", plain(raw.ca.agent_leaf)),
+            ("recovery_recipient", plain(raw.recovery_recipient)),
             ("log.format", plain(raw.log.format)),
             ("log.level", plain(raw.log.level)),
         ];
@@ -660,6 +670,15 @@ impl Layers {
             (Some(certificate), None) => return Err(lonely("tls.cert", &certificate, "tls.key")),
             (None, Some(key)) => return Err(lonely("tls.key", &key, "tls.cert")),
         };
+        let recovery_recipient = self.text("recovery_recipient")?;
+        let recovery_recipient = recovery_recipient
+            .map(|setting| {
+                let parsed = setting.value.parse();
+                parsed.map_err(|error: NoRecipientError| {
+                    refused("recovery_recipient", &setting, &error.to_string())
+                })
+            })
+            .transpose()?;
         let agent_leaf = self.text("ca.agent_leaf")?.ok_or(ConfigError::Missing {
             key: "ca.agent_leaf",
         })?;
@@ -679,6 +698,7 @@ impl Layers {
             tls,
             quotas: self.quotas()?,
             agent_leaf,
+            recovery_recipient,
             log_format,
             log_level,
             shown,

@@ -143,6 +143,13 @@ impl Failure {
         self
     }
 
+    /// Puts what was being done above what failed.
+    #[must_use]
+    pub(crate) fn below(mut self, what: impl Into<String>) -> Self {
+        self.chain.insert(0, what.into());
+        self
+    }
+
     /// Sets what the operator can do.
     #[must_use]
     pub(crate) fn with_fix(mut self, fix: impl Into<String>) -> Self {

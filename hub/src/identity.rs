@@ -214,6 +214,17 @@ pub(crate) async fn note_audited_step(
     appliance.put_secret(CA_AUDITED, bytes).await
 }
 
+/// Makes a hub that was restored a new one to agents and people, under the same authority: agents
+/// forget what this hub is known to hold and send it again, and no access token of before is good.
+///
+/// # Errors
+/// When the system has no randomness, or the store cannot be written.
+pub(crate) async fn begin_anew(appliance: &Appliance) -> Result<(), IdentityError> {
+    appliance.put_secret(EPOCH, fresh::<16>()?).await?;
+    appliance.put_secret(JWT, jwt_key()?).await?;
+    Ok(())
+}
+
 impl Identity {
     /// Loads the keys that [`establish`] made.
     ///

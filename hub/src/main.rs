@@ -12,6 +12,7 @@ use tracing_subscriber::EnvFilter;
 
 mod admin;
 mod api;
+mod backup;
 mod bundle;
 mod ca;
 mod checkpoints;

@@ -19,6 +19,7 @@ impl Explain for MasterKeyError {
             | Self::Mode { .. }
             | Self::Content { .. }
             | Self::Kind { .. }
+            | Self::NoRecoveryKey { .. }
             | _ => Exit::Config,
         }
     }
@@ -35,6 +36,9 @@ impl Explain for MasterKeyError {
                     .to_owned()
             }
             Self::Kind { .. } => "name the file itself".to_owned(),
+            Self::NoRecoveryKey { .. } => {
+                "name the file that `zero-x-hub key recovery generate` wrote".to_owned()
+            }
             Self::Io { path, source } if source.kind() == io::ErrorKind::NotFound => format!(
                 "{} is the key that `zero-x-hub init` made; restore it from your copy",
                 path.display()

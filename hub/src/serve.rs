@@ -11,10 +11,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sd_notify::NotifyState;
 use serde_json::Value;
-use store::Store;
+use store::{RecoveryRecipient, Store};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,7 @@ use crate::admin::{self, Answer, Question};
 use crate::api;
 use crate::api::access::AccessKeys;
 use crate::api::throttle::Throttle;
+use crate::backup;
 use crate::bundle::{Asked, Importer, Volume};
 use crate::ca::Authority;
 use crate::checkpoints::{self, Signer};
@@ -214,6 +215,8 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
         rules: Arc::clone(&rules),
         live: Arc::clone(&live),
         importer: Importer::new(store, &identity, Arc::clone(&live)),
+        recovery_recipient: config.recovery_recipient,
+        backing_up: tokio::sync::Mutex::new(()),
         started_at: Timestamp::now(),
     });
 
@@ -442,6 +445,8 @@ struct Oracle {
     rules: Arc<RulesInForce>,
     live: Arc<Live>,
     importer: Importer,
+    recovery_recipient: Option<RecoveryRecipient>,
+    backing_up: tokio::sync::Mutex<()>,
     started_at: Timestamp,
 }
 
@@ -477,6 +482,15 @@ impl admin::Oracle for Oracle {
             Question::Rotate { step, force } => {
                 return told(self.rotation.step(step, force, Timestamp::now()).await);
             }
+            Question::BackedUp { last } => {
+                let noted = backup::note_last(&self.store.appliance(), last).await;
+                return match noted {
+                    Ok(()) => Answer::Ok(Value::Null),
+                    Err(error) => Answer::Error(error.to_string()),
+                };
+            }
+            // Not asked here: it is answered in pieces.
+            Question::Backup { .. } => return Answer::Error("it comes in pieces".to_owned()),
             // Its files come with it; it is not asked here.
             Question::Import { .. } => return Answer::Error("no files came with it".to_owned()),
         };
@@ -495,6 +509,21 @@ impl admin::Oracle for Oracle {
             );
         }
         told(report)
+    }
+
+    async fn back_up(
+        &self,
+        recipient: Option<RecoveryRecipient>,
+        to: mpsc::Sender<Vec<u8>>,
+    ) -> Answer {
+        // Held to the end of the work, also when nobody waits for it any more.
+        let Ok(_alone) = self.backing_up.try_lock() else {
+            return Answer::Error("another backup is being made".to_owned());
+        };
+        let recipient = recipient.or(self.recovery_recipient);
+        let made = backup::make(&self.store, recipient, backup::Pieces(to)).await;
+        backup::log(&made);
+        told(made)
     }
 
     fn scratch(&self) -> io::Result<fs::File> {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use store::Store;
 use store::error::ReadError;
 
+use crate::backup::{self, LastBackup};
 use crate::expiry::{self, HubCertificates, Warning};
 use crate::failure::chain;
 
@@ -51,6 +52,8 @@ pub(crate) struct Status {
     pub(crate) checks: usize,
     /// Bytes of the data directory.
     pub(crate) store_bytes: u64,
+    /// The last backup that reached its file; `null` when none was ever made.
+    pub(crate) last_backup: Option<LastBackup>,
     /// Certificates that end soon.
     pub(crate) warnings: Vec<Warning>,
     /// What needs a person, one clause each.
@@ -127,6 +130,7 @@ pub(crate) async fn gather(known: Known<'_>) -> Result<Status, ReadError> {
         sessions,
         checks: known.checks,
         store_bytes: folder_bytes(known.data_dir, 0),
+        last_backup: backup::last(&known.store.appliance()).await?,
         warnings,
         trouble,
     })

@@ -2,6 +2,7 @@
 
 #![expect(clippy::indexing_slicing, clippy::print_stdout, reason = "tests")]
 
+mod backup;
 mod bad_input;
 mod bundle;
 mod canaries;

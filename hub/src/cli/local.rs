@@ -85,6 +85,7 @@ fn readable(status: &Status) -> Vec<(&'static str, String)> {
         ("organisations", status.organisations.to_string()),
         ("checks", status.checks.to_string()),
         ("store", format!("{} bytes", status.store_bytes)),
+        ("last backup", last_backup(status, jiff::Timestamp::now())),
         ("CA pin", status.ca_pin.clone()),
     ];
     lines.extend(status.warnings.iter().map(|warning| {
@@ -98,6 +99,20 @@ fn readable(status: &Status) -> Vec<(&'static str, String)> {
             .map(|clause| ("trouble", clause.clone())),
     );
     lines
+}
+
+/// Says when the last backup was made, how long ago, and its size.
+fn last_backup(status: &Status, now: jiff::Timestamp) -> String {
+    let Some(last) = status.last_backup else {
+        return "none was ever made".to_owned();
+    };
+    let hours = now.duration_since(last.made_at).as_hours();
+    let ago = match hours {
+        ..1 => "less than an hour ago".to_owned(),
+        1..48 => format!("{hours} h ago"),
+        _ => format!("{} days ago", hours / 24),
+    };
+    format!("{}, {ago}, {} bytes", clock(last.made_at), last.bytes)
 }
 
 /// Returns an instant to the second, RFC 3339.

@@ -136,6 +136,9 @@ fn every_key_of_the_table_can_be_set_in_a_file() {
             "agent_listen" | "api_listen" => "'127.0.0.1:9'",
             "public_hosts" => "['127.0.0.1']",
             "ca.agent_leaf" => "'12h'",
+            "recovery_recipient" => {
+                "'x25519:0900000000000000000000000000000000000000000000000000000000000000'"
+            }
             "log.format" => "'json'",
             key if key.starts_with("quota.") => "7",
             "log.level" => "'zero_x_hub=debug'",

@@ -28,6 +28,7 @@ pub mod error;
 mod keys;
 mod list;
 mod master;
+mod migrate;
 mod org;
 mod recovery;
 pub mod rows;

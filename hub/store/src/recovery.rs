@@ -20,6 +20,7 @@ use hpke::rand_core::{TryCryptoRng, TryRng};
 use hpke::{
     Deserializable, Kem, OpModeR, OpModeS, Serializable, setup_receiver, setup_sender_with_rng,
 };
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::error::MasterKeyError;
@@ -39,7 +40,8 @@ type Private = <X25519HkdfSha256 as Kem>::PrivateKey;
 type Encapped = <X25519HkdfSha256 as Kem>::EncappedKey;
 
 /// The public half of a recovery key, written `x25519:` and 64 hexadecimal characters.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct RecoveryRecipient([u8; 32]);
 
 impl RecoveryRecipient {
@@ -82,6 +84,20 @@ impl fmt::Display for RecoveryRecipient {
 impl fmt::Debug for RecoveryRecipient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<RecoveryRecipient> for String {
+    fn from(recipient: RecoveryRecipient) -> Self {
+        recipient.to_string()
+    }
+}
+
+impl TryFrom<String> for RecoveryRecipient {
+    type Error = NoRecipientError;
+
+    fn try_from(text: String) -> Result<Self, NoRecipientError> {
+        text.parse()
     }
 }
 

@@ -25,6 +25,7 @@ use crate::engine::{Engine, Engines, Holder, WriteSet};
 use crate::error::{ApplianceError, Fatal, OpenError};
 use crate::keys::Names;
 use crate::master::MasterKey;
+use crate::migrate;
 use crate::org::{AgentBounds, OrgInner, OrgStore, Surroundings};
 use crate::rows::access::Org;
 use crate::rows::audit::{Checkpoint, SignedCheckpoint};
@@ -170,6 +171,7 @@ impl Store {
             }
             (names, sealer)
         };
+        migrate::bring_up(&*engine, Holder::Appliance, &path, &names, &sealer)?;
         Self::on(config, wrap, engines, engine, names, sealer)
     }
 
@@ -293,6 +295,11 @@ impl Store {
         to: &mut dyn io::Write,
     ) -> Result<BackupSummary, BackupError> {
         backup::back_up(&self.hub, note, to)
+    }
+
+    /// Returns the public name of the master key in force: 16 hexadecimal characters.
+    pub fn master_key(&self) -> String {
+        self.hub.wrap().fingerprint()
     }
 
     /// Returns how many organisations' files are open.
@@ -489,7 +496,9 @@ impl Hub {
             appliance: Arc::clone(&self.shared),
             bounds: self.config.agent_bounds,
         };
-        let path = self.engines.place(Holder::Org(org));
+        let holder = Holder::Org(org);
+        let path = self.engines.place(holder);
+        migrate::bring_up(&*engine, holder, &path, &names, &sealer)?;
         OrgInner::open(org, &path, engine, names, sealer, around).map(OrgStore::of)
     }
 

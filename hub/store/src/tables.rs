@@ -175,3 +175,33 @@ impl Table {
         all.find(|table| table.number() == number).copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_of_the_format_names_every_table_with_its_number() {
+        let page = include_str!("../../../docs/store-format.md");
+        let (orgs, own) = page.split_once("### Tables of the hub's own file").unwrap();
+        for (part, tables) in [(orgs, Table::ORG), (own, Table::APPLIANCE)] {
+            for table in tables {
+                let row = format!("| {} | `{}` | ", table.number(), table.name());
+                assert!(part.contains(&row), "{row}");
+            }
+            let rows = |line: &&str| {
+                let mut cells = line.split('|').skip(1);
+                let number = cells.next().map(|cell| cell.trim().parse::<u8>().is_ok());
+                number == Some(true) && cells.next().is_some_and(|cell| cell.contains('`'))
+            };
+            let named: std::collections::BTreeSet<&str> = part
+                .lines()
+                .filter(rows)
+                .filter_map(|line| line.split('|').nth(2))
+                .collect();
+            assert_eq!(named.len(), tables.len(), "{named:?}");
+        }
+        let format = crate::engine::FORMAT;
+        assert!(page.contains(&format!("# Store format, version {format}\n")));
+    }
+}

@@ -72,7 +72,7 @@ impl Place {
     }
 }
 
-async fn act(org: &OrgStore, object: &str) {
+pub(crate) async fn act(org: &OrgStore, object: &str) {
     let mut write = org.write();
     write.audit(AuditAct {
         at: at(3),

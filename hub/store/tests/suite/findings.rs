@@ -177,6 +177,11 @@ async fn open(org: &OrgStore, finding: Finding) -> FindingId {
     id
 }
 
+/// One finding with a step of its life.
+pub(crate) async fn some(org: &OrgStore) {
+    open(org, finding(org, 1, "aws.a", Severity::High)).await;
+}
+
 async fn resolve(org: &OrgStore, id: FindingId) {
     let mut write = org.write();
     write.update_finding(id, |before| {

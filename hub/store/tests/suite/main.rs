@@ -12,6 +12,7 @@ mod bench;
 mod disk;
 mod events;
 mod findings;
+mod format;
 mod inventory;
 mod isolation;
 mod streams;
