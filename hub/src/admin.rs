@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::ids::AgentId;
+use protocol::ids::{AgentId, OrgId};
 use protocol::limits;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -79,6 +79,11 @@ pub(crate) enum Question {
     BackedUp {
         /// Which.
         last: LastBackup,
+    },
+    /// Compacts files.
+    Compact {
+        /// Whose; everybody's when absent.
+        org: Option<OrgId>,
     },
     /// Takes the bundle whose volumes follow the question, each as [`send`] writes it.
     Import {
@@ -641,6 +646,7 @@ mod tests {
                 Question::Import { .. }
                 | Question::Backup { .. }
                 | Question::BackedUp { .. }
+                | Question::Compact { .. }
                 | Question::Reply { .. }
                 | Question::Authority
                 | Question::Rotate { .. } => no_question(),

@@ -36,6 +36,7 @@ use crate::ca::Authority;
 use crate::expiry::HubCertificates;
 use crate::live::Live;
 use crate::password::Hasher;
+use crate::retention::Retention;
 use crate::serve::RulesInForce;
 
 use access::{AccessKeys, Peer};
@@ -57,6 +58,7 @@ mod overview;
 mod problem;
 mod repeat;
 mod resources;
+mod retention;
 mod scopes;
 mod session;
 mod sources;
@@ -116,6 +118,8 @@ pub(crate) struct State {
     pub(crate) certificates: Arc<HubCertificates>,
     /// Where agents reach this hub, `host:port`, for enrolment tokens.
     pub(crate) agent_hubs: Vec<String>,
+    /// Forgets what is old.
+    pub(crate) retention: Arc<Retention>,
     /// Ends streams when the hub stops.
     pub(crate) stop: CancellationToken,
 }
@@ -134,6 +138,7 @@ fn endpoints() -> (Router<Arc<State>>, utoipa::openapi::OpenApi) {
         .merge(overview::routes())
         .merge(scopes::routes())
         .merge(losses::routes())
+        .merge(retention::routes())
         .merge(audit::routes())
         .split_for_parts();
     openapi::describe_answers(&mut document);

@@ -4,12 +4,14 @@
 //! for each organisation and day. `verify` holds every log against them, so that an organisation's
 //! file cannot be set back or written anew unseen while the hub's own file stands.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use jiff::Timestamp;
 use store::error::{ApplianceError, ReadError};
 use store::rows::audit::SignedCheckpoint;
+use store::rows::retention::SignedBase;
 use store::{Appliance, Store};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -51,6 +53,17 @@ impl Signer {
         let seed: &[u8; 32] = seed.as_slice().try_into().map_err(|_| SignerError::Form)?;
         Ok(Self(SigningKey::from_bytes(seed)))
     }
+
+    /// Makes one of a seed.
+    #[cfg(test)]
+    pub(crate) fn of_seed(seed: [u8; 32]) -> Self {
+        Self(SigningKey::from_bytes(&seed))
+    }
+
+    /// Signs a message.
+    pub(crate) fn sign(&self, message: &[u8]) -> Vec<u8> {
+        self.0.sign(message).to_bytes().to_vec()
+    }
 }
 
 /// Returns the key that checkpoints are verified with; `None` where none was ever made.
@@ -67,13 +80,21 @@ pub(crate) async fn verifying_key(
 
 /// Says whether the hub signed a checkpoint.
 pub(crate) fn is_signed(checkpoint: &SignedCheckpoint, key: &VerifyingKey) -> bool {
-    let message = checkpoint.checkpoint.message();
-    Signature::from_slice(&checkpoint.signature)
-        .is_ok_and(|signature| key.verify_strict(&message, &signature).is_ok())
+    is_signature(&checkpoint.checkpoint.message(), &checkpoint.signature, key)
+}
+
+/// Says whether the hub signed what an audit log begins from.
+pub(crate) fn is_base_signed(base: &SignedBase, key: &VerifyingKey) -> bool {
+    is_signature(&base.base.message(), &base.signature, key)
+}
+
+fn is_signature(message: &[u8], signature: &[u8], key: &VerifyingKey) -> bool {
+    Signature::from_slice(signature)
+        .is_ok_and(|signature| key.verify_strict(message, &signature).is_ok())
 }
 
 /// Signs every minute, and once more at the end.
-pub(crate) async fn run(store: Store, signer: Signer, stop: CancellationToken) {
+pub(crate) async fn run(store: Store, signer: Arc<Signer>, stop: CancellationToken) {
     let mut rounds = interval(EVERY);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -81,9 +102,7 @@ pub(crate) async fn run(store: Store, signer: Signer, stop: CancellationToken) {
             () = stop.cancelled() => true,
             _ = rounds.tick() => false,
         };
-        let signed = store.checkpoint_audits(Timestamp::now(), |message| {
-            signer.0.sign(message).to_bytes().to_vec()
-        });
+        let signed = store.checkpoint_audits(Timestamp::now(), |message| signer.sign(message));
         match signed.await {
             Ok(0) => {}
             Ok(count) => debug!(count, "audit logs were signed"),
@@ -117,7 +136,7 @@ mod tests {
     async fn sign(store: &Store, second: i64) -> usize {
         let signer = Signer::load(&store.appliance()).await.unwrap();
         let at = Timestamp::from_second(second).unwrap();
-        let sign = |message: &[u8]| signer.0.sign(message).to_bytes().to_vec();
+        let sign = |message: &[u8]| signer.sign(message);
         store.checkpoint_audits(at, sign).await.unwrap()
     }
 

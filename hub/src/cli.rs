@@ -12,6 +12,7 @@ mod authority;
 mod backup;
 mod bundle;
 pub(crate) mod checks;
+mod compact;
 mod doctor;
 mod init;
 mod local;
@@ -114,6 +115,15 @@ pub(crate) enum Verb {
     /// Make the keys that stand above the store
     #[command(subcommand)]
     Key(Key),
+    /// Write an organisation's file together, so that what is free in it goes back to the system
+    ///
+    /// Its agents and readers wait meanwhile; nothing is lost. The hub does it by itself where more
+    /// than half of a file of 64 MiB or more is free after a day's retention.
+    Compact {
+        /// Which organisation, by id (default: each, one after the other)
+        #[arg(value_name = "ORG")]
+        org: Option<protocol::ids::OrgId>,
+    },
     /// Take what agents without a way to this hub have had carried over, and write replies
     #[command(subcommand)]
     Bundle(Bundle),
@@ -321,6 +331,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         }
         Verb::Verify { backup: None } => verify::run(&Config::load(&flags)?, format).await,
         Verb::Key(Key::Recovery(Recovery::Generate { file })) => recovery::generate(&file, format),
+        Verb::Compact { org } => compact::run(&Config::load(&flags)?, org, format).await,
     }
 }
 

@@ -30,6 +30,7 @@ use crate::bundle::{Asked, Importer, Volume};
 use crate::ca::Authority;
 use crate::checkpoints::{self, Signer};
 use crate::cli::{checks, verify};
+use crate::compaction;
 use crate::config::{Config, LogFormat};
 use crate::expiry::{HubCertificates, Said, Warning};
 use crate::failure::{Exit, Failure, Told};
@@ -39,6 +40,7 @@ use crate::live::Live;
 use crate::opening;
 use crate::password::Hasher;
 use crate::posture;
+use crate::retention::{self, Retention};
 use crate::rotation::{self, Rotation};
 use crate::ruleset::{self, Rules, RulesError};
 use crate::status::{self, Known, Running};
@@ -144,6 +146,8 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
     let signer = Signer::load(&appliance)
         .await
         .map_err(|error| Failure::new(Exit::Failed, "cannot sign audit logs").caused_by(&error))?;
+    let signer = Arc::new(signer);
+    let retention = Arc::new(Retention::new(store.clone(), Arc::clone(&signer)));
     let rules = Arc::new(RulesInForce::new(config.checks_dir.clone())?);
     let live = Arc::new(Live::default());
     let mut hosts = identity.public_hosts.clone();
@@ -198,6 +202,7 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
         agent_hubs: agent_hubs(&hosts, agent_listen.port(), || {
             fs::read_to_string("/proc/sys/kernel/hostname").ok()
         }),
+        retention: Arc::clone(&retention),
         stop: stop.clone(),
     });
     let oracle = Arc::new(Oracle {
@@ -239,6 +244,7 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
         "checkpoints",
         checkpoints::run(store.clone(), signer, stop.clone()),
     );
+    tasks.start("retention", retention::serve(retention, stop.clone()));
     tasks.start("rest", rest(store.clone(), stop.clone()));
     tasks.start("watchdog", watchdog(stop.clone()));
     notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
@@ -474,6 +480,9 @@ impl admin::Oracle for Oracle {
             }
             Question::Checks => Ok(Value::Array(checks::rows(&self.rules.now().set))),
             Question::Verify => verify::verify(&self.store).await.map(Value::Array),
+            Question::Compact { org } => {
+                return told(compaction::compact(&self.store, org, Timestamp::now()).await);
+            }
             Question::Reply { agent } => {
                 let written = self.importer.reply(&self.store, agent, Timestamp::now());
                 return told(written.await);

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use jiff::{SignedDuration, Timestamp};
 use protocol::enroll::Pin;
+use protocol::ids::OrgId;
 use serde::{Deserialize, Serialize};
 use store::Store;
 use store::error::ReadError;
@@ -52,12 +53,26 @@ pub(crate) struct Status {
     pub(crate) checks: usize,
     /// Bytes of the data directory.
     pub(crate) store_bytes: u64,
+    /// Each organisation's part of it.
+    pub(crate) files: Vec<OrgFile>,
     /// The last backup that reached its file; `null` when none was ever made.
     pub(crate) last_backup: Option<LastBackup>,
     /// Certificates that end soon.
     pub(crate) warnings: Vec<Warning>,
     /// What needs a person, one clause each.
     pub(crate) trouble: Vec<String>,
+}
+
+/// The file of one organisation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct OrgFile {
+    /// Whose.
+    pub(crate) org: OrgId,
+    /// Its size.
+    pub(crate) allocated_bytes: u64,
+    /// How much of it held rows when that was last measured, which reads all of it: after a day's
+    /// retention and by `compact`. Absent where it was not since the start.
+    pub(crate) live_bytes: Option<u64>,
 }
 
 /// What [`gather`] is told.
@@ -84,16 +99,24 @@ pub(crate) async fn gather(known: Known<'_>) -> Result<Status, ReadError> {
     let orgs = known.store.appliance().orgs().await?;
     let mut trouble = Vec::new();
     let mut agents = 0;
+    let mut files = Vec::new();
     for org in &orgs {
         match known.store.maintenance(org.id).await {
-            Ok(Some(store)) => match store.agents().await {
-                Ok(list) => agents += list.len(),
-                Err(error) => trouble.push(format!(
-                    "{}: its agents cannot be read: {}",
-                    org.id,
-                    chain(&error).join(": ")
-                )),
-            },
+            Ok(Some(store)) => {
+                files.push(OrgFile {
+                    org: org.id,
+                    allocated_bytes: known.store.file_bytes(org.id),
+                    live_bytes: store.last_usage().map(|usage| usage.live_bytes),
+                });
+                match store.agents().await {
+                    Ok(list) => agents += list.len(),
+                    Err(error) => trouble.push(format!(
+                        "{}: its agents cannot be read: {}",
+                        org.id,
+                        chain(&error).join(": ")
+                    )),
+                }
+            }
             // It was deleted since the list was made.
             Ok(None) => {}
             Err(error) => trouble.push(format!("{}: {}", org.id, chain(&*error).join(": "))),
@@ -130,6 +153,7 @@ pub(crate) async fn gather(known: Known<'_>) -> Result<Status, ReadError> {
         sessions,
         checks: known.checks,
         store_bytes: folder_bytes(known.data_dir, 0),
+        files,
         last_backup: backup::last(&known.store.appliance()).await?,
         warnings,
         trouble,

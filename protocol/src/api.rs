@@ -43,6 +43,13 @@ macro_rules! words {
     };
 }
 
+mod retention;
+
+pub use retention::{
+    CLASS_FIELDS, ClassRetention, DATA_CLASSES, DataClass, HOLD_FIELDS, Hold, HoldCreate, HoldLift,
+    Purged, RetentionRan, RetentionRun, RetentionSet,
+};
+
 words! {
     /// How bad a finding is, mildest first.
     Severity, SEVERITIES {
@@ -129,6 +136,11 @@ pub struct Page<T> {
     /// Opaque; pass as `cursor` for the next page. Absent at the end.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub next_cursor: Option<String>,
+    /// For events: the search reaches back to where events are kept no longer. Those received before
+    /// this were forgotten, so that none is shown from then proves nothing.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub forgotten_before: Option<Timestamp>,
 }
 
 /// The resource that a finding or a verdict is about.

@@ -127,6 +127,8 @@ ids! {
     UserId => "usr";
     /// An enrolment token.
     TokenId => "tok";
+    /// A legal hold.
+    HoldId => "hld";
     /// A signed-in session.
     SessionId => "ses";
     /// One request to the API, printed in errors and logs.

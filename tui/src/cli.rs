@@ -144,6 +144,12 @@ enum Command {
     /// Scopes (account, region, type) and how their sweeps stand.
     #[command(subcommand)]
     Scope(ScopeVerb),
+    /// How long each class of data is kept.
+    #[command(subcommand)]
+    Retention(RetentionVerb),
+    /// Legal holds: nothing of what they cover is forgotten while they stand.
+    #[command(subcommand)]
+    Hold(HoldVerb),
     /// Call any path of the API with the session.
     Api {
         /// GET, POST, …
@@ -170,6 +176,49 @@ enum ScopeVerb {
         /// How many resources seem gone, as the list shows it.
         #[arg(long, value_name = "NUMBER")]
         retiring: u64,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum RetentionVerb {
+    /// List the classes of data and how many full days each is kept.
+    List(Listing),
+    /// Set how many full days a class of data is kept.
+    Set {
+        /// The class.
+        #[arg(value_parser = clap::builder::PossibleValuesParser::new(protocol::api::DATA_CLASSES))]
+        class: String,
+        /// Full days.
+        days: u32,
+    },
+    /// Forget now what is older, without waiting for the hub's own round.
+    Run {
+        /// Say what would go, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum HoldVerb {
+    /// List those that stand.
+    List(Listing),
+    /// Set one on the whole organisation, or on one class of data.
+    Set {
+        /// The class; everything when absent.
+        #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(protocol::api::DATA_CLASSES))]
+        class: Option<String>,
+        /// Why, for everybody who meets it and for the audit log.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Lift one.
+    Lift {
+        /// Its id.
+        id: String,
+        /// Why, for the audit log.
+        #[arg(long)]
+        reason: String,
     },
 }
 

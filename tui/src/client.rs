@@ -352,6 +352,17 @@ impl Client {
             .read()
     }
 
+    /// Replaces by JSON and asks for JSON.
+    pub(crate) async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        self.request(Method::PUT, path, Some(encode(body)?))
+            .await?
+            .read()
+    }
+
     /// Asks for the rows of a list, page after page, until `most` have come.
     pub(crate) async fn rows(
         &self,
@@ -359,6 +370,16 @@ impl Client {
         query: &[(&str, String)],
         most: Option<usize>,
     ) -> Result<Vec<Value>, ClientError> {
+        Ok(self.rows_kept(path, query, most).await?.0)
+    }
+
+    /// As [`Client::rows`], and from before when rows that might have come are kept no longer.
+    pub(crate) async fn rows_kept(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        most: Option<usize>,
+    ) -> Result<(Vec<Value>, Option<Timestamp>), ClientError> {
         let mut rows: Vec<Value> = Vec::new();
         let mut cursor: Option<String> = None;
         loop {
@@ -373,7 +394,7 @@ impl Client {
             // A page may be empty and yet not the last: a filter looked through many rows in vain.
             if enough || cursor.is_none() {
                 rows.truncate(most.unwrap_or(usize::MAX));
-                return Ok(rows);
+                return Ok((rows, page.forgotten_before));
             }
         }
     }

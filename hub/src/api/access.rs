@@ -112,6 +112,12 @@ pub(super) const TABLE: &[(&str, &str, Takes)] = &[
     ("GET", STREAM, Takes::Role(READERS)),
     ("GET", "/api/v1/quarantine", Takes::Role(READERS)),
     ("GET", "/api/v1/audit", Takes::Role(AUDITORS)),
+    ("GET", "/api/v1/retention", Takes::Role(READERS)),
+    ("PUT", "/api/v1/retention", Takes::Role(ADMINS)),
+    ("POST", "/api/v1/retention/run", Takes::Role(ADMINS)),
+    ("GET", "/api/v1/holds", Takes::Role(READERS)),
+    ("POST", "/api/v1/holds", Takes::Role(ADMINS)),
+    ("POST", "/api/v1/holds/{id}/lift", Takes::Role(ADMINS)),
 ];
 
 /// Returns who may use an endpoint; `None` for one that is not in the table.

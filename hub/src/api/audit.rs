@@ -116,7 +116,8 @@ fn line_of(entry: AuditEntry) -> AuditLine {
     }
 }
 
-/// Lists the audit log, oldest first. The cursor is the number of the next entry.
+/// Lists the audit log, oldest first. The cursor is the number of the next entry. A log that begins
+/// with a later entry than the first was cut there by retention.
 ///
 /// With a filter, `total` counts this page only, and a page may be short or empty and yet not the
 /// last.
@@ -144,6 +145,8 @@ async fn list(
         .store
         .read(move |reader| {
             let head = reader.audit_head()?.seq;
+            // What retention has cut off is counted no more.
+            let cut = reader.audit_base()?.map_or(0, |base| base.base.head.seq);
             let (mut next, mut items) = (first, Vec::new());
             let mut looked_through = 0;
             while items.len() < limit && looked_through < LOOKED_THROUGH {
@@ -164,7 +167,7 @@ async fn list(
                 }
             }
             let total = if filter.is_empty() {
-                head
+                head.saturating_sub(cut)
             } else {
                 items.len() as u64
             };
@@ -172,6 +175,7 @@ async fn list(
                 items,
                 total,
                 next_cursor: (next <= head).then(|| next.to_string()),
+                forgotten_before: None,
             })
         })
         .await?;
@@ -210,5 +214,6 @@ async fn quarantine(
         items: page.items.into_iter().map(|item| item.0).collect(),
         total: page.total,
         next_cursor: page.next_cursor,
+        forgotten_before: None,
     }))
 }

@@ -161,6 +161,7 @@ async fn list(
         items: page.items.into_iter().map(|row| row.0).collect(),
         total: page.total,
         next_cursor: page.next_cursor,
+        forgotten_before: None,
     }))
 }
 
@@ -360,6 +361,7 @@ fn page_of(items: Vec<CheckResult>, next: Option<Place>) -> Page<CheckResult> {
         total: items.len() as u64,
         items,
         next_cursor: next.map(|place| place.text()),
+        forgotten_before: None,
     }
 }
 

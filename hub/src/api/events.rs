@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use jiff::{SignedDuration, Timestamp};
-use protocol::api::{EVENT_FIELDS, EVENT_SEVERITIES, Event, Page, Problem};
+use protocol::api::{DataClass, EVENT_FIELDS, EVENT_SEVERITIES, Event, Page, Problem};
 use protocol::filter::{FieldValue, Filter, Row};
 use protocol::ids::{EventId, SourceId};
 use protocol::limits;
@@ -182,12 +182,20 @@ pub(super) fn search(
     }
 }
 
+/// Returns from before when events are forgotten, if a filter asks as far back as that.
+fn forgotten_before(reader: &OrgReader, filter: &Filter) -> Result<Option<Timestamp>, ReadError> {
+    let (since, _) = filter.time_bounds("time");
+    let line = reader.retention()?.forgotten_before(DataClass::Events);
+    Ok(line.filter(|line| since.is_none_or(|since| since < *line)))
+}
+
 /// Searches events, newest receipt first. Bare text of the filter is found as whole words, letter
 /// case ignored: `root` finds `login of root` and not `chroot`, `"failed login"` both words
 /// together, `10.0.0.1` not `10.0.0.12`. `field~text` finds parts of words in one field, and
 /// `~text` letters in their order; both read every event and take longer. `total` counts this page
 /// only: how many match in all is not known before all have been read. A page may be short or
-/// empty and yet not the last.
+/// empty and yet not the last. Where retention has forgotten events that might have matched,
+/// `forgotten_before` says from when.
 #[utoipa::path(
     get, path = "/api/v1/events", operation_id = "list_events", tag = "events", params(ListQuery),
     responses(
@@ -206,14 +214,18 @@ async fn list(
         None => None,
         Some(cursor) => Some(cursor.parse().map_err(|_| ReadError::Cursor)?),
     };
-    let found = member
+    let (found, forgotten_before) = member
         .store
-        .read(move |reader| search(reader, &filter, limit, before))
+        .read(move |reader| {
+            let forgotten = forgotten_before(reader, &filter)?;
+            Ok((search(reader, &filter, limit, before)?, forgotten))
+        })
         .await?;
     Ok(Json(Page {
         total: found.events.len() as u64,
         items: found.events,
         next_cursor: found.next.map(|id| id.to_string()),
+        forgotten_before,
     }))
 }
 

@@ -221,6 +221,7 @@ async fn list(
                 total: page.total.unwrap_or(items.len() as u64),
                 items,
                 next_cursor: next,
+                forgotten_before: None,
             })
         })
         .await?;

@@ -194,6 +194,7 @@ impl ListQuery {
             items,
             total: total as u64,
             next_cursor: (seen < total).then(|| seen.to_string()),
+            forgotten_before: None,
         })
     }
 }

@@ -55,7 +55,8 @@ impl Modify for Bearer {
 /// format demands some.
 pub(super) fn describe_answers(document: &mut Document) {
     for item in document.paths.paths.values_mut() {
-        let operations = [&mut item.get, &mut item.post].into_iter().flatten();
+        let operations = [&mut item.get, &mut item.post, &mut item.put];
+        let operations = operations.into_iter().flatten();
         for (status, answer) in operations.flat_map(|one| one.responses.responses.iter_mut()) {
             let words = status.parse::<u16>().ok().and_then(|code| {
                 StatusCode::from_u16(code)

@@ -95,6 +95,7 @@ where
         items: page.items.into_iter().map(|row| row.0).collect(),
         total: page.total,
         next_cursor: page.next_cursor,
+        forgotten_before: None,
     }))
 }
 

@@ -209,7 +209,9 @@ impl From<ReadError> for Refusal {
                 "bad_cursor",
                 "the cursor is not one that this list gave; start again without it",
             ),
-            ReadError::Closed | ReadError::Open(_) => Self::unavailable(&error),
+            ReadError::Closed | ReadError::Open(_) | ReadError::Compacting => {
+                Self::unavailable(&error)
+            }
             ReadError::Seal { .. }
             | ReadError::Newer { .. }
             | ReadError::Decode { .. }
@@ -226,6 +228,8 @@ impl From<CommitError> for Refusal {
                 "conflict",
                 "it was changed by somebody else meanwhile; read it again",
             ),
+            CommitError::Held { .. } => Self::conflict("held", error.to_string()),
+            CommitError::Days { reason } => Self::unprocessable("bad_days", reason),
             CommitError::Full => Self::disk_full(&error),
             CommitError::Closed | CommitError::Engine(_) => Self::unavailable(&error),
             CommitError::Gap { .. }

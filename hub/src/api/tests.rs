@@ -16,6 +16,7 @@ use hub::{Asked, Login, TestHub, missing};
 
 mod agents;
 mod hub;
+mod retention;
 
 /// Where each endpoint with an id in its path finds one that exists.
 fn filled(hub: &TestHub, route: &str) -> String {
@@ -28,6 +29,7 @@ fn filled(hub: &TestHub, route: &str) -> String {
         "/api/v1/resources/{id}" => hub.seeded.resource.to_string(),
         "/api/v1/findings/{id}" => hub.seeded.finding.to_string(),
         "/api/v1/events/{id}" => hub.seeded.event.to_string(),
+        "/api/v1/holds/{id}/lift" => hub.seeded.hold.to_string(),
         "/api/v1/checks/{id}" => hub::CHECK.to_owned(),
         other => {
             assert!(!other.contains('{'), "no id is known for {other}");
@@ -41,6 +43,9 @@ fn filled(hub: &TestHub, route: &str) -> String {
 fn body(route: &str, number: usize) -> Option<Value> {
     match route {
         "/api/v1/orgs" => Some(json!({"name": format!("made {number}")})),
+        "/api/v1/retention" => Some(json!({"class": "events", "days": 60})),
+        "/api/v1/retention/run" => Some(json!({"dry_run": true})),
+        "/api/v1/holds" | "/api/v1/holds/{id}/lift" => Some(json!({"reason": "a matter"})),
         "/api/v1/scopes/confirm" => Some(json!({
             "scope": "aws/123456789012/us-east-1/ec2.security-group", "retiring": 1,
         })),
@@ -64,7 +69,7 @@ async fn ask(hub: &TestHub, login: &Login, row: usize, org: Option<&str>, number
     if let Some(org) = org {
         path = format!("{path}?org={org}");
     }
-    let body = (method == Method::POST)
+    let body = (method != Method::GET)
         .then(|| body(route, number))
         .flatten();
     hub.ask_as(login, method, &path, body.as_ref()).await
@@ -198,7 +203,7 @@ async fn a_foreign_id_answers_like_a_missing_one_on_every_path() {
     let admin = &hub.members[&Role::Admin];
     for (row, route, takes) in rows().filter(|row| row.1.contains('{')) {
         let method: Method = TABLE[row].0.parse().unwrap();
-        let body = (method == Method::POST).then(|| json!({}));
+        let body = (method == Method::POST).then(|| body(route, 0)).flatten();
         let ask =
             async |login, path: &str| hub.ask_as(login, method.clone(), path, body.as_ref()).await;
         let path = filled(&hub, route);
@@ -243,6 +248,7 @@ async fn no_list_shows_anything_of_another_organisation() {
         "quarantine",
         "losses",
         "scopes",
+        "holds",
     ];
     for list in lists {
         let path = format!("/api/v1/{list}");

@@ -84,7 +84,7 @@ fn readable(status: &Status) -> Vec<(&'static str, String)> {
         ("console, API", status.api_listen.to_string()),
         ("organisations", status.organisations.to_string()),
         ("checks", status.checks.to_string()),
-        ("store", format!("{} bytes", status.store_bytes)),
+        ("store", store_in_words(status)),
         ("last backup", last_backup(status, jiff::Timestamp::now())),
         ("CA pin", status.ca_pin.clone()),
     ];
@@ -113,6 +113,21 @@ fn last_backup(status: &Status, now: jiff::Timestamp) -> String {
         _ => format!("{} days ago", hours / 24),
     };
     format!("{}, {ago}, {} bytes", clock(last.made_at), last.bytes)
+}
+
+fn store_in_words(status: &Status) -> String {
+    let measured = status.files.iter().filter_map(|file| {
+        let live = file.live_bytes?;
+        Some((live, file.allocated_bytes))
+    });
+    let (count, live, allocated) = measured.fold((0, 0u64, 0u64), |(count, live, all), file| {
+        (count + 1, live + file.0, all + file.1)
+    });
+    let bytes = format!("{} bytes", status.store_bytes);
+    if count == 0 {
+        return bytes;
+    }
+    format!("{bytes}; {live} live of {allocated} in the {count} files that were measured")
 }
 
 /// Returns an instant to the second, RFC 3339.

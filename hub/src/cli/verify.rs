@@ -9,7 +9,7 @@ use store::{Inspection, Store};
 use super::local::rows_of;
 use super::output::{self, Format};
 use crate::admin::{self, Question};
-use crate::checkpoints::{is_signed, verifying_key};
+use crate::checkpoints::{is_base_signed, is_signed, verifying_key};
 use crate::config::Config;
 use crate::failure::{Exit, Failure, chain};
 use crate::opening;
@@ -41,6 +41,7 @@ pub(super) async fn run(config: &Config, format: Format) -> Result<Exit, Failure
             "resources",
             "findings",
             "events",
+            "audit_begins",
             "audit_entries",
             "checkpoint",
             "faults",
@@ -81,6 +82,7 @@ pub(crate) async fn verify(store: &Store) -> Result<Vec<Value>, ReadError> {
             continue;
         };
         found.faults.append(&mut faults);
+        found.faults.extend(unsigned_base(store, &found).await);
         let last = checkpoints
             .iter()
             .map(|checkpoint| checkpoint.head.seq)
@@ -98,10 +100,26 @@ fn row(whose: &str, found: &Inspection, checkpoint: Option<u64>) -> Value {
         "resources": of("resources"),
         "findings": of("findings"),
         "events": found.events,
+        // Where retention has cut the log, the hub has signed what it begins from.
+        "audit_begins": found.audit_base.as_ref().map_or(1, |base| base.base.head.seq + 1),
         "audit_entries": found.audit_entries,
         "checkpoint": checkpoint,
         "faults": found.faults,
     })
+}
+
+/// Says what is wrong with the base of an audit log: without the hub's signature, somebody else has
+/// cut the log.
+async fn unsigned_base(store: &Store, found: &Inspection) -> Option<String> {
+    let base = found.audit_base.as_ref()?;
+    let seq = base.base.head.seq;
+    match verifying_key(&store.appliance()).await {
+        Ok(Some(key)) if is_base_signed(base, &key) => None,
+        Ok(_) => Some(format!(
+            "audit: it begins behind entry {seq}, which the hub has not signed"
+        )),
+        Err(error) => Some(format!("audit: its base: {}", chain(&error).join(": "))),
+    }
 }
 
 /// Returns the checkpoints of an organisation that the hub has signed, and what is wrong with others.

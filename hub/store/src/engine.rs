@@ -383,6 +383,24 @@ pub(crate) trait Group: Read {
 /// The work of a group. May be called again by an engine that has to retry.
 pub(crate) type Work<'w> = dyn FnMut(&mut dyn Group) -> Result<(), EngineError> + 'w;
 
+/// How much of its place an engine uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Bytes of the file.
+    pub file_bytes: u64,
+    /// Bytes of it that hold rows; the rest is free, and used again before the file grows.
+    pub live_bytes: u64,
+}
+
+/// What compacting came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Compacted {
+    /// Bytes of the file before.
+    pub before_bytes: u64,
+    /// Bytes of the file after.
+    pub after_bytes: u64,
+}
+
 /// A storage engine for one holder.
 pub(crate) trait Engine: Send + Sync + 'static {
     /// Runs `work` and makes everything it applied durable, at once, before it returns. When it
@@ -392,6 +410,19 @@ pub(crate) trait Engine: Send + Sync + 'static {
 
     /// Returns a view of the last commit that later ones do not change.
     fn snapshot(&self) -> Result<Box<dyn Read>, EngineError>;
+
+    /// Says how much of its place it uses. Reads all of it. `None` where nothing is to be gained by
+    /// [`Engine::compact`].
+    fn usage(&self) -> Result<Option<Usage>, EngineError> {
+        Ok(None)
+    }
+
+    /// Gives space that it does not use back to the system. For that nobody may hold a snapshot: it
+    /// waits for those that are held, at most so long; `None` when that was too short. Everybody
+    /// else's calls wait while it works.
+    fn compact(&self, _patience: Duration) -> Result<Option<Compacted>, EngineError> {
+        Ok(Some(Compacted::default()))
+    }
 
     /// Closes it. Later calls fail; snapshots that are held show their commit to their end.
     fn close(&self);

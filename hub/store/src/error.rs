@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use protocol::ids::OrgId;
 
+use crate::rows::retention::Hold;
 use crate::writer::WriteFailure;
 
 /// Why the store, or one organisation's part of it, could not be opened.
@@ -125,7 +126,9 @@ impl OpenError {
                 reason: cause.to_string(),
             },
             ReadError::Seal { .. } | ReadError::Decode { .. } => Self::Damaged { path, reason },
-            ReadError::Cursor | ReadError::Open(_) | ReadError::Closed => Self::Start { reason },
+            ReadError::Cursor | ReadError::Open(_) | ReadError::Compacting | ReadError::Closed => {
+                Self::Start { reason }
+            }
         }
     }
 }
@@ -216,6 +219,9 @@ pub enum ReadError {
     /// Another part of the store could not be opened.
     #[error("could not open an organisation's store")]
     Open(#[source] std::sync::Arc<OpenError>),
+    /// The organisation's file is being compacted, and it took too long to wait for.
+    #[error("the organisation's file is being compacted")]
+    Compacting,
     /// The store is closing.
     #[error("the store is closing")]
     Closed,
@@ -275,6 +281,18 @@ pub enum CommitError {
     Missing {
         /// What.
         what: &'static str,
+    },
+    /// A legal hold keeps what the write would forget.
+    #[error("a legal hold stands: {}", hold.reason)]
+    Held {
+        /// The hold.
+        hold: Box<Hold>,
+    },
+    /// A class of data cannot be kept for so many days.
+    #[error("{reason}")]
+    Days {
+        /// Why.
+        reason: String,
     },
     /// The write is larger than one commit may be.
     #[error("{what} exceeds its bound of {bound}")]

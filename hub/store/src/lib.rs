@@ -40,6 +40,7 @@ mod writer;
 
 pub use appliance::{AdmittedAgent, AgentIdentity, Appliance, Member, VersionedSession};
 pub use backup::{BackupContent, BackupError, BackupHeader, BackupNote, BackupSummary, Restored};
+pub use engine::{Compacted, Usage};
 pub use error::{
     AdmitAgentError, AdmitUserError, ApplianceError, CommitError, Fatal, MasterKeyError, OpenError,
     ReadError, TokenError,
@@ -50,7 +51,7 @@ pub use list::{
 };
 pub use master::MasterKey;
 pub use org::{
-    Administration, AgentBounds, Committed, Inspection, OrgReader, OrgStore, OrgWrite,
+    Administration, AgentBounds, Committed, Inspection, OrgReader, OrgStore, OrgWrite, SignBase,
     SignedHeader, StoredHeader, Stream,
 };
 pub use recovery::{NoRecipientError, RecoveryKey, RecoveryRecipient};

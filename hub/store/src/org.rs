@@ -2,9 +2,11 @@
 
 mod apply;
 mod columns;
+mod compaction;
 #[cfg(test)]
 mod power;
 mod read;
+mod retention;
 pub(crate) mod search;
 mod sweep;
 mod tally;
@@ -28,7 +30,9 @@ use tokio::sync::watch;
 
 use self::apply::{Applied, meta};
 use self::columns::{Columns, Lists};
+use self::compaction::Space;
 pub use self::read::OrgReader;
+pub use self::retention::SignBase;
 pub use self::tally::AgentBounds;
 pub use self::verify::Inspection;
 pub use self::write::OrgWrite;
@@ -155,6 +159,7 @@ pub(crate) struct OrgInner {
     appliance: Arc<Shared>,
     bounds: AgentBounds,
     columns: Columns,
+    space: Space,
     last_commit: watch::Sender<u64>,
     /// The end of the audit log as the last commit left it, and the last place that was signed.
     audited: Mutex<(AuditHead, u64)>,
@@ -184,6 +189,7 @@ impl OrgStore {
         work: impl FnOnce(&OrgReader) -> Result<R, ReadError> + Send + 'static,
     ) -> Result<R, ReadError> {
         let inner = Arc::clone(&self.inner);
+        self.inner.space.settled().await?;
         self.inner
             .door
             .run(move || work(&OrgReader::open(&inner)?))
@@ -268,6 +274,11 @@ impl OrgStore {
     /// Returns at most `limit` subjects that have a verdict due at or before `now`.
     pub async fn due(&self, now: Timestamp, limit: usize) -> Result<Vec<Subject>, ReadError> {
         self.read(move |reader| reader.due(now, limit)).await
+    }
+
+    /// Returns when the next verdict falls due; `None` where none will.
+    pub async fn next_due(&self) -> Result<Option<Timestamp>, ReadError> {
+        self.read(OrgReader::next_due).await
     }
 
     /// Returns a finding.
@@ -539,6 +550,7 @@ impl OrgInner {
             appliance: around.appliance,
             bounds: around.bounds,
             columns: Columns::default(),
+            space: Space::default(),
             last_commit: watch::Sender::new(last_commit),
             audited: Mutex::default(),
             block_salt,

@@ -9,6 +9,7 @@ pub mod carried;
 pub mod event;
 pub mod finding;
 pub mod resource;
+pub mod retention;
 pub mod verdict;
 
 use std::fmt;

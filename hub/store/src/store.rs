@@ -302,6 +302,12 @@ impl Store {
         self.hub.wrap().fingerprint()
     }
 
+    /// Returns the size of an organisation's file, in bytes; 0 where there is none.
+    pub fn file_bytes(&self, org: OrgId) -> u64 {
+        let place = self.hub.engines.place(Holder::Org(org));
+        std::fs::metadata(place).map_or(0, |file| file.len())
+    }
+
     /// Returns how many organisations' files are open.
     pub fn open_files(&self) -> usize {
         self.hub.engines.open_files()

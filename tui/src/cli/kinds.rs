@@ -184,6 +184,38 @@ kinds! {
     } [
         "scope" "type" "account" "region" "agent_id" "source_id" "state" "resources" "retiring" "gap" "last_complete_at" "last_begin_at"
     ]
+    /// How long each class of data is kept.
+    RETENTION "/api/v1/retention" {
+        "CLASS"          "/class"                18
+        "DAYS"           "/days"                  5
+        "DEFAULT"        "/default_days"          7
+        "HELD"           "/held"                  5
+        "NEXT PURGE"     "/next_purge"           20
+        "FORGOTTEN BEFORE" "/forgotten_before"   20
+    } [
+        "class" "days" "default_days" "least_days" "most_days" "before" "next_purge" "forgotten_before" "held"
+    ]
+    /// What a run of retention came to; it has no list.
+    PURGED "/api/v1/retention/run" {
+        "CLASS"          "/class"                18
+        "BEFORE"         "/before"               20
+        "ROWS"           "/rows"                 10
+        "BYTES"          "/bytes"                14
+        "OLDEST"         "/oldest"               20
+        "HELD BY"        "/held"                 40
+    } [
+        "class" "before" "rows" "bytes" "oldest" "newest" "held"
+    ]
+    /// Legal holds.
+    HOLD "/api/v1/holds" {
+        "SINCE"          "/since"                20
+        "CLASS"          "/class"                18
+        "BY"             "/by"                   30
+        "REASON"         "/reason"               40
+        "ID"             "/id"                   30
+    } [
+        "id" "class" "reason" "by" "since"
+    ]
     /// Records that could not be read.
     QUARANTINE "/api/v1/quarantine" {
         "AT"             "/at"                   20

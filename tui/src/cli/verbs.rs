@@ -4,14 +4,15 @@ use std::io::{IsTerminal as _, Read, Write};
 
 use http::Method;
 use protocol::api::{
-    self, AgentAct, OrgCreate, ScopeConfirm, TokenCreate, TokenCreated, UserCreate, WhoAmI,
+    self, AgentAct, DataClass, HoldCreate, HoldLift, OrgCreate, RetentionRan, RetentionRun,
+    RetentionSet, ScopeConfirm, TokenCreate, TokenCreated, UserCreate, WhoAmI,
 };
 use serde_json::Value;
 
 use super::kinds::{self, Kind};
 use super::{
-    AgentActing, AgentVerb, CheckVerb, Command, EventVerb, Global, ListVerb, Listing, OrgVerb,
-    ScopeVerb, Stop, TokenVerb, UserVerb, Verb, output,
+    AgentActing, AgentVerb, CheckVerb, Command, EventVerb, Global, HoldVerb, ListVerb, Listing,
+    OrgVerb, RetentionVerb, ScopeVerb, Stop, TokenVerb, UserVerb, Verb, output,
 };
 use crate::client::{Client, Endpoint, segment, with_query};
 use crate::exit::{Exit, Failure};
@@ -147,6 +148,45 @@ pub(super) async fn run(command: Command, global: &Global) -> Result<Exit, Stop>
             let done: serde_json::Value = Client::signed_in()?.post(&path, &request).await?;
             print_object(global, &done)
         }
+        Command::Retention(RetentionVerb::List(listing)) => {
+            list(global, kinds::RETENTION, listing, &[]).await
+        }
+        Command::Retention(RetentionVerb::Set { class, days }) => {
+            let request = RetentionSet {
+                class: read_class(&class)?,
+                days,
+            };
+            let path = in_org(global, "/api/v1/retention");
+            let now: Value = Client::signed_in()?.put(&path, &request).await?;
+            print_object(global, &now)
+        }
+        Command::Retention(RetentionVerb::Run { dry_run }) => {
+            let path = in_org(global, "/api/v1/retention/run");
+            let request = RetentionRun { dry_run };
+            let ran: RetentionRan = Client::signed_in()?.post(&path, &request).await?;
+            let rows: Vec<Value> = ran.items.iter().map(|row| serde_json::json!(row)).collect();
+            let kind = kinds::PURGED;
+            let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+            output::rows(&mut out, global.form(), &rows, kind.columns, kind.fields)?;
+            out.flush()?;
+            Ok(Exit::Done)
+        }
+        Command::Hold(HoldVerb::List(listing)) => list(global, kinds::HOLD, listing, &[]).await,
+        Command::Hold(HoldVerb::Set { class, reason }) => {
+            let class = class.as_deref().map(read_class).transpose()?;
+            let path = in_org(global, "/api/v1/holds");
+            let request = HoldCreate { class, reason };
+            let set: Value = Client::signed_in()?.post(&path, &request).await?;
+            print_object(global, &set)
+        }
+        Command::Hold(HoldVerb::Lift { id, reason }) => {
+            let path = format!("/api/v1/holds/{}/lift", segment(&id));
+            let path = in_org(global, &path);
+            let lifted: Value = Client::signed_in()?
+                .post(&path, &HoldLift { reason })
+                .await?;
+            print_object(global, &lifted)
+        }
         Command::Api {
             method,
             path,
@@ -154,6 +194,11 @@ pub(super) async fn run(command: Command, global: &Global) -> Result<Exit, Stop>
             include,
         } => call(&method, &path, data.as_deref(), include).await,
     }
+}
+
+fn read_class(word: &str) -> Result<DataClass, Failure> {
+    DataClass::from_word(word)
+        .ok_or_else(|| Failure::new(Exit::Usage, format!("there is no class of data {word}")))
 }
 
 async fn noun(global: &Global, kind: Kind, verb: Verb) -> Result<Exit, Stop> {
@@ -201,7 +246,12 @@ async fn list(
         rows.truncate(most.unwrap_or(usize::MAX));
     } else {
         query.extend(global.org.clone().map(|org| ("org", org)));
-        rows = client.rows(kind.path, &query, most).await?;
+        let kept = client.rows_kept(kind.path, &query, most).await?;
+        rows = kept.0;
+        if let Some(at) = kept.1 {
+            let words = "note: what was received before this is forgotten, and not searched";
+            writeln!(std::io::stderr(), "{words}: {at} (`zero-x retention list`)")?;
+        }
     }
     let mut columns = kind.columns.to_vec();
     let mut fields = kind.fields.to_vec();

@@ -16,7 +16,7 @@ use protocol::document::SetHash;
 use protocol::enroll::Pin;
 use protocol::event::EventRecord;
 use protocol::ids::{
-    AgentId, EventId, FindingId, OrgId, ResourceId, SessionId, SourceId, TokenId, UserId,
+    AgentId, EventId, FindingId, HoldId, OrgId, ResourceId, SessionId, SourceId, TokenId, UserId,
 };
 use protocol::wire::v1::LostReason;
 use protocol::{Document, Scope};
@@ -28,6 +28,7 @@ use store::rows::access::{AgentCertificate, EnrolToken, Enrolment, Session, User
 use store::rows::event::{EventBlock, Loss, Quarantined};
 use store::rows::finding::{self, Finding, FindingChange};
 use store::rows::resource::{Coverage, Provenance, Resource, Source, Subject, SweepEnd};
+use store::rows::retention::{DataClass, Hold};
 use store::rows::verdict::{Judged, VerdictRow};
 use store::{MasterKey, OrgStore, Store, StoreConfig};
 use tokio_rustls::TlsConnector;
@@ -37,9 +38,11 @@ use crate::api::access::AccessKeys;
 use crate::api::throttle::{Throttle, Whose};
 use crate::api::{self, State};
 use crate::ca::{Authority, Material};
+use crate::checkpoints::Signer;
 use crate::expiry::HubCertificates;
 use crate::live::Live;
 use crate::password::Hasher;
+use crate::retention::Retention;
 use crate::serve::RulesInForce;
 
 /// The password of everybody here.
@@ -132,6 +135,7 @@ pub(super) struct Seeded {
     pub(super) resource: ResourceId,
     pub(super) finding: FindingId,
     pub(super) event: EventId,
+    pub(super) hold: HoldId,
 }
 
 pub(super) struct TestHub {
@@ -236,6 +240,10 @@ impl TestHub {
             certificates: Arc::new(HubCertificates::new(Arc::clone(&authority), None, None)),
             authority,
             agent_hubs: vec!["hub.example:7443".to_owned()],
+            retention: Arc::new(Retention::new(
+                store.clone(),
+                Arc::new(Signer::of_seed([3; 32])),
+            )),
             stop: stop.clone(),
         });
         let mut members = BTreeMap::new();
@@ -648,7 +656,7 @@ async fn sign_in(state: &State, user: UserId) -> Login {
     }
 }
 
-fn block(agent: AgentId, source: SourceId, records: &[EventRecord]) -> EventBlock {
+pub(super) fn block(agent: AgentId, source: SourceId, records: &[EventRecord]) -> EventBlock {
     let mut batch = protocol::batch::BatchBuilder::default();
     for record in records {
         batch.push(record).unwrap();
@@ -815,6 +823,14 @@ async fn seed(store: &Store, data: &OrgStore) -> Seeded {
     let event = write
         .put_events(block, &[record.view()].into_iter().collect())
         .event(0);
+    let hold = HoldId::from_bytes([9; 16]);
+    write.hold(Hold {
+        id: hold,
+        class: Some(DataClass::Losses),
+        reason: "a matter".to_owned(),
+        by: finding::Actor::Local,
+        since: now,
+    });
     write.commit().await.unwrap();
     Seeded {
         agent,
@@ -822,5 +838,6 @@ async fn seed(store: &Store, data: &OrgStore) -> Seeded {
         resource: Resource::id_of(org, &urn),
         finding,
         event,
+        hold,
     }
 }

@@ -25,8 +25,11 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
-use redb::{Database, Durability, ReadableDatabase, TableDefinition};
+use redb::{
+    Database, Durability, ReadableDatabase, ReadableTableMetadata, TableDefinition, TableStats,
+};
 
 use self::disk::{Health, Medium, Trouble};
 pub(crate) use self::files::RedbFiles;
@@ -35,12 +38,16 @@ use self::fleet::{Fleet, Seat};
 use self::group::RedbGroup;
 use self::opening::{Make, Opened, io_error, open_file, open_medium, words};
 use self::snapshot::RedbSnapshot;
-use super::{Engine, LoadError, Moment, Pieces, Read, Row, Work, WriteSet};
+use super::{Compacted, Engine, LoadError, Moment, Pieces, Read, Row, Usage, Work, WriteSet};
 use crate::error::{EngineError, OpenError};
 use crate::tables::Table;
 
 /// Opens the medium of an engine, again after an error has latched the handle.
 type Opener = Box<dyn Fn(Make) -> Result<Arc<dyn Medium>, OpenError> + Send + Sync>;
+
+/// How long a compaction keeps others out while it waits for the last of them to end, and how long
+/// it lets them in again.
+const COMPACT_PAUSE: Duration = Duration::from_millis(50);
 
 const ENGINE: TableDefinition<'_, &str, u64> = TableDefinition::new("#engine");
 const MARKS: TableDefinition<'_, &[u8], u64> = TableDefinition::new("#marks");
@@ -248,6 +255,37 @@ fn not_written(path: &Path, error: &EngineError) -> OpenError {
     }
 }
 
+impl RedbEngine {
+    /// Compacts the file once those who use it have ended. Nobody new begins meanwhile, so that a
+    /// busy writer is caught between two groups; and not for long, since who reads may need another
+    /// snapshot to come to an end.
+    fn compact_alone(&self) -> Result<Option<Compacted>, EngineError> {
+        let slot = &self.seat.slot;
+        let mut slot = slot.write().unwrap_or_else(PoisonError::into_inner);
+        let began = Instant::now();
+        while let Slot::Open(open) = &mut *slot {
+            let before_bytes = self.file_bytes();
+            if let Some(done) = open.compact() {
+                done?;
+                return Ok(Some(Compacted {
+                    before_bytes,
+                    after_bytes: self.file_bytes(),
+                }));
+            }
+            if began.elapsed() >= COMPACT_PAUSE {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(None)
+    }
+
+    /// Size of the file; 0 for a medium that is none.
+    fn file_bytes(&self) -> u64 {
+        fs::metadata(&self.path).map_or(0, |file| file.len())
+    }
+}
+
 fn file_opener(path: &Path) -> Opener {
     let path = path.to_owned();
     Box::new(move |make| open_file(&path, make))
@@ -278,6 +316,51 @@ impl Engine for RedbEngine {
                 let reason = format!("panic while writing: {}", words(&*panic));
                 Err(EngineError::Fatal(reason))
             }
+        }
+    }
+
+    fn usage(&self) -> Result<Option<Usage>, EngineError> {
+        let (database, health) = self.current()?;
+        let measure = || -> Result<u64, EngineError> {
+            let txn = database.begin_read().map_err(|e| health.explain(&e))?;
+            let mut bytes = 0;
+            let mut add = |stats: TableStats| {
+                bytes += stats.stored_bytes() + stats.metadata_bytes() + stats.fragmented_bytes();
+            };
+            for table in self.tables {
+                let open = txn
+                    .open_table(rows(*table))
+                    .map_err(|e| health.explain(&e))?;
+                add(open.stats().map_err(|e| health.explain(&e))?);
+            }
+            let marks = txn.open_table(MARKS).map_err(|e| health.explain(&e))?;
+            add(marks.stats().map_err(|e| health.explain(&e))?);
+            let notes = txn.open_table(NOTES).map_err(|e| health.explain(&e))?;
+            add(notes.stats().map_err(|e| health.explain(&e))?);
+            Ok(bytes)
+        };
+        let live_bytes = catch_unwind(AssertUnwindSafe(measure)).unwrap_or_else(|panic| {
+            let reason = format!("panic while measuring: {}", words(&*panic));
+            Err(EngineError::Damaged(reason))
+        })?;
+        Ok(Some(Usage {
+            file_bytes: self.file_bytes(),
+            live_bytes,
+        }))
+    }
+
+    fn compact(&self, patience: Duration) -> Result<Option<Compacted>, EngineError> {
+        let began = Instant::now();
+        loop {
+            // Opens it if it rests or was lost.
+            drop(self.current()?);
+            if let Some(compacted) = self.compact_alone()? {
+                return Ok(Some(compacted));
+            }
+            if began.elapsed() >= patience {
+                return Ok(None);
+            }
+            std::thread::sleep(COMPACT_PAUSE);
         }
     }
 

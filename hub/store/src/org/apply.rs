@@ -10,13 +10,14 @@ use protocol::{Scope, Urn};
 use serde::{Deserialize, Serialize};
 
 use super::columns::Delta;
+use super::retention::Act;
 use super::sweep::{Incoming, Inventory};
 use super::tally::{Counted, Over, Tallies};
 use super::{Committed, OrgInner, SignedHeader, StoredHeader, StoredStream, Stream};
 use crate::draft::Draft;
-use crate::engine::{Group, Range, Refused, WriteSet};
+use crate::engine::{Group, Refused, WriteSet};
 use crate::error::{CommitError, EngineError, ReadError};
-use crate::keys::{self, block_time, millis, moment, sequence};
+use crate::keys::{self, millis, moment, sequence};
 use crate::rows::access::AgentStatus;
 use crate::rows::audit::{AuditAct, AuditEntry, AuditHead};
 use crate::rows::carried::Carried;
@@ -40,6 +41,10 @@ pub(super) mod meta {
     pub(in crate::org) const LOSSES: &str = "losses";
     /// [`super::AuditHead`].
     pub(in crate::org) const AUDIT: &str = "audit";
+    /// [`Retention`](crate::rows::retention::Retention).
+    pub(in crate::org) const RETENTION: &str = "retention";
+    /// [`SignedBase`](crate::rows::retention::SignedBase), where the log's beginning was cut off.
+    pub(in crate::org) const AUDIT_BASE: &str = "audit-base";
     /// The commit up to which the evaluator has judged.
     pub(in crate::org) const JUDGED: &str = "judged";
 }
@@ -78,7 +83,7 @@ pub(super) enum Op {
         block: Vec<u8>,
         index: Vec<u8>,
     },
-    ForgetEvents(Timestamp),
+    Retention(Box<Act>),
     Quarantine(Quarantined),
     Loss(Loss),
     Carried(Box<Carried>),
@@ -195,10 +200,10 @@ impl From<ReadError> for CommitError {
 }
 
 /// A write in its turn.
-struct Writing<'g> {
-    org: &'g OrgInner,
-    draft: Draft<'g>,
-    delta: Delta,
+pub(super) struct Writing<'g> {
+    pub(super) org: &'g OrgInner,
+    pub(super) draft: Draft<'g>,
+    pub(super) delta: Delta,
     sweeps: Vec<SweepOutcome>,
     tallies: Tallies,
     refused: Vec<Urn>,
@@ -301,12 +306,7 @@ impl<'g> Writing<'g> {
                 self.draft
                     .put_sealed(Table::BlockIndex, key.0.to_vec(), index.clone());
             }
-            Op::ForgetEvents(before) => {
-                for table in [Table::Blocks, Table::BlockIndex] {
-                    let range = Range::all().before(&block_time(*before));
-                    self.draft.delete_range(table, range);
-                }
-            }
+            Op::Retention(act) => self.retain(act)?,
             Op::Quarantine(item) => self.quarantine(item)?,
             Op::Loss(loss) => self.loss(loss)?,
             Op::Carried(carried) => {
@@ -419,7 +419,7 @@ impl<'g> Writing<'g> {
         Ok(())
     }
 
-    fn delete_verdicts(&mut self, subject: &Subject) -> Result<(), CommitError> {
+    pub(super) fn delete_verdicts(&mut self, subject: &Subject) -> Result<(), CommitError> {
         let names = &self.org.names;
         let key = names.subject(subject);
         let before: Option<StoredVerdicts> = self.draft.get(Table::Verdicts, &key)?;
@@ -554,14 +554,14 @@ impl<'g> Writing<'g> {
         Ok(())
     }
 
-    fn audit_head(&self) -> Result<AuditHead, CommitError> {
+    pub(super) fn audit_head(&self) -> Result<AuditHead, CommitError> {
         let head = self
             .draft
             .get(Table::Meta, &self.org.names.meta(meta::AUDIT))?;
         Ok(head.unwrap_or_default())
     }
 
-    fn audit(&mut self, act: &AuditAct) -> Result<(), CommitError> {
+    pub(super) fn audit(&mut self, act: &AuditAct) -> Result<(), CommitError> {
         let head = self.audit_head()?;
         let mut entry = AuditEntry {
             seq: head.seq + 1,

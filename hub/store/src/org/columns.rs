@@ -37,6 +37,7 @@ enum Change {
     Retired(Urn),
     Swept(Scope, Timestamp),
     Finding(Box<FindingSummary>),
+    NoFinding(FindingId),
 }
 
 impl Delta {
@@ -50,6 +51,10 @@ impl Delta {
 
     pub(super) fn swept(&mut self, scope: &Scope, at: Timestamp) {
         self.changes.push(Change::Swept(scope.clone(), at));
+    }
+
+    pub(super) fn forget_finding(&mut self, id: FindingId) {
+        self.changes.push(Change::NoFinding(id));
     }
 
     pub(super) fn judged(&mut self, verdict: Verdict) {
@@ -216,6 +221,7 @@ impl Lists {
                     }
                 }
                 Change::Finding(summary) => self.put_finding(*summary),
+                Change::NoFinding(id) => self.remove_finding(id),
             }
         }
     }
@@ -224,18 +230,7 @@ impl Lists {
         finding.check_id = self.word(&finding.check_id);
         finding.title = self.word(&finding.title);
         finding.type_name = self.word(&finding.type_name);
-        if let Some(before) = self.findings.get(&finding.id)
-            && before.status == FindingStatus::Open
-        {
-            let (urn, severity) = (before.urn.clone(), before.severity);
-            let open = self.open.entry(urn.clone()).or_default();
-            let count = open.count(severity);
-            *count = count.saturating_sub(1);
-            if open.total() == 0 {
-                self.open.remove(&urn);
-            }
-            self.show_open(&urn);
-        }
+        self.remove_finding(finding.id);
         if finding.status == FindingStatus::Open {
             let open = self.open.entry(finding.urn.clone()).or_default();
             let count = open.count(finding.severity);
@@ -243,6 +238,21 @@ impl Lists {
             self.show_open(&finding.urn.clone());
         }
         self.findings.insert(finding.id, finding);
+    }
+
+    fn remove_finding(&mut self, id: FindingId) {
+        let Some(before) = self.findings.remove(&id) else {
+            return;
+        };
+        if before.status == FindingStatus::Open {
+            let open = self.open.entry(before.urn.clone()).or_default();
+            let count = open.count(before.severity);
+            *count = count.saturating_sub(1);
+            if open.total() == 0 {
+                self.open.remove(&before.urn);
+            }
+            self.show_open(&before.urn);
+        }
     }
 
     fn show_open(&mut self, urn: &Urn) {

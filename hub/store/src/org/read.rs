@@ -15,7 +15,7 @@ use protocol::{Scope, Urn};
 use super::apply::{LossCount, QuarantineCount, meta};
 use super::sweep::document_of;
 use super::{OrgInner, StoredHeader, StoredStream, Stream, search};
-use crate::engine::{Direction, Key, Range, Read, each};
+use crate::engine::{Direction, Key, PageSize, Range, Read, each};
 use crate::error::ReadError;
 use crate::keys;
 use crate::list::page::page;
@@ -365,6 +365,20 @@ impl OrgReader {
         let range = Range::all().before(&keys::after(now));
         self.view()
             .first(Table::Due, &range, Direction::Forward, limit)
+    }
+
+    /// See [`OrgStore::next_due`](super::OrgStore::next_due).
+    pub fn next_due(&self) -> Result<Option<Timestamp>, ReadError> {
+        let (range, one) = (Range::all(), PageSize::rows(1));
+        let first = self
+            .read
+            .scan(Table::Due, &range, Direction::Forward, one)?;
+        let at = first
+            .first()
+            .and_then(|row| row.key.first_chunk::<8>())
+            .and_then(|time| i64::try_from(u64::from_be_bytes(*time)).ok())
+            .and_then(|ms| Timestamp::from_millisecond(ms).ok());
+        Ok(at)
     }
 
     /// See [`OrgStore::finding`](super::OrgStore::finding).

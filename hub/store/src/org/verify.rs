@@ -32,6 +32,7 @@ use crate::rows::finding::{Finding, Transition};
 use crate::rows::resource::{
     ScopeStatus, Source, StagedGone, StoredLink, StoredPast, StoredResource, Subject,
 };
+use crate::rows::retention::{Retention, SignedBase};
 use crate::rows::verdict::StoredVerdicts;
 use crate::seal::Sealer;
 use crate::tables::Table;
@@ -45,8 +46,11 @@ pub struct Inspection {
     pub tables: BTreeMap<&'static str, u64>,
     /// Events in the blocks that open.
     pub events: u64,
-    /// Entries of the audit log up to the first bad one.
+    /// Place of the last good entry of the audit log.
     pub audit_entries: u64,
+    /// What the audit log begins from, where retention has cut its beginning off. Whether the hub
+    /// signed it, the caller finds out.
+    pub audit_base: Option<SignedBase>,
     /// What is wrong: at most one line for each table and two for the audit log, each with the
     /// first bad row.
     pub faults: Vec<String>,
@@ -182,6 +186,8 @@ impl OrgReader {
                 Ok(events)
             });
         }
+        // One that does not open is a bad row of its table.
+        found.audit_base = self.audit_base().ok().flatten();
         match self.verify_audit_against(checkpoints) {
             Ok(Ok(head)) => found.audit_entries = head.seq,
             Ok(Err(fault)) => {
@@ -225,6 +231,10 @@ impl OrgReader {
                 is::<LossCount>(table, &row)?;
             } else if named(meta::AUDIT) {
                 is::<AuditHead>(table, &row)?;
+            } else if named(meta::RETENTION) {
+                is::<Retention>(table, &row)?;
+            } else if named(meta::AUDIT_BASE) {
+                is::<SignedBase>(table, &row)?;
             } else if named(meta::JUDGED) {
                 is::<u64>(table, &row)?;
             } else {
@@ -249,7 +259,23 @@ impl OrgReader {
             .map(|checkpoint| (checkpoint.head.seq, checkpoint))
             .collect();
         let view = self.view();
-        let mut end = AuditHead::default();
+        let base = match self.audit_base() {
+            Ok(base) => base.map(|signed| signed.base),
+            Err(ReadError::Engine(error)) => return Err(ReadError::Engine(error)),
+            Err(error) => return Ok(Err(fault(1, &format!("the base: {error}")))),
+        };
+        let mut end = base.map(|base| base.head).unwrap_or_default();
+        if let Some(base) = base {
+            if base.org != self.org.org {
+                return Ok(Err(fault(end.seq + 1, "its base is another log's")));
+            }
+            if let Some(witness) = witnessed.get(&end.seq)
+                && witness.head.hash != end.hash
+            {
+                let reason = format!("the signed checkpoint of {} names another base", witness.at);
+                return Ok(Err(fault(end.seq + 1, &reason)));
+            }
+        }
         let found = each(
             &*self.read,
             Table::Audit,

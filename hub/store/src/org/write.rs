@@ -45,7 +45,7 @@ impl OrgWrite {
         }
     }
 
-    fn push(&mut self, op: Op) {
+    pub(super) fn push(&mut self, op: Op) {
         self.ops.push(op);
     }
 
@@ -201,11 +201,6 @@ impl OrgWrite {
         self.bytes = self.bytes.saturating_add(block.len() + index.len());
         self.push(Op::Events { key, block, index });
         key
-    }
-
-    /// Forgets every event received before an instant.
-    pub fn forget_events(&mut self, before: Timestamp) {
-        self.push(Op::ForgetEvents(before));
     }
 
     /// Keeps a refused item; its text is cut to

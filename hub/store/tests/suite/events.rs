@@ -3,6 +3,8 @@
 use protocol::event::EventRecord;
 use protocol::ids::{AgentId, EventId, SourceId};
 use store::rows::event::{BlockKey, EventBlock, EventQuery, QUARANTINE_TEXT_BYTES, Quarantined};
+use store::rows::finding::Actor;
+use store::rows::retention::DataClass;
 use store::{CommitError, OrgStore};
 
 use crate::bench::{AGENT, Bench, SOURCE, at, document, from, vpcs};
@@ -186,9 +188,13 @@ async fn events_are_forgotten_by_receipt_and_nothing_else_is() {
     let bench = Bench::new();
     let org = bench.org("acme").await;
     let keys = fill(&org, 10).await;
-    let mut write = org.write();
-    write.forget_events(at(4));
-    write.commit().await.unwrap();
+    let unasked = |_: &[u8]| -> Vec<u8> { panic!("only an audit log's base is signed") };
+    let gone = org.forget(DataClass::Events, at(4), at(100), Actor::Hub, &unasked);
+    let gone = gone.await.unwrap();
+    assert_eq!(
+        (gone.rows, gone.oldest, gone.newest),
+        (4, Some(at(0)), Some(at(3)))
+    );
     let all = search(
         &org,
         EventQuery {

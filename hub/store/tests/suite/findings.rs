@@ -103,10 +103,13 @@ async fn a_verdict_falls_due_once_and_at_its_last_date() {
     put(&org, &row(&[Some(30), None, Some(20)])).await;
     assert_eq!(due(19).await, []);
     assert_eq!(due(20).await, [subject(1)]);
+    assert_eq!(org.next_due().await.unwrap(), Some(at(20)));
     put(&org, &row(&[Some(40)])).await;
+    assert_eq!(org.next_due().await.unwrap(), Some(at(40)));
     assert_eq!(due(39).await, []);
     assert_eq!(due(40).await, [subject(1)]);
     put(&org, &row(&[None])).await;
+    assert_eq!(org.next_due().await.unwrap(), None);
     assert_eq!(due(1000).await, []);
     put(&org, &row(&[Some(5)])).await;
     let mut write = org.write();
@@ -115,7 +118,7 @@ async fn a_verdict_falls_due_once_and_at_its_last_date() {
     assert_eq!(due(1000).await, []);
 }
 
-fn finding(org: &OrgStore, n: usize, check: &str, severity: Severity) -> Finding {
+pub(crate) fn finding(org: &OrgStore, n: usize, check: &str, severity: Severity) -> Finding {
     let urn = vpcs().urn(&format!("vpc-{n:04}"));
     Finding {
         id: Finding::id_of(org.org(), check, &urn),

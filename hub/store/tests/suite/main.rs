@@ -9,10 +9,12 @@
 mod access;
 mod backup;
 mod bench;
+mod compaction;
 mod disk;
 mod events;
 mod findings;
 mod format;
 mod inventory;
 mod isolation;
+mod retention;
 mod streams;

@@ -8,14 +8,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::{Builder, Database, ReadTransaction, ReadableDatabase, TableError};
+use redb::{Builder, CompactionError, Database, ReadTransaction, ReadableDatabase, TableError};
 
 use super::disk::{Disk, Health, Medium, Trouble};
 use super::fleet::Lease;
 use super::snapshot::get_row;
 use super::{ENGINE, KEY_FORMAT, MARKS, NOTES, rows};
 use crate::engine::{FORMAT, Row};
-use crate::error::OpenError;
+use crate::error::{EngineError, OpenError};
 use crate::tables::Table;
 
 /// An open database with the first error of its medium.
@@ -30,6 +30,24 @@ impl Opened {
     /// Says whether a transaction or a snapshot holds it.
     pub(super) fn is_in_use(&self) -> bool {
         Arc::strong_count(&self.database) > 1
+    }
+
+    /// Compacts it; `None` while a transaction or a snapshot holds it.
+    pub(super) fn compact(&mut self) -> Option<Result<(), EngineError>> {
+        let health = &self.health;
+        // The only handle: nobody else can have, or get, one.
+        let database = Arc::get_mut(&mut self.database)?;
+        let done = catch_unwind(AssertUnwindSafe(|| database.compact()));
+        Some(match done {
+            Ok(Ok(_)) => Ok(()),
+            // A reader whose snapshot outlives its handle.
+            Ok(Err(CompactionError::TransactionInProgress)) => return None,
+            Ok(Err(error)) => Err(health.explain(&error)),
+            Err(panic) => {
+                let reason = format!("panic while compacting: {}", words(&*panic));
+                Err(EngineError::Fatal(reason))
+            }
+        })
     }
 
     pub(super) fn parts(&self) -> (Arc<Database>, Arc<Health>) {
