@@ -20,7 +20,7 @@ use store::error::{ApplianceError, CommitError, ReadError};
 use store::rows::resource::{Change, Subject};
 use store::{Appliance, OrgReader, OrgStore, Store};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info};
@@ -49,9 +49,12 @@ const SUBJECTS: usize = 250;
 /// Subjects that fall due and are judged in one pass; the rest follows at once.
 const DUE: usize = 5000;
 
-/// How often is looked for verdicts that fall due. An access key grows too old on a day, not in a
-/// second.
-const DUE_EVERY: Duration = Duration::from_secs(30);
+/// How soon a pass that failed is tried again.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// How often who waits for an instant looks at the clock, which may be set. That is not asking the
+/// store: an organisation without changes leaves its file alone until a verdict falls due.
+const CLOCK_EVERY: Duration = Duration::from_secs(30);
 
 /// Time in which commits gather before a pass: a sweep makes hundreds, and each pass is a commit of
 /// its own, whose sync other organisations wait for.
@@ -167,8 +170,6 @@ async fn follow(store: OrgStore, shared: Shared) {
     let org = store.org();
     let mut commits = store.commits();
     let mut rules = shared.rules.clone();
-    let mut due = interval(DUE_EVERY);
-    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut evaluator = Evaluator::new(store, shared.appliance.clone());
     loop {
         // What is told of while a pass runs is taken with the next.
@@ -177,10 +178,10 @@ async fn follow(store: OrgStore, shared: Shared) {
         // Cut between commits at a stop: the cursor says where to go on.
         let passed = tokio::select! {
             () = shared.stop.cancelled() => return,
-            passed = evaluator.catch_up(&in_force, Timestamp::now()) => passed,
+            passed = evaluator.pass(&in_force, Timestamp::now()) => passed,
         };
-        match passed {
-            Ok(passed) => {
+        let next = match passed {
+            Ok((passed, next)) => {
                 if passed.findings {
                     shared.live.tell(Changed {
                         org,
@@ -190,28 +191,45 @@ async fn follow(store: OrgStore, shared: Shared) {
                 if passed.more {
                     continue;
                 }
+                next
             }
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 error!(%org, %error, cause, "a pass over the checks failed");
+                Timestamp::now().checked_add(AGAIN).ok()
             }
-        }
-        // Cancel safe: each is told of again. A failed pass is tried again when the next verdict
-        // may fall due.
+        };
+        // Cancel safe: each is told of again. Every commit comes by here, so the next instant that
+        // is known is the next one there is.
         tokio::select! {
             () = shared.stop.cancelled() => return,
-            _ = due.tick() => {}
+            () = fallen_due(next) => {}
             told = commits.changed() => {
                 if told.is_err() {
                     return;
                 }
                 tokio::select! {
                     () = shared.stop.cancelled() => return,
-                    () = tokio::time::sleep(GATHER) => {}
+                    () = sleep(GATHER) => {}
                 }
             }
             told = rules.changed() => if told.is_err() { return },
         }
+    }
+}
+
+/// Waits until an instant; for ever where there is none.
+async fn fallen_due(at: Option<Timestamp>) {
+    let Some(at) = at else {
+        return std::future::pending().await;
+    };
+    loop {
+        let left = at.duration_since(Timestamp::now());
+        if !left.is_positive() {
+            return;
+        }
+        let left = Duration::try_from(left).unwrap_or(CLOCK_EVERY);
+        sleep(left.min(CLOCK_EVERY)).await;
     }
 }
 
@@ -247,6 +265,16 @@ impl Evaluator {
             appliance,
             unread_links: UnreadLinks::new(),
         }
+    }
+
+    /// As [`Evaluator::catch_up`], and returns when the next verdict falls due.
+    async fn pass(
+        &mut self,
+        rules: &Arc<Rules>,
+        now: Timestamp,
+    ) -> Result<(Passed, Option<Timestamp>), PostureError> {
+        let passed = self.catch_up(rules, now).await?;
+        Ok((passed, self.store.next_due().await?))
     }
 
     /// Judges what there is to judge, as much as one instant should stand for.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use protocol::declare::{Declarations, Reach};
@@ -15,8 +16,10 @@ use store::rows::finding::Finding;
 use store::rows::resource::{Coverage, Provenance, Subject, SweepEnd};
 use store::rows::{FindingStatus, Verdict};
 use store::{MasterKey, OrgStore, Store, StoreConfig};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-use super::{Evaluator, Passed, explain};
+use super::{Evaluator, Passed, Shared, explain, follow};
 use crate::ruleset::Rules;
 
 const ENCRYPTED: &str = "aws.ec2.ebs-volume-encryption";
@@ -391,6 +394,52 @@ async fn a_verdict_that_falls_due_is_judged_again_although_no_fact_changed() {
     assert!(org.store.finding(id).await.unwrap().is_some());
 }
 
+/// The clock of timers is the test's own: an hour of it takes no time.
+#[tokio::test]
+async fn an_organisation_without_changes_is_not_opened_until_a_verdict_falls_due() {
+    let mut org = org(&[OLD]).await;
+    org.sweep(INSTANCE, [instance("i1", Timestamp::now())])
+        .await;
+    let (_rules, in_force) = watch::channel(Arc::clone(&org.rules));
+    let stop = CancellationToken::new();
+    let shared = Shared {
+        appliance: org.whole.appliance(),
+        live: Arc::default(),
+        rules: in_force,
+        stop: stop.clone(),
+    };
+    let following = tokio::spawn(follow(org.store.clone(), shared));
+    let about = Subject::Resource(scope(INSTANCE).urn("i1"));
+    while org.store.verdicts(&about).await.unwrap().is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(org.store.next_due().await.unwrap().is_some());
+    // The pass may still look for what is next.
+    let mut quiet = 0;
+    while quiet < 20 {
+        org.whole.rest_idle(Duration::ZERO);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        quiet = if org.whole.open_files() == 0 {
+            quiet + 1
+        } else {
+            0
+        };
+    }
+    tokio::time::pause();
+    for _ in 0..120 {
+        tokio::time::advance(Duration::from_secs(30)).await;
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        // Whoever reads does so on a thread of its own.
+        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!(org.whole.open_files(), 0, "it was opened for nothing");
+    }
+    tokio::time::resume();
+    stop.cancel();
+    following.await.unwrap();
+}
+
 #[tokio::test]
 async fn an_explanation_has_the_evidence_of_a_verdict() {
     let mut org = org(&[ENCRYPTED, COPIED]).await;
@@ -428,7 +477,7 @@ struct Org {
     rules: Arc<Rules>,
     now: Timestamp,
     generation: u64,
-    _whole: Store,
+    whole: Store,
     _folder: tempfile::TempDir,
 }
 
@@ -494,7 +543,7 @@ async fn org(checks: &[&str]) -> Org {
         rules: rules(checks),
         now,
         generation: 0,
-        _whole: whole,
+        whole,
         _folder: folder,
     }
 }
