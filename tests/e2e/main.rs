@@ -17,6 +17,7 @@ mod init;
 mod network;
 mod organisations;
 mod restricted;
+mod retention;
 mod rotation;
 mod sync;
 mod transport;

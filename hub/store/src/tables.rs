@@ -9,7 +9,8 @@
 #[repr(u8)]
 pub(crate) enum Table {
     // -- of both -------------------------------------------------------------------------------
-    /// `h(name)` → single values: the owner's identity, the list of checks, counters, audit head.
+    /// `h(name)` → single values: the owner's identity, the list of checks, counters, audit head and
+    /// base, retention with its legal holds.
     Meta = 0,
     // -- of an organisation --------------------------------------------------------------------
     /// `h(scope)` → scope status.
