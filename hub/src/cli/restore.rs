@@ -8,9 +8,9 @@
 //! It is made inside of D, and not beside it, since the hub's user may write to D alone, and D may
 //! be a mount point.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, DirBuilder, File, Metadata, TryLockError};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -258,10 +258,12 @@ impl Place {
         }
     }
 
-    /// Moves everything to its place.
+    /// Moves everything to its place, as the owner of D has it: who restores as root must not leave
+    /// files that the hub cannot open.
     fn put(&self) -> Result<(), Failure> {
         let sync = |path: &Path| File::open(path)?.sync_all();
         let put = || -> io::Result<()> {
+            owned_like(&self.partial, &fs::metadata(&self.data_dir)?)?;
             let orgs = self.partial.join(ORGS);
             if orgs.exists() {
                 sync(&orgs)?;
@@ -283,6 +285,21 @@ impl Drop for Place {
     fn drop(&mut self) {
         let _ = self.clear();
     }
+}
+
+/// Gives everything below a folder the owner of another.
+fn owned_like(folder: &Path, owner: &Metadata) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let found = entry.metadata()?;
+        if (found.uid(), found.gid()) != (owner.uid(), owner.gid()) {
+            lchown(entry.path(), Some(owner.uid()), Some(owner.gid()))?;
+        }
+        if found.is_dir() {
+            owned_like(&entry.path(), owner)?;
+        }
+    }
+    Ok(())
 }
 
 fn failed(path: &Path, error: &io::Error) -> Failure {
@@ -346,6 +363,24 @@ mod tests {
         assert_eq!(names(&place.partial), Vec::<String>::new());
         drop(place);
         assert_eq!(names(&data), Vec::<String>::new());
+    }
+
+    #[test]
+    #[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+    fn what_root_restores_belongs_to_the_owner_of_the_folder() {
+        const HUB: u32 = 54_321;
+        let dir = tempfile::tempdir().unwrap();
+        if lchown(dir.path(), Some(HUB), Some(HUB)).is_err() {
+            println!("skipped: what_root_restores: this takes root");
+            return;
+        }
+        let place = Place::make(dir.path()).unwrap();
+        made(&place);
+        place.put().unwrap();
+        for name in [APPLIANCE, ORGS, "orgs/org"] {
+            let found = fs::metadata(dir.path().join(name)).unwrap();
+            assert_eq!((found.uid(), found.gid()), (HUB, HUB), "{name}");
+        }
     }
 
     #[test]
