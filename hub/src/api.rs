@@ -55,6 +55,7 @@ mod losses;
 mod openapi;
 mod orgs;
 mod overview;
+mod past;
 mod problem;
 mod repeat;
 mod resources;
@@ -139,6 +140,7 @@ fn endpoints() -> (Router<Arc<State>>, utoipa::openapi::OpenApi) {
         .merge(scopes::routes())
         .merge(losses::routes())
         .merge(retention::routes())
+        .merge(past::routes())
         .merge(audit::routes())
         .split_for_parts();
     openapi::describe_answers(&mut document);

@@ -14,8 +14,12 @@ use crate::filter::{FieldKind, FieldSpec, FieldValue, Row};
 use crate::ids::{AgentId, EventId, FindingId, OrgId, ResourceId, SourceId, UserId};
 
 mod delivery;
+mod past;
 
 pub use delivery::{LOSS_FIELDS, Loss, SCOPE_FIELDS, ScopeConfirm, ScopeStatus};
+pub use past::{
+    CHANGES, FINDING_CHANGE_FIELDS, FindingChange, RESOURCE_CHANGE_FIELDS, ResourceChange,
+};
 
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident, $words:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal,)* }) => {

@@ -122,10 +122,10 @@ enum Command {
     Source(Verb),
     /// Resources.
     #[command(subcommand)]
-    Resource(Verb),
+    Resource(PastVerb),
     /// Findings.
     #[command(subcommand)]
-    Finding(Verb),
+    Finding(PastVerb),
     /// Checks and their verdicts.
     #[command(subcommand)]
     Check(CheckVerb),
@@ -247,6 +247,36 @@ enum Verb {
     Show {
         /// Its id; for a resource also its URN.
         id: String,
+    },
+}
+
+/// What can be asked about the past too. An instant is written as in RFC 3339, or as a span such as
+/// 12h or 7d before now.
+#[derive(Debug, Subcommand)]
+enum PastVerb {
+    /// List them, as they are or were.
+    List {
+        /// As they were at this instant: 2026-01-31T12:00:00Z, or 7d for a week ago.
+        #[arg(long, value_name = "INSTANT")]
+        as_of: Option<String>,
+        #[command(flatten)]
+        listing: Listing,
+    },
+    /// Show one, by id.
+    Show {
+        /// Its id; for a resource also its URN.
+        id: String,
+    },
+    /// List what became of them between two instants.
+    Changes {
+        /// The first instant: 2026-01-31T12:00:00Z, or a span before now.
+        #[arg(long, value_name = "INSTANT", default_value = "7d")]
+        from: String,
+        /// The second; now when absent.
+        #[arg(long, value_name = "INSTANT")]
+        to: Option<String>,
+        #[command(flatten)]
+        listing: Listing,
     },
 }
 
@@ -381,6 +411,8 @@ fn command() -> clap::Command {
         ("resource", "list", api::RESOURCE_FIELDS),
         ("agent", "list", api::AGENT_FIELDS),
         ("source", "list", api::SOURCE_FIELDS),
+        ("finding", "changes", api::FINDING_CHANGE_FIELDS),
+        ("resource", "changes", api::RESOURCE_CHANGE_FIELDS),
         ("event", "list", api::EVENT_FIELDS),
         ("event", "search", api::EVENT_FIELDS),
         ("check", "results", api::RESULT_FIELDS),

@@ -6,8 +6,8 @@ use axum::Json;
 use axum::extract::State as Shared;
 use jiff::Timestamp;
 use protocol::api::{
-    Cause, FINDING_FIELDS, Finding, FindingStatus, Mute, Page, Problem, ResourceRef, Risk,
-    RiskFactor, Transition, Verdict,
+    Cause, DataClass, FINDING_FIELDS, Finding, FindingStatus, Mute, Page, Problem, ResourceRef,
+    Risk, RiskFactor, Transition, Verdict,
 };
 use protocol::filter::{FieldValue, Row};
 use protocol::ids::{FindingId, OrgId};
@@ -21,7 +21,8 @@ use super::State;
 use super::access::Member;
 use super::checks::{controls_of, fix_of};
 use super::fix;
-use super::list::{ListQuery, OrgQuery, Size};
+use super::list::{OrgQuery, Size};
+use super::past::{self, AsOfQuery};
 use super::problem::{Query, Refusal, Segment};
 
 /// What a list of findings can be sorted by.
@@ -169,10 +170,10 @@ impl Row for Listed<'_> {
     }
 }
 
-/// Lists findings, worst first.
+/// Lists findings, worst first, as they are or were at an instant.
 #[utoipa::path(
     get, path = "/api/v1/findings", operation_id = "list_findings", tag = "findings",
-    params(ListQuery),
+    params(AsOfQuery),
     responses(
         (status = 200, body = Page<Finding>),
         (status = 400, body = Problem, content_type = "application/problem+json"),
@@ -181,8 +182,9 @@ impl Row for Listed<'_> {
 async fn list(
     Shared(state): Shared<Arc<State>>,
     member: Member,
-    Query(query): Query<ListQuery>,
+    Query(query): Query<AsOfQuery>,
 ) -> Result<Json<Page<Finding>>, Refusal> {
+    let (query, as_of) = query.split()?;
     let filter = query.filter(FINDING_FIELDS, Timestamp::now())?;
     let sort = query.sort(SORTS)?;
     let (sort, order) = sort.unwrap_or((FindingSort::Severity, Order::Descending));
@@ -200,14 +202,24 @@ async fn list(
     let page = member
         .store
         .read(move |reader| {
-            let page = reader.findings(&list)?;
+            let forgotten_before = past::forgotten_before(reader, DataClass::Findings, as_of)?;
+            let page = match as_of {
+                Some(at) => reader.as_of(at)?.findings(&list)?,
+                None => reader.findings(&list)?,
+            };
             let mut items = Vec::with_capacity(page.items.len());
             let (mut size, mut next) = (Size::default(), page.next);
             let mut rest = page.items.into_iter();
             while let Some(summary) = rest.next() {
                 // The columns follow the commits; a row may have gone between the two.
-                if let Some(row) = reader.finding(summary.id)? {
-                    let history = reader.finding_history(row.id)?;
+                let found = match as_of {
+                    Some(at) => reader.finding_as_of(summary.id, at)?,
+                    None => match reader.finding(summary.id)? {
+                        Some(row) => Some((row, reader.finding_history(summary.id)?)),
+                        None => None,
+                    },
+                };
+                if let Some((row, history)) = found {
                     let item = finding_of(reader.org(), row, history, &rules.set);
                     let is_full = size.is_full_with(&item);
                     items.push(item);
@@ -221,7 +233,7 @@ async fn list(
                 total: page.total.unwrap_or(items.len() as u64),
                 items,
                 next_cursor: next,
-                forgotten_before: None,
+                forgotten_before,
             })
         })
         .await?;

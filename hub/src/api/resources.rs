@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use jiff::Timestamp;
-use protocol::api::{FindingStatus, Page, Problem, RESOURCE_FIELDS, Resource, Severity};
+use protocol::api::{DataClass, FindingStatus, Page, Problem, RESOURCE_FIELDS, Resource, Severity};
 use protocol::ids::ResourceId;
 use protocol::urn::Urn;
 use store::{
@@ -17,7 +17,8 @@ use utoipa_axum::routes;
 
 use super::State;
 use super::access::Member;
-use super::list::{ListQuery, OrgQuery, Size};
+use super::list::{OrgQuery, Size};
+use super::past::{self, AsOfQuery};
 use super::problem::{Query, Refusal, Segment};
 
 /// Severities, worst first.
@@ -100,10 +101,10 @@ fn resource_of(
     }
 }
 
-/// Lists the resources that exist.
+/// Lists the resources that exist, or existed at an instant.
 #[utoipa::path(
     get, path = "/api/v1/resources", operation_id = "list_resources", tag = "resources",
-    params(ListQuery),
+    params(AsOfQuery),
     responses(
         (status = 200, body = Page<Resource>),
         (status = 400, body = Problem, content_type = "application/problem+json"),
@@ -111,8 +112,9 @@ fn resource_of(
 )]
 async fn list(
     member: Member,
-    Query(query): Query<ListQuery>,
+    Query(query): Query<AsOfQuery>,
 ) -> Result<Json<Page<Resource>>, Refusal> {
+    let (query, as_of) = query.split()?;
     let filter = query.filter(RESOURCE_FIELDS, Timestamp::now())?;
     let sort = query.sort(SORTS)?;
     let (sort, order) = sort.unwrap_or((ResourceSort::Urn, Order::Ascending));
@@ -128,10 +130,21 @@ async fn list(
     let page = member
         .store
         .read(move |reader| {
-            let page = reader.resources(&list)?;
+            let forgotten_before =
+                past::forgotten_before(reader, DataClass::ResourceHistory, as_of)?;
+            let page = match as_of {
+                Some(at) => reader.as_of(at)?.resources(&list)?,
+                None => reader.resources(&list)?,
+            };
             let (mut items, mut size, mut shown) = (Vec::new(), Size::default(), 0);
             'page: for part in page.items.chunks(ROWS_AT_ONCE) {
-                let rows = reader.resources_named(part.iter().map(|item| &item.urn))?;
+                let mut urns = part.iter().map(|item| &item.urn);
+                let rows = match as_of {
+                    Some(at) => urns
+                        .map(|urn| reader.resource_as_of(urn, at))
+                        .collect::<Result<Vec<_>, _>>()?,
+                    None => reader.resources_named(&mut urns)?,
+                };
                 for (summary, row) in part.iter().zip(rows) {
                     shown += 1;
                     // The columns follow the commits; a row may have gone between the two.
@@ -153,7 +166,7 @@ async fn list(
                 total: page.total.unwrap_or(items.len() as u64),
                 items,
                 next_cursor: next,
-                forgotten_before: None,
+                forgotten_before,
             })
         })
         .await?;

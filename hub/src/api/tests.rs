@@ -16,6 +16,7 @@ use hub::{Asked, Login, TestHub, missing};
 
 mod agents;
 mod hub;
+mod past;
 mod retention;
 
 /// Where each endpoint with an id in its path finds one that exists.

@@ -51,8 +51,8 @@ pub use list::{
 };
 pub use master::MasterKey;
 pub use org::{
-    Administration, AgentBounds, Committed, Inspection, OrgReader, OrgStore, OrgWrite, SignBase,
-    SignedHeader, StoredHeader, Stream,
+    Administration, AgentBounds, Became, Committed, Inspection, OrgReader, OrgStore, OrgWrite,
+    Past, SignBase, SignedHeader, StoredHeader, Stream,
 };
 pub use recovery::{NoRecipientError, RecoveryKey, RecoveryRecipient};
 pub use store::{Store, StoreConfig};

@@ -1,6 +1,7 @@
 //! One organisation's store: the handle, its reads by name, its writes.
 
 mod apply;
+mod as_of;
 mod columns;
 mod compaction;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use self::apply::{Applied, meta};
+pub use self::as_of::{Became, Past};
 use self::columns::{Columns, Lists};
 use self::compaction::Space;
 pub use self::read::OrgReader;

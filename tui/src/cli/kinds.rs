@@ -78,6 +78,30 @@ kinds! {
         "tags" "config" "gaps" "links" "open_findings" "agent_id" "first_seen"
         "last_seen" "collected_at"
     ]
+    /// What became of resources.
+    RESOURCE_CHANGE "/api/v1/resources/changes" {
+        "CHANGE"         "/change"                8
+        "TYPE"           "/type"                 36
+        "NAME"           "/name"                 32
+        "ACCOUNT"        "/account"              20
+        "REGION"         "/region"               14
+        "FIELDS"         "/fields"               60
+    } [
+        "change" "resource_id" "urn" "type" "name" "account" "region" "fields"
+    ]
+    /// What became of findings.
+    FINDING_CHANGE "/api/v1/findings/changes" {
+        "SEVERITY"       "/severity"              8
+        "WAS"            "/status_before"         8
+        "STATUS"         "/status"                8
+        "VERDICT"        "/verdict"               7
+        "BROKEN RULE"    "/title"                60
+        "RESOURCE"       "/resource_urn"         60
+        "ID"             "/id"                   30
+    } [
+        "id" "severity" "check_id" "title" "resource_urn" "status_before" "status"
+        "verdict_before" "verdict" "first_seen"
+    ]
     /// Agents.
     AGENT "/api/v1/agents" {
         "NAME"           "/name"                 24

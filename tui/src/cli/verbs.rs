@@ -3,6 +3,7 @@
 use std::io::{IsTerminal as _, Read, Write};
 
 use http::Method;
+use jiff::{SignedDuration, Timestamp};
 use protocol::api::{
     self, AgentAct, DataClass, HoldCreate, HoldLift, OrgCreate, RetentionRan, RetentionRun,
     RetentionSet, ScopeConfirm, TokenCreate, TokenCreated, UserCreate, WhoAmI,
@@ -12,7 +13,7 @@ use serde_json::Value;
 use super::kinds::{self, Kind};
 use super::{
     AgentActing, AgentVerb, CheckVerb, Command, EventVerb, Global, HoldVerb, ListVerb, Listing,
-    OrgVerb, RetentionVerb, ScopeVerb, Stop, TokenVerb, UserVerb, Verb, output,
+    OrgVerb, PastVerb, RetentionVerb, ScopeVerb, Stop, TokenVerb, UserVerb, Verb, output,
 };
 use crate::client::{Client, Endpoint, segment, with_query};
 use crate::exit::{Exit, Failure};
@@ -105,8 +106,10 @@ pub(super) async fn run(command: Command, global: &Global) -> Result<Exit, Stop>
             Ok(Exit::Done)
         }
         Command::Source(verb) => noun(global, kinds::SOURCE, verb).await,
-        Command::Resource(verb) => noun(global, kinds::RESOURCE, verb).await,
-        Command::Finding(verb) => noun(global, kinds::FINDING, verb).await,
+        Command::Resource(verb) => {
+            past(global, kinds::RESOURCE, kinds::RESOURCE_CHANGE, verb).await
+        }
+        Command::Finding(verb) => past(global, kinds::FINDING, kinds::FINDING_CHANGE, verb).await,
         Command::Check(CheckVerb::List(listing)) => list(global, kinds::CHECK, listing, &[]).await,
         Command::Check(CheckVerb::Show { id }) => show(global, kinds::CHECK, &id).await,
         Command::Check(CheckVerb::Results {
@@ -208,6 +211,28 @@ async fn noun(global: &Global, kind: Kind, verb: Verb) -> Result<Exit, Stop> {
     }
 }
 
+async fn past(global: &Global, kind: Kind, changes: Kind, verb: PastVerb) -> Result<Exit, Stop> {
+    let now = Timestamp::now();
+    match verb {
+        PastVerb::List { as_of, listing } => {
+            let as_of = as_of.map(|text| read_instant(&text, now)).transpose()?;
+            let as_of: Vec<_> = as_of
+                .map(|at| ("as_of", at.to_string()))
+                .into_iter()
+                .collect();
+            list(global, kind, listing, &as_of).await
+        }
+        PastVerb::Show { id } => show(global, kind, &id).await,
+        PastVerb::Changes { from, to, listing } => {
+            let mut between = vec![("from", read_instant(&from, now)?.to_string())];
+            let to = to.map(|text| read_instant(&text, now)).transpose()?;
+            // Every page, and every organisation, is asked about the same two.
+            between.push(("to", to.unwrap_or(now).to_string()));
+            list(global, changes, listing, &between).await
+        }
+    }
+}
+
 fn in_org(global: &Global, path: &str) -> String {
     match &global.org {
         Some(org) => with_query(path, &[("org", org.clone())]),
@@ -249,7 +274,7 @@ async fn list(
         let kept = client.rows_kept(kind.path, &query, most).await?;
         rows = kept.0;
         if let Some(at) = kept.1 {
-            let words = "note: what was received before this is forgotten, and not searched";
+            let words = "note: what is older than this is forgotten, and not shown";
             writeln!(std::io::stderr(), "{words}: {at} (`zero-x retention list`)")?;
         }
     }
@@ -395,6 +420,23 @@ fn read_password(on_stdin: bool, prompt: &str, again: Option<&str>) -> Result<St
     Ok(password)
 }
 
+/// Reads an instant (RFC 3339), or a span before now.
+fn read_instant(text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
+    if let Ok(at) = text.parse() {
+        return Ok(at);
+    }
+    let ago = read_span(text)
+        .ok()
+        .and_then(|seconds| i64::try_from(seconds).ok());
+    let at = ago.and_then(|seconds| now.checked_sub(SignedDuration::from_secs(seconds)).ok());
+    at.ok_or_else(|| {
+        Failure::new(
+            Exit::Usage,
+            format!("{text:?} is no instant; write 2026-01-31T12:00:00Z, or 7d for a week ago"),
+        )
+    })
+}
+
 /// Reads a span such as `90s`, `30m`, `1h`, `2d`, in seconds.
 fn read_span(text: &str) -> Result<u64, Failure> {
     let bad = || {
@@ -422,6 +464,18 @@ fn read_span(text: &str) -> Result<u64, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_instant_is_one_or_a_span_before_now() {
+        let now: Timestamp = "2026-02-01T00:00:00Z".parse().unwrap();
+        let read = |text| read_instant(text, now).ok().map(|at| at.to_string());
+        assert_eq!(read("1d").as_deref(), Some("2026-01-31T00:00:00Z"));
+        let written = "2026-01-31T13:00:00+01:00";
+        assert_eq!(read(written).as_deref(), Some("2026-01-31T12:00:00Z"));
+        for none in ["", "yesterday", "7", "2026-01-31", "99999999999d"] {
+            assert_eq!(read(none), None, "{none}");
+        }
+    }
 
     #[test]
     fn a_span_needs_its_unit() {

@@ -226,7 +226,7 @@ impl Lists {
         }
     }
 
-    fn put_finding(&mut self, mut finding: FindingSummary) {
+    pub(super) fn put_finding(&mut self, mut finding: FindingSummary) {
         finding.check_id = self.word(&finding.check_id);
         finding.title = self.word(&finding.title);
         finding.type_name = self.word(&finding.type_name);
@@ -263,7 +263,7 @@ impl Lists {
         }
     }
 
-    fn put_resource(&mut self, mut resource: ResourceSummary) {
+    pub(super) fn put_resource(&mut self, mut resource: ResourceSummary) {
         resource.type_name = self.word(&resource.type_name);
         resource.open_findings = self.open.get(&resource.urn).copied().unwrap_or_default();
         let scope = self
@@ -283,7 +283,7 @@ impl Lists {
     }
 }
 
-fn finding_summary(finding: &Finding) -> FindingSummary {
+pub(super) fn finding_summary(finding: &Finding) -> FindingSummary {
     FindingSummary {
         id: finding.id,
         check_id: finding.check_id.as_str().into(),
@@ -302,7 +302,7 @@ fn finding_summary(finding: &Finding) -> FindingSummary {
     }
 }
 
-fn resource_summary(org: OrgId, resource: &Resource) -> ResourceSummary {
+pub(super) fn resource_summary(org: OrgId, resource: &Resource) -> ResourceSummary {
     document_summary(org, &resource.document, |summary| ResourceSummary {
         agent: resource.agent,
         source: resource.source,

@@ -592,7 +592,7 @@ impl OrgReader {
 
 /// Returns a resource as callers see it: a living one was last confirmed by the last complete
 /// sweep of its scope.
-fn shown(
+pub(super) fn shown(
     row: StoredResource,
     commit: u64,
     completed: Option<Timestamp>,

@@ -165,6 +165,11 @@ fn step(second: i64, from: Option<FindingStatus>, to: FindingStatus) -> Transiti
     }
 }
 
+/// Opens the finding of one check on one resource.
+pub(crate) async fn opened(org: &OrgStore, n: usize) -> FindingId {
+    open(org, finding(org, n, "aws.a", Severity::High)).await
+}
+
 async fn open(org: &OrgStore, finding: Finding) -> FindingId {
     let id = finding.id;
     let mut write = org.write();
@@ -185,7 +190,7 @@ pub(crate) async fn some(org: &OrgStore) {
     open(org, finding(org, 1, "aws.a", Severity::High)).await;
 }
 
-async fn resolve(org: &OrgStore, id: FindingId) {
+pub(crate) async fn resolve(org: &OrgStore, id: FindingId) {
     let mut write = org.write();
     write.update_finding(id, |before| {
         let mut finding = before.unwrap().clone();

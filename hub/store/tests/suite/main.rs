@@ -16,5 +16,6 @@ mod findings;
 mod format;
 mod inventory;
 mod isolation;
+mod past;
 mod retention;
 mod streams;
