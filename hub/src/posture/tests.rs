@@ -414,9 +414,9 @@ async fn an_organisation_without_changes_is_not_opened_until_a_verdict_falls_due
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(org.store.next_due().await.unwrap().is_some());
-    // The pass may still look for what is next.
+    // Its own commits bring about another pass, a while later.
     let mut quiet = 0;
-    while quiet < 20 {
+    while quiet < 300 {
         org.whole.rest_idle(Duration::ZERO);
         tokio::time::sleep(Duration::from_millis(5)).await;
         quiet = if org.whole.open_files() == 0 {
