@@ -133,7 +133,9 @@ pub(crate) async fn make(
 ) -> Result<Made, Failure> {
     let appliance = store.appliance();
     let material = identity::material(&appliance).await?;
-    let made_at = Timestamp::now();
+    // To the millisecond, as the header has it.
+    let now = Timestamp::now();
+    let made_at = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
     let note = BackupNote {
         hub: Authority::load(&material)?.pin().to_string(),
         program: env!("CARGO_PKG_VERSION").to_owned(),

@@ -4,12 +4,12 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, BufReader, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use serde_json::json;
 use store::{BackupHeader, MasterKey, RecoveryRecipient, Store};
 use tokio::signal::unix::{SignalKind, signal};
@@ -194,16 +194,27 @@ impl Partial {
         let mut partial = OsString::from(file);
         partial.push(".partial");
         let partial = PathBuf::from(partial);
-        // One that a killed backup left behind is taken over; a link is not followed.
-        let nofollow = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0);
+        // One that a killed backup left behind is taken over; a link is not followed, and a pipe not
+        // waited for.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let flags = i32::try_from(flags.bits()).unwrap_or(0);
         let open = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .custom_flags(nofollow)
+            .custom_flags(flags)
             .open(&partial)
             .map_err(|error| failed(&partial, &error))?;
+        let found = open.metadata().map_err(|error| failed(&partial, &error))?;
+        // In a folder that others may write to, it could be theirs, or a second name of another file.
+        let is_ours = found.uid() == rustix::process::geteuid().as_raw();
+        if !(found.is_file() && is_ours && found.nlink() == 1) {
+            let what = format!("{} is not a file of this user's alone", partial.display());
+            return Err(
+                Failure::new(Exit::Failed, what).with_fix("remove it, or name another file")
+            );
+        }
         match open.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -416,6 +427,11 @@ mod tests {
             assert!(Partial::make(&dir.path().join("backup")).is_err());
             fs::remove_file(link).unwrap();
         }
+        // Nor is a second name of another file emptied.
+        let second = dir.path().join("backup.partial");
+        fs::hard_link(&target, &second).unwrap();
+        assert!(Partial::make(&dir.path().join("backup")).is_err());
+        assert!(second.exists());
         assert_eq!(fs::read(&target).unwrap(), b"kept");
     }
 
