@@ -28,6 +28,7 @@ use crate::backup::LastBackup;
 use crate::bundle::{Asked, Volume};
 use crate::ca::Step;
 use crate::failure::{Exit, Explain};
+use crate::keys::KeyOwner;
 
 /// Longest question, in bytes.
 const QUESTION_BYTES: u64 = 4 << 10;
@@ -60,7 +61,7 @@ const BACKUP_PIECE_BYTES: u32 = 1 << 20;
 const CALLERS: usize = 16;
 
 /// What a local command asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "kebab-case")]
 pub(crate) enum Question {
     /// How the hub is doing.
@@ -99,6 +100,25 @@ pub(crate) enum Question {
     },
     /// How the certificate authority stands.
     Authority,
+    /// How the keys stand.
+    Keys,
+    /// Exchanges the master key.
+    MasterKey {
+        /// The new file that the new key goes to; into the key file when absent.
+        file: Option<PathBuf>,
+    },
+    /// Gives an organisation, or the hub's own rows, another data key.
+    DataKey {
+        /// Whose.
+        owner: KeyOwner,
+    },
+    /// Purges an organisation.
+    Purge {
+        /// Its id or its name.
+        org: String,
+        /// Its name, as the operator has typed it.
+        confirm: String,
+    },
     /// Takes a step of the authority's replacement.
     Rotate {
         /// Which.
@@ -649,6 +669,10 @@ mod tests {
                 | Question::Compact { .. }
                 | Question::Reply { .. }
                 | Question::Authority
+                | Question::Keys
+                | Question::MasterKey { .. }
+                | Question::DataKey { .. }
+                | Question::Purge { .. }
                 | Question::Rotate { .. } => no_question(),
             }
         }

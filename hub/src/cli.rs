@@ -15,9 +15,12 @@ pub(crate) mod checks;
 mod compact;
 mod doctor;
 mod init;
+mod key;
 mod local;
+mod org;
 pub(crate) mod output;
 mod recovery;
+mod rekey;
 mod restore;
 mod settings;
 pub(crate) mod verify;
@@ -112,9 +115,6 @@ pub(crate) enum Verb {
         #[arg(long, value_name = "FILE")]
         backup: Option<PathBuf>,
     },
-    /// Make the keys that stand above the store
-    #[command(subcommand)]
-    Key(Key),
     /// Write an organisation's file together, so that what is free in it goes back to the system
     ///
     /// Its agents and readers wait meanwhile; nothing is lost. The hub does it by itself where more
@@ -127,6 +127,23 @@ pub(crate) enum Verb {
     /// Take what agents without a way to this hub have had carried over, and write replies
     #[command(subcommand)]
     Bundle(Bundle),
+    /// Delete an organisation for good
+    #[command(subcommand)]
+    Org(Org),
+    /// Show the keys that the data is sealed under, replace them, or make one that recovers them
+    #[command(subcommand)]
+    Key(Key),
+    /// After the hub's host was stolen: replace every key that was on it
+    ///
+    /// On the new host, after `restore` and before `serve`. New: the master key, every data key, the
+    /// keys of the API and of QUIC. Void: every API session and enrolment token. The certificate
+    /// authority is replaced: the new one signs, and agents renew once they connect. What is left to
+    /// do is printed.
+    Rekey {
+        /// Write the new master key to this new file, and leave the key file as it is
+        #[arg(long, value_name = "FILE")]
+        new_key_file: Option<PathBuf>,
+    },
     /// Show the certificate authority, or replace it stage by stage
     #[command(subcommand)]
     Ca(Ca),
@@ -146,9 +163,35 @@ pub(crate) struct Restore {
     with_faults: bool,
 }
 
+/// What `org` does
+#[derive(Debug, Subcommand)]
+pub(crate) enum Org {
+    /// Destroy an organisation's keys and delete everything of it; nothing brings it back
+    ///
+    /// Its sessions end; its agents, tokens and memberships go; the master key is replaced, so that
+    /// older copies of its keys open nothing; its file is deleted. Beside the master key a ledger
+    /// keeps its id, so that restoring an older backup leaves it out.
+    Purge {
+        /// Its id or its name
+        #[arg(value_name = "ORG")]
+        org: String,
+        /// Its name once more
+        #[arg(long, value_name = "NAME")]
+        confirm: String,
+    },
+}
+
 /// What `key` does
 #[derive(Debug, Subcommand)]
 pub(crate) enum Key {
+    /// Replace the master key, or with --org or --appliance a data key
+    ///
+    /// The master key: every keyring is wrapped anew in one commit, the key file is replaced, and
+    /// the old key is overwritten and removed. A data key: new rows are sealed under another at
+    /// once, the others in the background, and then the old one goes. Neither stops the hub.
+    Rotate(KeyRotate),
+    /// Say under which keys the data is sealed, and how far a rotation has come
+    Status,
     /// The key that opens backups when the master key is lost
     #[command(subcommand)]
     Recovery(Recovery),
@@ -163,6 +206,21 @@ pub(crate) enum Recovery {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+}
+
+/// Flags of `key rotate`
+#[derive(Debug, Args)]
+pub(crate) struct KeyRotate {
+    /// Replace the data key of this organisation: its id or its name
+    #[arg(long, value_name = "ORG", conflicts_with_all = ["appliance", "new_key_file"])]
+    org: Option<String>,
+    /// Replace the data key of the hub's own rows
+    #[arg(long, conflicts_with = "new_key_file")]
+    appliance: bool,
+    /// Write the new master key to this new file, and leave the key file as it is: where the hub
+    /// reads a copy, as from a service manager's credential
+    #[arg(long, value_name = "FILE")]
+    new_key_file: Option<PathBuf>,
 }
 
 /// What `ca` does
@@ -320,6 +378,13 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
             what: Some(Check::List),
         } => checks::list(&Config::load(&flags)?, format).await,
         Verb::Bundle(what) => bundle::run(&Config::load(&flags)?, what, format).await,
+        Verb::Org(what) => org::run(&Config::load(&flags)?, what, format).await,
+        Verb::Key(Key::Recovery(Recovery::Generate { file })) => recovery::generate(&file, format),
+        Verb::Key(Key::Rotate(args)) => key::rotate(&Config::load(&flags)?, args, format).await,
+        Verb::Key(Key::Status) => key::status(&Config::load(&flags)?, format).await,
+        Verb::Rekey { new_key_file } => {
+            rekey::run(&Config::load(&flags)?, new_key_file, format).await
+        }
         Verb::Ca(what) => authority::run(&Config::load(&flags)?, what, format).await,
         Verb::Backup {
             file,
@@ -330,7 +395,6 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
             backup::verify(&Config::load(&flags)?, &file, format).await
         }
         Verb::Verify { backup: None } => verify::run(&Config::load(&flags)?, format).await,
-        Verb::Key(Key::Recovery(Recovery::Generate { file })) => recovery::generate(&file, format),
         Verb::Compact { org } => compact::run(&Config::load(&flags)?, org, format).await,
     }
 }

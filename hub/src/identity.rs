@@ -225,6 +225,23 @@ pub(crate) async fn begin_anew(appliance: &Appliance) -> Result<(), IdentityErro
     Ok(())
 }
 
+/// Makes the keys of the API's sessions and of QUIC anew. Who goes on with the old ones is a hub
+/// that runs; it must not.
+///
+/// # Errors
+/// When the system has no randomness, or the store cannot be written; some keys may be new then.
+pub(crate) async fn renew_session_keys(appliance: &Appliance) -> Result<(), IdentityError> {
+    for (name, key) in [
+        (JWT, jwt_key()?),
+        (CONNECTION_ID, fresh::<8>()?),
+        (STATELESS_RESET, fresh::<64>()?),
+        (RETRY_TOKEN, fresh::<64>()?),
+    ] {
+        appliance.put_secret(name, key).await?;
+    }
+    Ok(())
+}
+
 impl Identity {
     /// Loads the keys that [`establish`] made.
     ///

@@ -4,16 +4,23 @@ use std::io;
 use std::path::Path;
 
 use rustix::process::{Resource, getrlimit};
-use store::error::{ApplianceError, MasterKeyError, OpenError, ReadError};
+use store::error::{ApplianceError, KeyError, MasterKeyError, OpenError, ReadError};
 use store::{MasterKey, Store, StoreConfig};
+use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::failure::{Exit, Explain, Failure};
+
+/// What to do about a ledger of purged organisations that is none, or somebody else's.
+const LEDGER: &str = "put the copy of the ledger back that you keep with the copies of the master \
+                      key; without the ledger nothing tells which organisations a backup must not \
+                      bring back";
 
 impl Explain for MasterKeyError {
     fn exit(&self) -> Exit {
         match self {
             Self::Io { source, .. } => of_io(source),
+            Self::Ledger { .. } => Exit::Data,
             // Where the key may lie, how it must look and who may read it is configuration.
             Self::InsideData { .. }
             | Self::Mode { .. }
@@ -44,6 +51,7 @@ impl Explain for MasterKeyError {
                 path.display()
             ),
             Self::Io { .. } => "the file should be readable by the hub's user alone".to_owned(),
+            Self::Ledger { .. } => LEDGER.to_owned(),
             _ => return None,
         })
     }
@@ -68,7 +76,11 @@ impl Explain for OpenError {
         Some(match self {
             Self::MasterKey(error) => return error.fix(),
             Self::WrongMasterKey { .. } => {
-                "give the key file that belongs to this data directory".to_owned()
+                "give the key file that belongs to this data directory. Where the hub reads a copy \
+                 of it, as from a service manager's credential, a `key rotate` that was cut off is \
+                 ended by `zero-x-hub key status --master-key-file FILE` as root, with the file \
+                 that the copy is made of"
+                    .to_owned()
             }
             Self::Missing { .. } => "run `zero-x-hub init` first".to_owned(),
             Self::Newer { .. } => {
@@ -111,9 +123,67 @@ impl Explain for ApplianceError {
             | Self::TooLarge { .. }
             | Self::Full
             | Self::Fatal(_)
+            | Self::Keyring { .. }
+            | Self::DataKeys
             | Self::Closed
             | _ => Exit::Failed,
         }
+    }
+}
+
+impl Explain for KeyError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::File(error) => error.exit(),
+            Self::Elsewhere { .. } => Exit::Config,
+            Self::Store(error) => error.exit(),
+            Self::Read(error) => error.exit(),
+            Self::Open(error) => error.exit(),
+            Self::Ledger => Exit::Data,
+            Self::Unfinished(error) => error.exit(),
+            Self::NoOrg | Self::Held { .. } | Self::Unplaced { .. } | Self::FileLeft { .. } | _ => {
+                Exit::Failed
+            }
+        }
+    }
+
+    fn fix(&self) -> Option<String> {
+        Some(match self {
+            Self::Ledger => LEDGER.to_owned(),
+            Self::Unfinished(_) => "the next start of the hub ends it".to_owned(),
+            Self::FileLeft { path, .. } => format!("remove {}", path.display()),
+            Self::File(MasterKeyError::Io { source, .. })
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::PermissionDenied
+                        | io::ErrorKind::ReadOnlyFilesystem
+                        | io::ErrorKind::NotFound
+                ) =>
+            {
+                "the hub may not write beside its key file, which is a service manager's credential \
+                 or in somebody else's folder. Either stop the hub, run the same command as root \
+                 with `--master-key-file FILE` naming the file that the credential is made of, and \
+                 start the hub; or have the new key written elsewhere, `--new-key-file FILE`, and \
+                 put it where the hub finds its key before the next start"
+                    .to_owned()
+            }
+            Self::File(error) => return error.fix(),
+            Self::Elsewhere { path } => format!(
+                "nothing has changed. Put the key in use back into {}, or start the hub again",
+                path.display()
+            ),
+            Self::Unplaced { next, path, .. } => format!(
+                "the hub goes on, and starts with either file where it can write; make the folder \
+                 writable and start the hub again, or move {} to {} by hand",
+                next.display(),
+                path.display()
+            ),
+            Self::Held { .. } => {
+                "nothing has changed; `zero-x hold list` names it, and who may lift it".to_owned()
+            }
+            Self::NoOrg => "`zero-x org list` names them".to_owned(),
+            Self::Store(_) | Self::Read(_) | Self::Open(_) | _ => return None,
+        })
     }
 }
 
@@ -152,5 +222,29 @@ pub(crate) fn open(config: &Config) -> Result<Store, Failure> {
         .into());
     }
     let master = MasterKey::load(key_file, &config.data_dir)?;
-    Ok(Store::open(store_config(&config.data_dir), master)?)
+    let store = Store::open(store_config(&config.data_dir), master)?;
+    finish_purges(&store);
+    Ok(store)
+}
+
+/// Ends purges of organisations that were cut off, as the ledger beside the master key tells them.
+/// What stands in the way is said; it is no reason to keep the others waiting.
+fn finish_purges(store: &Store) {
+    let finished = tokio::runtime::Handle::try_current().map(|runtime| {
+        let ended = runtime.block_on(store.finish_purges());
+        match ended {
+            Ok(0) => {}
+            Ok(count) => info!(
+                count,
+                "purges of organisations that were cut off are at their end"
+            ),
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                warn!(error, "purges of organisations could not be looked after");
+            }
+        }
+    });
+    if let Err(error) = finished {
+        warn!(%error, "purges of organisations could not be looked after");
+    }
 }

@@ -193,6 +193,10 @@ async fn follow(store: OrgStore, shared: Shared) {
                 }
                 next
             }
+            // Its organisation was purged, or the hub ends.
+            Err(
+                PostureError::Read(ReadError::Closed) | PostureError::Commit(CommitError::Closed),
+            ) => return,
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 error!(%org, %error, cause, "a pass over the checks failed");

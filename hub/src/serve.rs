@@ -14,7 +14,7 @@ use serde_json::Value;
 use store::{RecoveryRecipient, Store};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -36,10 +36,12 @@ use crate::expiry::{HubCertificates, Said, Warning};
 use crate::failure::{Exit, Failure, Told};
 use crate::identity::Identity;
 use crate::ingest;
+use crate::keys;
 use crate::live::Live;
 use crate::opening;
 use crate::password::Hasher;
 use crate::posture;
+use crate::purge;
 use crate::retention::{self, Retention};
 use crate::rotation::{self, Rotation};
 use crate::ruleset::{self, Rules, RulesError};
@@ -205,6 +207,7 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
         retention: Arc::clone(&retention),
         stop: stop.clone(),
     });
+    let resealing = Arc::new(Notify::new());
     let oracle = Arc::new(Oracle {
         store: store.clone(),
         data_dir: config.data_dir.clone(),
@@ -222,6 +225,7 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
         importer: Importer::new(store, &identity, Arc::clone(&live)),
         recovery_recipient: config.recovery_recipient,
         backing_up: tokio::sync::Mutex::new(()),
+        resealing: Arc::clone(&resealing),
         started_at: Timestamp::now(),
     });
 
@@ -245,6 +249,10 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
         checkpoints::run(store.clone(), signer, stop.clone()),
     );
     tasks.start("retention", retention::serve(retention, stop.clone()));
+    tasks.start(
+        "keys",
+        keys::reseal_as_asked(store.clone(), resealing, stop.clone()),
+    );
     tasks.start("rest", rest(store.clone(), stop.clone()));
     tasks.start("watchdog", watchdog(stop.clone()));
     notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
@@ -453,6 +461,8 @@ struct Oracle {
     importer: Importer,
     recovery_recipient: Option<RecoveryRecipient>,
     backing_up: tokio::sync::Mutex<()>,
+    /// Wakes what seals rows anew.
+    resealing: Arc<Notify>,
     started_at: Timestamp,
 }
 
@@ -488,6 +498,20 @@ impl admin::Oracle for Oracle {
                 return told(written.await);
             }
             Question::Authority => return told(self.rotation.status().await),
+            Question::Keys => return told(keys::status(&self.store).await),
+            Question::MasterKey { file } => {
+                return told(keys::rotate_master(&self.store, file, Timestamp::now()).await);
+            }
+            Question::DataKey { owner } => {
+                let added = keys::add_data_key(&self.store, &owner, Timestamp::now()).await;
+                self.resealing.notify_one();
+                return told(added);
+            }
+            Question::Purge { org, confirm } => {
+                let live = Some(&*self.live);
+                let now = Timestamp::now();
+                return told(purge::purge(&self.store, live, &org, &confirm, now).await);
+            }
             Question::Rotate { step, force } => {
                 return told(self.rotation.step(step, force, Timestamp::now()).await);
             }

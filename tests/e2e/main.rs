@@ -14,6 +14,7 @@ mod hostile;
 mod hub_disk;
 mod identity;
 mod init;
+mod keys;
 mod network;
 mod organisations;
 mod restricted;

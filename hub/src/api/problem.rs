@@ -265,6 +265,8 @@ impl From<ApplianceError> for Refusal {
             }
             ApplianceError::Token(_)
             | ApplianceError::TooLarge { .. }
+            | ApplianceError::Keyring { .. }
+            | ApplianceError::DataKeys
             | ApplianceError::Fatal(_)
             | ApplianceError::Read(_)
             | _ => Self::failed(&error),

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use store::error::{MasterKeyError, OpenError};
-use store::{BackupHeader, MasterKey, RecoveryKey, Restored, Store};
+use store::{BackupHeader, Deletions, MasterKey, RecoveryKey, Restored, Store};
 
 use super::Restore;
 use super::backup::{bad, of_io, open};
@@ -47,12 +47,13 @@ pub(super) async fn run(config: &Config, args: &Restore, format: Format) -> Resu
     let bytes = from.get_ref().metadata().map_or(0, |found| found.len());
     let place = Place::make(data_dir)?;
     let (master, recovered) = key(key_file, data_dir, &header, args)?;
+    let purged = purged(&master)?;
     let restored = Store::restore(
         opening::store_config(&place.partial),
         master,
         header.clone(),
         from,
-        |_| false,
+        move |org| purged.of(org).is_some(),
     );
     let restored = restored.await.map_err(|e| bad(&args.file, e.into()))?;
     let faults = settle(&restored, &header, bytes).await;
@@ -72,6 +73,21 @@ pub(super) async fn run(config: &Config, args: &Restore, format: Format) -> Resu
     place.put()?;
     recovered.keep();
     told(args, &header, &restored, &faults, format)
+}
+
+/// Returns the organisations that were purged, as the ledger beside the master key tells. One that
+/// another master key has signed, as after a rotation since the backup, counts all the same: to leave
+/// out too many is mended by another restore, to bring one back is not.
+fn purged(master: &MasterKey) -> Result<Deletions, MasterKeyError> {
+    let purged = Deletions::beside(master)?;
+    if !purged.is_verified() {
+        output::note(
+            "the ledger of purged organisations beside the master key was signed by another one; \
+             what it names is left out, and it is signed by this one now",
+        );
+        purged.adopt(master)?;
+    }
+    Ok(purged)
 }
 
 /// A key file that was made from a backup; it goes with a restore that fails.

@@ -138,10 +138,10 @@ impl Shared {
         if self.is_closed.load(Ordering::Acquire) {
             return Err(ReadError::Closed);
         }
-        let snapshot = self.engine.snapshot()?;
+        let (snapshot, sealer) = self.sealer.with(|| self.engine.snapshot())?;
         work(&Records {
             names: &self.names,
-            view: View::new(&*snapshot, &self.sealer),
+            view: View::new(&*snapshot, &sealer),
         })
     }
 

@@ -140,6 +140,16 @@ impl<'g> Draft<'g> {
         self.rows.insert((table, key), Some(sealed));
     }
 
+    /// Returns a row that is not sealed: a keyring, which is what opens the others.
+    pub(crate) fn plain(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        Ok(self.sealed(table, key)?.map(|(row, _)| row))
+    }
+
+    /// Puts a row as it is.
+    pub(crate) fn put_plain(&mut self, table: Table, key: Key, row: Vec<u8>) {
+        self.rows.insert((table, key), Some(row));
+    }
+
     /// Puts a row that was sealed for this place, if there is none yet.
     pub(crate) fn put_sealed(&mut self, table: Table, key: Key, sealed: Vec<u8>) {
         self.rest.conditions.push(Condition::Absent {

@@ -17,6 +17,7 @@
 //! - durability before [`Engine::group`] returns (`synchronous_commit = on`, and no replica that
 //!   may be promoted without it); where the outcome of a commit is unknown, as after a lost
 //!   connection, it finds out by the last commit number or answers [`EngineError::Fatal`]
+//! - rows that are sealed anew in their place, with the version that they had ([`Write::Reseal`])
 //! - snapshots that show one commit for as long as they are held (`REPEATABLE READ`)
 //! - a number for each holder that says the format of its rows ([`FORMAT`])
 //! - a second opening of the same holder refused while the first is open (an advisory lock whose
@@ -281,6 +282,12 @@ pub(crate) enum Condition {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Write {
     Put {
+        table: Table,
+        key: Key,
+        value: Vec<u8>,
+    },
+    /// Other bytes for the same row: it keeps its version. Where there is no row, nothing happens.
+    Reseal {
         table: Table,
         key: Key,
         value: Vec<u8>,

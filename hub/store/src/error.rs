@@ -171,11 +171,80 @@ pub enum MasterKeyError {
         /// The key file.
         path: PathBuf,
     },
+    /// The ledger of purged organisations beside it is none.
+    #[error("{} is not a ledger of purged organisations", path.display())]
+    Ledger {
+        /// The ledger.
+        path: PathBuf,
+    },
     /// The file system failed.
     #[error("could not read or write {}", path.display())]
     Io {
         /// The key file.
         path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Why a key was not rotated, or not to its end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// The key file cannot be used, or no file can be made beside it. Nothing has changed.
+    #[error("the master key was not changed")]
+    File(#[from] MasterKeyError),
+    /// The key file holds another key than the one in use. Nothing has changed.
+    #[error("{} holds another key than the one that is in use", path.display())]
+    Elsewhere {
+        /// The key file.
+        path: PathBuf,
+    },
+    /// The keyrings could not be stored.
+    #[error("the keyrings could not be stored")]
+    Store(#[from] ApplianceError),
+    /// The rows cannot be read.
+    #[error("the rows cannot be read")]
+    Read(#[from] ReadError),
+    /// The organisation's store cannot be opened.
+    #[error("the organisation's store cannot be opened")]
+    Open(#[from] std::sync::Arc<OpenError>),
+    /// There is no such organisation.
+    #[error("there is no such organisation")]
+    NoOrg,
+    /// It is under a legal hold. Nothing has changed.
+    #[error("the organisation is under a legal hold: {}", hold.reason)]
+    Held {
+        /// The oldest hold that stands.
+        hold: Box<Hold>,
+    },
+    /// The ledger of purged organisations was changed by somebody without the master key.
+    #[error("the ledger of purged organisations beside the master key was not written by this hub")]
+    Ledger,
+    /// The purge is decided and in the ledger, but not at its end.
+    #[error("the purge is recorded, but it did not come to its end")]
+    Unfinished(#[source] Box<KeyError>),
+    /// The organisation is purged, but its file could not be removed.
+    #[error("the organisation's keys are gone, but {} could not be removed", path.display())]
+    FileLeft {
+        /// The file, which nothing opens any more.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The keyrings are wrapped under the new key, but the key file was not replaced.
+    #[error(
+        "the store is under its new master key, which is in {}, but {} could not be replaced",
+        next.display(),
+        path.display()
+    )]
+    Unplaced {
+        /// The key file.
+        path: PathBuf,
+        /// The file beside it that holds the new key.
+        next: PathBuf,
         /// The cause.
         #[source]
         source: std::io::Error,
@@ -409,6 +478,15 @@ pub enum ApplianceError {
     /// The file cannot be written or read. Later attempts may succeed.
     #[error("the storage engine failed")]
     Engine(#[source] EngineError),
+    /// A keyring does not open, so that it cannot be wrapped anew.
+    #[error("the keyring of {whose} does not open")]
+    Keyring {
+        /// Whose it is.
+        whose: String,
+    },
+    /// Every number of a data key is taken.
+    #[error("all 255 numbers of data keys are taken by keys under which rows are still sealed")]
+    DataKeys,
     /// The organisation's store could not be made.
     #[error("could not open the organisation's store")]
     Open(#[source] std::sync::Arc<OpenError>),

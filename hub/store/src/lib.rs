@@ -31,6 +31,7 @@ mod master;
 mod migrate;
 mod org;
 mod recovery;
+mod reseal;
 pub mod rows;
 mod seal;
 mod store;
@@ -42,17 +43,19 @@ pub use appliance::{AdmittedAgent, AgentIdentity, Appliance, Member, VersionedSe
 pub use backup::{BackupContent, BackupError, BackupHeader, BackupNote, BackupSummary, Restored};
 pub use engine::{Compacted, Usage};
 pub use error::{
-    AdmitAgentError, AdmitUserError, ApplianceError, CommitError, Fatal, MasterKeyError, OpenError,
-    ReadError, TokenError,
+    AdmitAgentError, AdmitUserError, ApplianceError, CommitError, Fatal, KeyError, MasterKeyError,
+    OpenError, ReadError, TokenError,
 };
 pub use list::{
     FindingList, FindingSort, FindingSummary, List, OpenFindings, Order, Page, Predicate,
     ResourceList, ResourceSort, ResourceSummary,
 };
 pub use master::MasterKey;
+pub use master::deletions::Deletions;
+pub use master::exchange::{KeyStep, Told};
 pub use org::{
     Administration, AgentBounds, Became, Committed, Inspection, OrgReader, OrgStore, OrgWrite,
     Past, SignBase, SignedHeader, StoredHeader, Stream,
 };
 pub use recovery::{NoRecipientError, RecoveryKey, RecoveryRecipient};
-pub use store::{Store, StoreConfig};
+pub use store::{DataKeys, NewKeyPlace, Resealed, Rotated, Store, StoreConfig};

@@ -1,9 +1,15 @@
 //! The master key and its file: 64 hexadecimal characters, mode 0600, outside the data directory.
+//!
+//! The file may also be a credential of the service manager (`/run/credentials/…`), which can be
+//! sealed to the machine's TPM and is read like any other file.
+
+pub(crate) mod deletions;
+pub(crate) mod exchange;
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use data_encoding::HEXLOWER_PERMISSIVE;
@@ -20,7 +26,11 @@ const FILE_BYTES: u64 = 66;
 /// The key that every other key is wrapped by. Zeroed when dropped; never printed.
 pub struct MasterKey {
     path: PathBuf,
+    /// The same with its links resolved.
+    file: PathBuf,
     key: Secret,
+    /// The key that a rotation was about to put in its place.
+    next: Option<Secret>,
 }
 
 impl fmt::Debug for MasterKey {
@@ -39,8 +49,8 @@ impl MasterKey {
     /// When the file exists, lies inside the data directory (links resolved), or cannot be
     /// written.
     pub fn create(path: &Path, data_dir: &Path) -> Result<Self, MasterKeyError> {
-        refuse_inside(path, data_dir)?;
-        Self::write(path, random_key())
+        let file = refuse_inside(path, data_dir)?;
+        Self::write(path, file, random_key())
     }
 
     /// Writes the key that a backup carries to a new file, as [`MasterKey::create`] does.
@@ -54,16 +64,17 @@ impl MasterKey {
         header: &BackupHeader,
         recovery: &RecoveryKey,
     ) -> Result<Self, BackupError> {
-        refuse_inside(path, data_dir)?;
-        Ok(Self::write(path, header.unseal(recovery)?)?)
+        let file = refuse_inside(path, data_dir)?;
+        Ok(Self::write(path, file, header.unseal(recovery)?)?)
     }
 
-    fn write(path: &Path, key: Secret) -> Result<Self, MasterKeyError> {
-        let text = Zeroizing::new(HEXLOWER_PERMISSIVE.encode(key.as_ref()));
-        write_private(path, &[&text])?;
+    fn write(path: &Path, file: PathBuf, key: Secret) -> Result<Self, MasterKeyError> {
+        exchange::write(path, &key, None)?;
         Ok(Self {
             path: path.to_owned(),
+            file,
             key,
+            next: None,
         })
     }
 
@@ -74,21 +85,16 @@ impl MasterKey {
     /// When the file lies inside the data directory (links resolved), is not a regular file, may
     /// be read by others than its owner, or is not 64 hexadecimal characters.
     pub fn load(path: &Path, data_dir: &Path) -> Result<Self, MasterKeyError> {
-        refuse_inside(path, data_dir)?;
-        let content = || MasterKeyError::Content {
-            path: path.to_owned(),
-        };
-        let text = read_private(path, FILE_BYTES)?;
-        let mut key: Secret = Zeroizing::new([0; 32]);
-        if text.len() != 64 {
-            return Err(content());
-        }
-        HEXLOWER_PERMISSIVE
-            .decode_mut(text.as_bytes(), key.as_mut())
-            .map_err(|_| content())?;
+        let file = refuse_inside(path, data_dir)?;
+        let key = read_key(path)?;
+        // A rotation that was cut off may have left it. Half of one is none: no keyring is wrapped
+        // under a key before its file is whole.
+        let next = read_key(&exchange::next_of(&file)).ok();
         Ok(Self {
             path: path.to_owned(),
+            file,
             key,
+            next,
         })
     }
 
@@ -105,33 +111,37 @@ impl MasterKey {
     pub(crate) fn wrap(&self) -> Wrap {
         Wrap::new(&self.key)
     }
+
+    /// Returns what wraps under the key that a rotation was about to put in place.
+    pub(crate) fn wrap_of_next(&self) -> Option<Wrap> {
+        self.next.as_ref().map(Wrap::new)
+    }
+
+    /// Returns the file with its links resolved.
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
+    }
+}
+
+/// Reads a key from a file.
+fn read_key(path: &Path) -> Result<Secret, MasterKeyError> {
+    let content = || MasterKeyError::Content {
+        path: path.to_owned(),
+    };
+    let text = read_private(path, FILE_BYTES)?;
+    let mut key: Secret = Zeroizing::new([0; 32]);
+    if text.len() != 64 {
+        return Err(content());
+    }
+    HEXLOWER_PERMISSIVE
+        .decode_mut(text.as_bytes(), key.as_mut())
+        .map_err(|_| content())?;
+    Ok(key)
 }
 
 /// Writes words to a new file, mode 0600, as one line.
 pub(crate) fn write_private(path: &Path, words: &[&str]) -> Result<(), MasterKeyError> {
-    let failed = |source| MasterKeyError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(failed)?;
-    let written = words
-        .iter()
-        .chain(&["\n"])
-        .try_for_each(|word| file.write_all(word.as_bytes()))
-        .and_then(|()| file.sync_all())
-        .and_then(|()| sync_parent(path));
-    if let Err(source) = written {
-        // Half a key would be taken for a damaged one at the next start. The first error is
-        // the one to tell.
-        let _ = fs::remove_file(path);
-        return Err(failed(source));
-    }
-    Ok(())
+    exchange::write_line(path, words, None)
 }
 
 /// Reads a short line that its owner alone may read, without its end.
@@ -153,7 +163,7 @@ pub(crate) fn read_private(path: &Path, bytes: u64) -> Result<Zeroizing<String>,
         return Err(kind());
     }
     let mode = found.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
+    if mode & forbidden_bits(path) != 0 {
         return Err(MasterKeyError::Mode {
             path: path.to_owned(),
             mode,
@@ -176,8 +186,22 @@ pub(crate) fn read_private(path: &Path, bytes: u64) -> Result<Zeroizing<String>,
     Ok(text)
 }
 
-/// Refuses a key file that would be taken along with the data.
-fn refuse_inside(path: &Path, data_dir: &Path) -> Result<(), MasterKeyError> {
+/// Where service managers put what they have unsealed for one service: a folder in memory that only
+/// this service may enter.
+const CREDENTIALS: &str = "/run/credentials";
+
+/// Returns the bits that a key's mode must not have. A credential shows the access that its service
+/// has been given by name as that of its group. Source: systemd.exec(5), CREDENTIALS, and acl(5).
+fn forbidden_bits(path: &Path) -> u32 {
+    if path.starts_with(CREDENTIALS) {
+        0o037
+    } else {
+        0o077
+    }
+}
+
+/// Refuses a key file that would be taken along with the data; returns its path without links.
+pub(crate) fn refuse_inside(path: &Path, data_dir: &Path) -> Result<PathBuf, MasterKeyError> {
     let io = |at: &Path| {
         let at = at.to_owned();
         move |source| MasterKeyError::Io { path: at, source }
@@ -190,7 +214,7 @@ fn refuse_inside(path: &Path, data_dir: &Path) -> Result<(), MasterKeyError> {
             data_dir: data,
         });
     }
-    Ok(())
+    Ok(key)
 }
 
 /// Resolves links in what exists of a path; the rest is taken as it is written.
@@ -214,15 +238,6 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
         }
     }
     Ok(resolved)
-}
-
-/// Makes the new directory entry durable: a key that is gone after a power cut takes all data
-/// with it.
-fn sync_parent(path: &Path) -> io::Result<()> {
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]

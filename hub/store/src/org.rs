@@ -41,10 +41,11 @@ pub use self::write::OrgWrite;
 use crate::appliance::Shared;
 use crate::codec;
 use crate::door::Door;
-use crate::engine::{Engine, WriteSet};
+use crate::engine::{Engine, Key, WriteSet};
 use crate::error::{ApplianceError, CommitError, Fatal, OpenError, ReadError};
 use crate::keys::{self, Names};
 use crate::list::{FindingList, FindingSummary, Page, ResourceList, ResourceSummary};
+use crate::reseal::Owned;
 use crate::rows::access::{Agent, AgentView, EnrolToken};
 use crate::rows::audit::{AuditAct, AuditEntry, AuditHead};
 use crate::rows::carried::Carried;
@@ -444,6 +445,10 @@ impl OrgStore {
         self.inner.alarm.raised()
     }
 
+    pub(crate) fn inner(&self) -> &Arc<OrgInner> {
+        &self.inner
+    }
+
     /// Makes a handle. Only an admission and [`Store::maintenance`](crate::Store::maintenance)
     /// come here.
     pub(crate) fn of(inner: Arc<OrgInner>) -> Self {
@@ -597,6 +602,32 @@ impl OrgInner {
         self.writer.close();
         self.is_closed.store(true, Ordering::Release);
         self.engine.close();
+    }
+}
+
+impl Owned for OrgInner {
+    fn engine(&self) -> &dyn Engine {
+        &*self.engine
+    }
+
+    fn writer(&self) -> &Writer {
+        &self.writer
+    }
+
+    fn sealer(&self) -> &Sealer {
+        &self.sealer
+    }
+
+    fn door(&self) -> &Door {
+        &self.door
+    }
+
+    fn tables(&self) -> &'static [Table] {
+        Table::ORG
+    }
+
+    fn cursor_key(&self) -> Key {
+        self.names.meta(meta::RESEAL)
     }
 }
 

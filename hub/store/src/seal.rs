@@ -23,20 +23,19 @@
 //! could set back. A keyring is wrapped with 96 random bits: once when it is made and once at each
 //! rotation, so 2³² is not in reach.
 
+mod keyring;
 mod xaes;
 
-use std::sync::OnceLock;
+use std::borrow::Cow;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use aes_gcm::aead::AeadInOut;
-use aes_gcm::{Aes256Gcm, Key, KeyInit, Nonce, Tag};
-use data_encoding::HEXLOWER;
 use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+pub(crate) use self::keyring::{Keyring, UnwrapError, Wrap, cipher};
 use self::xaes::Xaes;
 use crate::error::ReadError;
-use crate::recovery::{RecoveryRecipient, SEALED_BYTES};
 use crate::tables::{TABLES, Table};
 
 /// 32 bytes that are zeroed when dropped.
@@ -47,8 +46,6 @@ pub(crate) type Owner = [u8; 16];
 
 /// The newest format of a sealed row that this program reads and the one that it writes.
 const FORMAT: u8 = 1;
-/// Of a wrapped keyring.
-const WRAP_NONCE_BYTES: usize = 12;
 const TAG_BYTES: usize = 16;
 const HEAD_BYTES: usize = 2 + xaes::NONCE_BYTES;
 
@@ -71,10 +68,6 @@ fn derive(key: &[u8; 32], purpose: &[&[u8]]) -> Secret {
         .expand_multi_info(purpose, derived.as_mut())
         .expect("32 bytes are within HKDF's bound of 255 blocks");
     derived
-}
-
-pub(crate) fn cipher(key: &Secret) -> Aes256Gcm {
-    Aes256Gcm::new(&Key::<Aes256Gcm>::from(**key))
 }
 
 fn fresh_nonce<const BYTES: usize>() -> [u8; BYTES] {
@@ -110,21 +103,93 @@ impl TableKeys {
     }
 }
 
-/// Seals and opens the rows of one owner.
+/// The data keys of an owner, the newest last.
+type Keys = Arc<Vec<Arc<TableKeys>>>;
+
+/// Seals and opens the rows of one owner. Its keys can be exchanged while it is in use.
 pub(crate) struct Sealer {
     owner: Owner,
-    /// Newest first.
-    keys: Vec<TableKeys>,
+    keys: RwLock<Keys>,
 }
 
 impl Sealer {
+    /// Takes data keys with their numbers, the newest last.
     fn new(owner: Owner, keys: Vec<(u8, Secret)>) -> Self {
-        let mut keys: Vec<TableKeys> = keys
+        let keys = keys
             .into_iter()
-            .map(|(number, key)| TableKeys::new(number, key))
-            .collect();
-        keys.sort_by_key(|key| std::cmp::Reverse(key.number));
-        Self { owner, keys }
+            .map(|(number, key)| Arc::new(TableKeys::new(number, key)));
+        Self {
+            owner,
+            keys: RwLock::new(Arc::new(keys.collect())),
+        }
+    }
+
+    fn keys(&self) -> Keys {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Returns one with the keys of this moment, which keeps them.
+    pub(crate) fn pinned(&self) -> Self {
+        Self {
+            owner: self.owner,
+            keys: RwLock::new(self.keys()),
+        }
+    }
+
+    /// Takes a snapshot with the keys of every row that it shows: no key was exchanged meanwhile.
+    pub(crate) fn with<R, E>(&self, take: impl Fn() -> Result<R, E>) -> Result<(R, Self), E> {
+        loop {
+            let before = self.pinned();
+            let taken = take()?;
+            if Arc::ptr_eq(&before.keys(), &self.keys()) {
+                return Ok((taken, before));
+            }
+        }
+    }
+
+    /// Exchanges the keys for those of a keyring. What is derived of a key that stays, stays.
+    pub(crate) fn exchange(&self, keyring: &Keyring) {
+        let before = self.keys();
+        let after = keyring.data_keys().iter().map(|(number, key)| {
+            let known = before
+                .iter()
+                .find(|known| known.number == *number && known.key == *key);
+            known.map_or_else(
+                || Arc::new(TableKeys::new(*number, key.clone())),
+                Arc::clone,
+            )
+        });
+        let after = Arc::new(after.collect());
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = after;
+    }
+
+    /// Returns the numbers of the keys, the newest last.
+    pub(crate) fn numbers(&self) -> Vec<u8> {
+        self.keys().iter().map(|keyed| keyed.number).collect()
+    }
+
+    /// Says whether a row is sealed under the newest key.
+    pub(crate) fn is_newest(&self, sealed: &[u8]) -> bool {
+        let keys = self.keys();
+        keys.last().map(|newest| newest.number) == sealed.get(1).copied()
+    }
+
+    /// Returns a row under the newest key that another handle of this owner has sealed, maybe some
+    /// time ago: its key may be out of use by now.
+    pub(crate) fn renewed<'s>(
+        &self,
+        by: &Self,
+        table: Table,
+        key: &[u8],
+        sealed: &'s [u8],
+    ) -> Result<Cow<'s, [u8]>, ReadError> {
+        let (ours, theirs) = (self.keys(), by.keys());
+        let same = ours.last().zip(theirs.last());
+        if same.is_some_and(|(ours, theirs)| Arc::ptr_eq(ours, theirs)) {
+            return Ok(sealed.into());
+        }
+        let row = Zeroizing::new(by.open(table, key, sealed)?);
+        Ok(self.seal(table, key, &row).into())
     }
 
     /// What a row is bound to.
@@ -139,7 +204,8 @@ impl Sealer {
 
     /// Seals a row for its place, under the newest key.
     pub(crate) fn seal(&self, table: Table, key: &[u8], row: &[u8]) -> Vec<u8> {
-        let newest = self.keys.first().expect("a keyring has a key");
+        let keys = self.keys();
+        let newest = keys.last().expect("a keyring has a key");
         let nonce = fresh_nonce::<{ xaes::NONCE_BYTES }>();
         let mut sealed = Vec::with_capacity(HEAD_BYTES + row.len() + TAG_BYTES);
         sealed.extend_from_slice(&[FORMAT, newest.number]);
@@ -178,176 +244,18 @@ impl Sealer {
             .split_first_chunk::<{ xaes::NONCE_BYTES }>()
             .ok_or_else(broken)?;
         let (body, tag) = rest.split_last_chunk::<TAG_BYTES>().ok_or_else(broken)?;
-        let keys = self
-            .keys
+        let keys = self.keys();
+        let keyed = keys
             .iter()
-            .find(|keys| keys.number == number)
+            .find(|keyed| keyed.number == number)
             .ok_or_else(broken)?;
         let mut row = body.to_vec();
         let bound = self.associated(number, table, key);
-        keys.of(&self.owner, table)
+        keyed
+            .of(&self.owner, table)
             .open(nonce, &bound, &mut row, tag)
             .map_err(|_| broken())?;
         Ok(row)
-    }
-}
-
-/// Why a keyring did not open.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum UnwrapError {
-    /// It was wrapped under another master key, of this fingerprint.
-    OtherKey { wanted: String },
-    /// A newer program wrapped it.
-    Newer { found: u8 },
-    /// It is not what was written.
-    Damaged,
-}
-
-/// Wraps keyrings under the master key.
-///
-/// ```text
-/// format 1 ‖ fingerprint of the master key 8 ‖ nonce 12 ‖ AES-256-GCM of the keyring ‖ tag 16
-/// ```
-pub(crate) struct Wrap {
-    master: Secret,
-    cipher: Aes256Gcm,
-    fingerprint: [u8; 8],
-}
-
-impl Wrap {
-    pub(crate) fn new(master: &Secret) -> Self {
-        let mut fingerprint = [0u8; 8];
-        let named = derive(master, &[b"zero-x master key fingerprint 1"]);
-        for (out, byte) in fingerprint.iter_mut().zip(named.iter()) {
-            *out = *byte;
-        }
-        Self {
-            master: master.clone(),
-            cipher: cipher(&derive(master, &[b"zero-x keyring wrap 1"])),
-            fingerprint,
-        }
-    }
-
-    /// Returns the master key's public name.
-    pub(crate) fn fingerprint(&self) -> String {
-        HEXLOWER.encode(&self.fingerprint)
-    }
-
-    pub(crate) fn fingerprint_bytes(&self) -> [u8; 8] {
-        self.fingerprint
-    }
-
-    /// Derives a further key of the master key.
-    pub(crate) fn derived(&self, purpose: &[&[u8]]) -> Secret {
-        derive(&self.master, purpose)
-    }
-
-    /// Seals the master key to a recovery recipient; `None` where nobody holds its key.
-    pub(crate) fn sealed_to(&self, recipient: &RecoveryRecipient) -> Option<[u8; SEALED_BYTES]> {
-        recipient.seal(&self.master, &self.fingerprint)
-    }
-
-    fn associated(purpose: &[u8]) -> Vec<u8> {
-        [b"zero-x keyring 1".as_slice(), purpose].concat()
-    }
-
-    pub(crate) fn wrap(&self, purpose: &[u8], keyring: &Keyring) -> Vec<u8> {
-        let nonce = fresh_nonce::<WRAP_NONCE_BYTES>();
-        let mut body = keyring.encode();
-        let tag = self
-            .cipher
-            .encrypt_inout_detached(
-                &Nonce::from(nonce),
-                &Self::associated(purpose),
-                body.as_mut_slice().into(),
-            )
-            .expect("a keyring is far below GCM's bound of 64 GiB");
-        [[FORMAT].as_slice(), &self.fingerprint, &nonce, &body, &tag].concat()
-    }
-
-    pub(crate) fn unwrap(&self, purpose: &[u8], wrapped: &[u8]) -> Result<Keyring, UnwrapError> {
-        let (format, rest) = wrapped.split_first().ok_or(UnwrapError::Damaged)?;
-        if *format > FORMAT {
-            return Err(UnwrapError::Newer { found: *format });
-        }
-        let (name, rest) = rest.split_first_chunk::<8>().ok_or(UnwrapError::Damaged)?;
-        let (nonce, rest) = rest
-            .split_first_chunk::<WRAP_NONCE_BYTES>()
-            .ok_or(UnwrapError::Damaged)?;
-        let (body, tag) = rest
-            .split_last_chunk::<TAG_BYTES>()
-            .ok_or(UnwrapError::Damaged)?;
-        if *name != self.fingerprint {
-            return Err(UnwrapError::OtherKey {
-                wanted: HEXLOWER.encode(name),
-            });
-        }
-        let mut keyring = Zeroizing::new(body.to_vec());
-        self.cipher
-            .decrypt_inout_detached(
-                &Nonce::from(*nonce),
-                &Self::associated(purpose),
-                keyring.as_mut_slice().into(),
-                &Tag::from(*tag),
-            )
-            .map_err(|_| UnwrapError::Damaged)?;
-        Keyring::decode(&keyring).ok_or(UnwrapError::Damaged)
-    }
-}
-
-/// The keys of one owner.
-///
-/// ```text
-/// name key 32 ‖ ( number 1 ‖ data key 32 )*
-/// ```
-pub(crate) struct Keyring {
-    /// Names in row keys are hashed under this one. It never changes, or no row would be found.
-    name_key: Secret,
-    data_keys: Vec<(u8, Secret)>,
-}
-
-impl Keyring {
-    /// Draws a keyring with one data key.
-    pub(crate) fn fresh() -> Self {
-        Self {
-            name_key: random_key(),
-            data_keys: vec![(1, random_key())],
-        }
-    }
-
-    fn encode(&self) -> Zeroizing<Vec<u8>> {
-        let mut bytes = Zeroizing::new(Vec::with_capacity(32 + 33 * self.data_keys.len()));
-        bytes.extend_from_slice(self.name_key.as_ref());
-        for (number, key) in &self.data_keys {
-            bytes.push(*number);
-            bytes.extend_from_slice(key.as_ref());
-        }
-        bytes
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let (name_key, rest) = bytes.split_first_chunk::<32>()?;
-        let mut data_keys = Vec::new();
-        let mut rest = rest;
-        while let Some((number, after)) = rest.split_first() {
-            let (key, after) = after.split_first_chunk::<32>()?;
-            data_keys.push((*number, secret(key)));
-            rest = after;
-        }
-        (!data_keys.is_empty()).then(|| Self {
-            name_key: secret(name_key),
-            data_keys,
-        })
-    }
-
-    /// Returns the key that names are hashed under.
-    pub(crate) fn name_key(&self) -> &Secret {
-        &self.name_key
-    }
-
-    /// Becomes what seals the rows of its owner.
-    pub(crate) fn into_sealer(self, owner: Owner) -> Sealer {
-        Sealer::new(owner, self.data_keys)
     }
 }
 
@@ -416,34 +324,6 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "a row of table audit has format 2; this program reads up to 1"
-        );
-    }
-
-    #[test]
-    fn a_keyring_opens_under_its_master_key_only_and_says_which_one_it_wants() {
-        let (ours, other) = (Wrap::new(&random_key()), Wrap::new(&random_key()));
-        let keyring = Keyring::fresh();
-        let wrapped = ours.wrap(b"org a", &keyring);
-        let opened = ours.unwrap(b"org a", &wrapped).unwrap();
-        assert_eq!(*opened.encode(), *keyring.encode());
-        let wanted = ours.fingerprint();
-        assert_eq!(
-            other.unwrap(b"org a", &wrapped).err(),
-            Some(UnwrapError::OtherKey { wanted })
-        );
-        assert_eq!(
-            ours.unwrap(b"org b", &wrapped).err(),
-            Some(UnwrapError::Damaged)
-        );
-        assert_eq!(
-            ours.unwrap(b"org a", &wrapped[..40]).err(),
-            Some(UnwrapError::Damaged)
-        );
-        let secrets = keyring.encode();
-        assert!(
-            secrets
-                .chunks(16)
-                .all(|part| !wrapped.windows(16).any(|bytes| bytes == part))
         );
     }
 

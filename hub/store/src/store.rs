@@ -5,7 +5,11 @@
 //! <data>/orgs/<org id>.redb   one organisation; its keyring stands, wrapped, in the appliance
 //! ```
 
-use std::collections::BTreeMap;
+mod data_keys;
+mod masters;
+mod purge;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -15,6 +19,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use protocol::ids::OrgId;
 
+pub use self::data_keys::{DataKeys, Resealed};
+use self::masters::Wraps;
+pub use self::masters::{NewKeyPlace, Rotated};
 use crate::appliance::desk::StoredOrg;
 use crate::appliance::{Appliance, Shared};
 use crate::backup::{self, BackupError, BackupNote, BackupSummary};
@@ -29,7 +36,7 @@ use crate::migrate;
 use crate::org::{AgentBounds, OrgInner, OrgStore, Surroundings};
 use crate::rows::access::Org;
 use crate::rows::audit::{Checkpoint, SignedCheckpoint};
-use crate::seal::{Keyring, Owner, Sealer, UnwrapError, Wrap, fill_random};
+use crate::seal::{Keyring, Owner, Sealer, fill_random};
 use crate::tables::Table;
 use crate::writer::{Alarm, Writer};
 
@@ -78,13 +85,13 @@ pub(crate) fn keyring_key() -> &'static [u8] {
     b"keyring"
 }
 
-/// What an organisation's keyring is wrapped for.
-pub(crate) fn org_purpose(org: OrgId) -> Vec<u8> {
-    [b"org ".as_slice(), org.as_bytes()].concat()
+/// What a keyring is wrapped for.
+pub(crate) fn purpose_of(holder: Holder) -> Vec<u8> {
+    match holder {
+        Holder::Appliance => b"appliance".to_vec(),
+        Holder::Org(org) => [b"org ".as_slice(), org.as_bytes()].concat(),
+    }
 }
-
-/// What the appliance's keyring is wrapped for.
-pub(crate) const APPLIANCE_PURPOSE: &[u8] = b"appliance";
 
 /// The open store. Cheap to clone.
 #[derive(Clone)]
@@ -116,7 +123,7 @@ impl Store {
         let wrap = master.wrap();
         let keyring = Keyring::fresh();
         let mut first = WriteSet::default();
-        let wrapped = wrap.wrap(APPLIANCE_PURPOSE, &keyring);
+        let wrapped = wrap.wrap(&purpose_of(Holder::Appliance), &keyring);
         first.put(Table::Meta, keyring_key().to_vec(), wrapped);
         let names = Names::new(keyring.name_key());
         let sealer = keyring.into_sealer(APPLIANCE);
@@ -124,10 +131,11 @@ impl Store {
         let sealed = sealer.seal(Table::Meta, &identity, &codec::encode(&APPLIANCE));
         first.put(Table::Meta, identity, sealed);
         let engine = engines.create(Holder::Appliance, &first)?;
-        Self::on(config, wrap, engines, engine, names, sealer)
+        let wraps = Wraps::new(wrap, master.file());
+        Self::on(config, wraps, engines, engine, names, sealer)
     }
 
-    /// Opens the store. Blocks.
+    /// Opens the store, and ends an exchange of the master key that was cut off. Blocks.
     ///
     /// # Errors
     ///
@@ -144,13 +152,12 @@ impl Store {
             path: path.clone(),
             reason,
         };
-        let wrap = master.wrap();
         // Asked before the file is opened for writing, which changes it.
         if let Some(row) = engines.peek(Holder::Appliance, Table::Meta, keyring_key())? {
-            unwrap(&wrap, &master, APPLIANCE_PURPOSE, &row.value, &path)?;
+            masters::unwrap(&master, &row.value, &path)?;
         }
         let engine = engines.open(Holder::Appliance)?;
-        let (names, sealer) = {
+        let (names, sealer, wrap) = {
             let snapshot = engine
                 .snapshot()
                 .map_err(|error| damaged(error.to_string()))?;
@@ -158,7 +165,7 @@ impl Store {
                 .get(Table::Meta, keyring_key())
                 .map_err(|error| damaged(error.to_string()))?
                 .ok_or_else(|| damaged("it has no keyring".into()))?;
-            let keyring = unwrap(&wrap, &master, APPLIANCE_PURPOSE, &row.value, &path)?;
+            let (keyring, wrap) = masters::unwrap(&master, &row.value, &path)?;
             let names = Names::new(keyring.name_key());
             let sealer = keyring.into_sealer(APPLIANCE);
             let view = crate::view::View::new(&*snapshot, &sealer);
@@ -169,15 +176,18 @@ impl Store {
             if identity != APPLIANCE {
                 return Err(damaged("it is not the appliance's".into()));
             }
-            (names, sealer)
+            (names, sealer, wrap)
         };
         migrate::bring_up(&*engine, Holder::Appliance, &path, &names, &sealer)?;
-        Self::on(config, wrap, engines, engine, names, sealer)
+        // Nobody else has the store open, so nobody else exchanges the key.
+        masters::settle(&master, &wrap);
+        let wraps = Wraps::new(wrap, master.file());
+        Self::on(config, wraps, engines, engine, names, sealer)
     }
 
     fn on(
         config: StoreConfig,
-        wrap: Wrap,
+        wraps: Wraps,
         engines: Arc<dyn Engines>,
         engine: Arc<dyn Engine>,
         names: Names,
@@ -200,13 +210,19 @@ impl Store {
         let hub = Hub {
             config,
             engines,
-            wrap: Arc::new(wrap),
+            wraps,
+            turn_of_keys: tokio::sync::Mutex::new(()),
             alarm,
             door,
             shared: Arc::new(shared),
             orgs: Orgs::default(),
         };
         Ok(Self { hub: Arc::new(hub) })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn hub(&self) -> &Arc<Hub> {
+        &self.hub
     }
 
     /// Says whether there is a store in a data directory.
@@ -329,45 +345,6 @@ impl Store {
     }
 }
 
-/// Unwraps a keyring that stands in `path`.
-fn unwrap(
-    wrap: &Wrap,
-    master: &MasterKey,
-    purpose: &[u8],
-    wrapped: &[u8],
-    path: &Path,
-) -> Result<Keyring, OpenError> {
-    wrap.unwrap(purpose, wrapped).map_err(|error| match error {
-        UnwrapError::OtherKey { wanted } => OpenError::WrongMasterKey {
-            store: path.to_owned(),
-            key_file: master.path().to_owned(),
-            wanted,
-            given: wrap.fingerprint(),
-        },
-        UnwrapError::Newer { .. } | UnwrapError::Damaged => unreadable(path, error),
-    })
-}
-
-/// Why a keyring that stands in `path` is not to be used, apart from the master key's identity.
-fn unreadable(path: &Path, error: UnwrapError) -> OpenError {
-    let path = path.to_owned();
-    match error {
-        UnwrapError::Newer { found } => OpenError::Newer {
-            path,
-            found: u32::from(found),
-            supported: 1,
-        },
-        UnwrapError::OtherKey { wanted } => {
-            let reason = format!("a keyring in it was wrapped under master key {wanted}");
-            OpenError::Damaged { path, reason }
-        }
-        UnwrapError::Damaged => OpenError::Damaged {
-            path,
-            reason: "a keyring in it does not open".into(),
-        },
-    }
-}
-
 /// One organisation's place among those that are open: `None` until it is opened.
 type Slot = Arc<Mutex<Option<OrgStore>>>;
 
@@ -380,6 +357,8 @@ struct Orgs {
 #[derive(Default)]
 struct Slots {
     by_id: BTreeMap<OrgId, Slot>,
+    /// Organisations that are being purged: there are none of these any more.
+    purged: BTreeSet<OrgId>,
     is_closed: bool,
 }
 
@@ -387,7 +366,9 @@ struct Slots {
 pub(crate) struct Hub {
     config: StoreConfig,
     engines: Arc<dyn Engines>,
-    wrap: Arc<Wrap>,
+    wraps: Wraps,
+    /// Held by whoever makes or changes a keyring: none may be made under a master key that goes.
+    turn_of_keys: tokio::sync::Mutex<()>,
     alarm: Alarm,
     door: Door,
     shared: Arc<Shared>,
@@ -399,9 +380,10 @@ impl Hub {
         &self.shared
     }
 
-    /// Returns the master key in force.
-    pub(crate) fn wrap(&self) -> Arc<Wrap> {
-        Arc::clone(&self.wrap)
+    fn is_purged(&self, org: OrgId) -> bool {
+        let slots = &self.orgs.slots;
+        let slots = slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.purged.contains(&org)
     }
 
     fn slot_of(&self, org: OrgId) -> Result<Slot, OpenError> {
@@ -451,7 +433,8 @@ impl Hub {
 
     fn open_slot(&self, org: OrgId, slot: &Slot) -> Result<Option<OrgStore>, OpenError> {
         let mut open = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.is_none() {
+        // Asked with the slot in hand: a purge takes it before it goes on.
+        if open.is_none() && !self.is_purged(org) {
             *open = self.open_org_now(org)?;
         }
         let found = open.clone();
@@ -472,18 +455,9 @@ impl Hub {
     }
 
     fn open_org_now(&self, org: OrgId) -> Result<Option<OrgStore>, OpenError> {
-        let store = self.engines.place(Holder::Appliance);
-        let stored = self
-            .shared
-            .look(|records| records.org(org))
-            .map_err(|error| OpenError::of_row(&store, &error))?;
-        let Some(stored) = stored else {
+        let Some(keyring) = self.keyring_of(org)? else {
             return Ok(None);
         };
-        let keyring = self
-            .wrap
-            .unwrap(&org_purpose(org), &stored.keyring)
-            .map_err(|error| unreadable(&store, error))?;
         let engine = self.engines.open(Holder::Org(org))?;
         self.take_into_use(org, engine, keyring).map(Some)
     }
@@ -515,6 +489,7 @@ impl Hub {
         name: &str,
         at: Timestamp,
     ) -> Result<Org, ApplianceError> {
+        let _turn = self.turn_of_keys.lock().await;
         let wanted = name.to_owned();
         if self
             .shared
@@ -565,7 +540,8 @@ impl Hub {
     /// Makes an organisation's file and returns its wrapped keyring.
     fn make_file(&self, org: OrgId) -> Result<Vec<u8>, OpenError> {
         let keyring = Keyring::fresh();
-        let wrapped = self.wrap.wrap(&org_purpose(org), &keyring);
+        let wrap = self.wraps.current();
+        let wrapped = wrap.wrap(&purpose_of(Holder::Org(org)), &keyring);
         let names = Names::new(keyring.name_key());
         let sealer = keyring.into_sealer(*org.as_bytes());
         let first = OrgInner::first_rows(org, &names, &sealer);

@@ -147,6 +147,13 @@ impl Writer {
             .map_or(WriteFailure::Closed, WriteFailure::Fatal)
     }
 
+    /// Says whether writes wait for their turn.
+    pub(crate) fn is_busy(&self) -> bool {
+        let queue = self.queue.read().unwrap_or_else(PoisonError::into_inner);
+        let waits = |queue: &mpsc::Sender<_>| queue.capacity() < queue.max_capacity();
+        queue.as_ref().is_some_and(waits)
+    }
+
     /// Commits what waits and ends the thread. Blocks.
     pub(crate) fn close(&self) {
         drop(

@@ -9,12 +9,14 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::draft::Draft;
-use crate::engine::Range;
+use crate::engine::{Holder, Range};
 use crate::error::{ApplianceError, ReadError, TokenError};
 use crate::keys::Names;
 use crate::rows::AgentState;
 use crate::rows::access::{Agent, AgentCertificate, EnrolToken, Enrolment, Org, Session, User};
 use crate::rows::audit::{CHECKPOINT_DAYS, Checkpoint, SignedCheckpoint};
+use crate::seal::{Keyring, Wrap};
+use crate::store::{keyring_key, purpose_of};
 use crate::tables::Table;
 
 /// Longest name of an organisation, an agent or a secret, in bytes.
@@ -131,6 +133,82 @@ impl Desk<'_, '_> {
         }
         self.draft.delete_range(Table::Tokens, Range::all());
         Ok(left_out)
+    }
+
+    // -- keyrings ------------------------------------------------------------------------------
+
+    fn stored_org(&self, org: OrgId) -> Result<StoredOrg, ApplianceError> {
+        let stored = self.draft.get(Table::Orgs, &self.names.org(org))?;
+        stored.ok_or(ApplianceError::Missing {
+            what: "the organisation",
+        })
+    }
+
+    /// Removes an organisation with its keyring and everything that names it, and wraps every other
+    /// keyring under another master key. Without effect on an organisation that is gone.
+    pub(crate) fn purge(
+        &mut self,
+        org: OrgId,
+        from: &Wrap,
+        to: &Wrap,
+    ) -> Result<usize, ApplianceError> {
+        let stored: Option<StoredOrg> = self.draft.get(Table::Orgs, &self.names.org(org))?;
+        if let Some(stored) = stored {
+            self.forget_org(&stored.org)?;
+        }
+        self.rewrap(from, to)
+    }
+
+    /// Wraps every keyring under another master key; returns how many organisations' it were.
+    pub(crate) fn rewrap(&mut self, from: &Wrap, to: &Wrap) -> Result<usize, ApplianceError> {
+        let mut stored: Vec<StoredOrg> = Vec::new();
+        self.draft
+            .scan(Table::Orgs, &Range::all(), |_, org| stored.push(org))?;
+        self.edit_keyring(Holder::Appliance, from, to, |_| Ok(()))?;
+        for org in &stored {
+            self.edit_keyring(Holder::Org(org.org.id), from, to, |_| Ok(()))?;
+        }
+        Ok(stored.len())
+    }
+
+    /// Changes a keyring, which was wrapped under `from`, and wraps it under `to`.
+    pub(crate) fn edit_keyring(
+        &mut self,
+        holder: Holder,
+        from: &Wrap,
+        to: &Wrap,
+        edit: impl FnOnce(&mut Keyring) -> Result<(), ApplianceError>,
+    ) -> Result<Keyring, ApplianceError> {
+        let purpose = purpose_of(holder);
+        let broken = || ApplianceError::Keyring {
+            whose: match holder {
+                Holder::Appliance => "the hub".to_owned(),
+                Holder::Org(org) => org.to_string(),
+            },
+        };
+        let open = |wrapped: &[u8]| from.unwrap(&purpose, wrapped).map_err(|_| broken());
+        match holder {
+            Holder::Appliance => {
+                let wrapped = self.draft.plain(Table::Meta, keyring_key())?;
+                let mut keyring = open(&wrapped.ok_or_else(broken)?)?;
+                edit(&mut keyring)?;
+                let wrapped = to.wrap(&purpose, &keyring);
+                self.draft
+                    .put_plain(Table::Meta, keyring_key().to_vec(), wrapped);
+                Ok(keyring)
+            }
+            Holder::Org(org) => {
+                let stored = self.stored_org(org)?;
+                let mut keyring = open(&stored.keyring)?;
+                edit(&mut keyring)?;
+                let stored = StoredOrg {
+                    keyring: to.wrap(&purpose, &keyring),
+                    ..stored
+                };
+                self.draft.put(Table::Orgs, self.names.org(org), &stored);
+                Ok(keyring)
+            }
+        }
     }
 
     // -- users ---------------------------------------------------------------------------------

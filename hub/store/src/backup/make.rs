@@ -46,8 +46,9 @@ pub(crate) fn back_up(
     let orgs = {
         let shared = hub.shared();
         let holder = Holder::Appliance;
-        let snapshot = shared.engine.snapshot().map_err(unreadable(holder))?;
-        let view = View::new(&*snapshot, &shared.sealer);
+        let taken = shared.sealer.with(|| shared.engine.snapshot());
+        let (snapshot, sealer) = taken.map_err(unreadable(holder))?;
+        let view = View::new(&*snapshot, &sealer);
         let orgs: Vec<StoredOrg> = view.all(Table::Orgs, &Range::all())?;
         summary.rows += write(&*snapshot, holder, Record::Appliance, &mut stream)?;
         orgs

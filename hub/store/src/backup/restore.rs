@@ -14,9 +14,7 @@ use crate::error::OpenError;
 use crate::master::MasterKey;
 use crate::org::verify::check_row;
 use crate::seal::{Sealer, Wrap};
-use crate::store::{
-    APPLIANCE, APPLIANCE_PURPOSE, Store, StoreConfig, engines_of, keyring_key, org_purpose,
-};
+use crate::store::{APPLIANCE, Store, StoreConfig, engines_of, keyring_key, purpose_of};
 use crate::tables::Table;
 
 /// A store that was made from a backup, open. Its sessions, its enrolment tokens and what it had of
@@ -285,8 +283,8 @@ struct Inspector {
 impl Inspector {
     fn sealer(&self, holder: Holder, keyring: &[u8]) -> Option<Sealer> {
         let (purpose, owner) = match holder {
-            Holder::Appliance => (APPLIANCE_PURPOSE.to_vec(), APPLIANCE),
-            Holder::Org(org) => (org_purpose(org), *org.as_bytes()),
+            Holder::Appliance => (purpose_of(holder), APPLIANCE),
+            Holder::Org(org) => (purpose_of(holder), *org.as_bytes()),
         };
         let keyring = self.wrap.unwrap(&purpose, keyring).ok()?;
         Some(keyring.into_sealer(owner))

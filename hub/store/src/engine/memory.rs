@@ -334,6 +334,11 @@ impl Group for State {
                     };
                     self.rows.insert((*table, key.clone()), row);
                 }
+                Write::Reseal { table, key, value } => {
+                    if let Some(row) = self.rows.get_mut(&(*table, key.clone())) {
+                        row.value.clone_from(value);
+                    }
+                }
                 Write::Delete { table, key } => {
                     self.rows.remove(&(*table, key.clone()));
                 }

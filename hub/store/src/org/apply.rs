@@ -27,6 +27,7 @@ use crate::rows::event::{
 use crate::rows::finding::{Finding, FindingChange};
 use crate::rows::resource::{Source, Subject, SweepEnd, SweepOutcome};
 use crate::rows::verdict::{StoredJudged, StoredVerdicts, VerdictRow};
+use crate::seal::Sealer;
 use crate::tables::Table;
 
 /// Single values of an organisation, by name in [`Table::Meta`].
@@ -45,6 +46,8 @@ pub(super) mod meta {
     pub(in crate::org) const RETENTION: &str = "retention";
     /// [`SignedBase`](crate::rows::retention::SignedBase), where the log's beginning was cut off.
     pub(in crate::org) const AUDIT_BASE: &str = "audit-base";
+    /// [`crate::reseal::Cursor`].
+    pub(in crate::org) const RESEAL: &str = "reseal";
     /// The commit up to which the evaluator has judged.
     pub(in crate::org) const JUDGED: &str = "judged";
 }
@@ -82,6 +85,8 @@ pub(super) enum Op {
         key: BlockKey,
         block: Vec<u8>,
         index: Vec<u8>,
+        /// What they are sealed with.
+        sealer: Sealer,
     },
     Retention(Box<Act>),
     Quarantine(Quarantined),
@@ -300,11 +305,17 @@ impl<'g> Writing<'g> {
             Op::NoVerdicts(subject) => self.delete_verdicts(subject)?,
             Op::Finding(id, decide) => self.update_finding(*id, decide)?,
             Op::Judged(up_to) => self.changes_judged(*up_to)?,
-            Op::Events { key, block, index } => {
-                self.draft
-                    .put_sealed(Table::Blocks, key.0.to_vec(), block.clone());
-                self.draft
-                    .put_sealed(Table::BlockIndex, key.0.to_vec(), index.clone());
+            Op::Events {
+                key,
+                block,
+                index,
+                sealer,
+            } => {
+                for (table, row) in [(Table::Blocks, block), (Table::BlockIndex, index)] {
+                    let row = self.org.sealer.renewed(sealer, table, &key.0, row)?;
+                    self.draft
+                        .put_sealed(table, key.0.to_vec(), row.into_owned());
+                }
             }
             Op::Retention(act) => self.retain(act)?,
             Op::Quarantine(item) => self.quarantine(item)?,

@@ -31,6 +31,7 @@ use crate::rows::resource::{
     Subject,
 };
 use crate::rows::verdict::{Judged, StoredVerdicts, VerdictRow};
+use crate::seal::Sealer;
 use crate::tables::Table;
 use crate::view::View;
 
@@ -44,22 +45,26 @@ const HISTORY_ROWS: usize = 1000;
 pub struct OrgReader {
     pub(super) org: Arc<OrgInner>,
     pub(super) read: Box<dyn Read>,
+    /// The keys of the rows that it shows, also when one of them is taken out of use meanwhile.
+    pub(super) sealer: Sealer,
 }
 
 impl OrgReader {
     /// Takes a snapshot.
-    pub(super) fn open(org: &Arc<OrgInner>) -> Result<Self, ReadError> {
+    pub(crate) fn open(org: &Arc<OrgInner>) -> Result<Self, ReadError> {
         if org.is_closed() {
             return Err(ReadError::Closed);
         }
+        let (read, sealer) = org.sealer.with(|| org.engine.snapshot())?;
         Ok(Self {
             org: Arc::clone(org),
-            read: org.engine.snapshot()?,
+            read,
+            sealer,
         })
     }
 
     pub(super) fn view(&self) -> View<'_> {
-        View::new(&*self.read, &self.org.sealer)
+        View::new(&*self.read, &self.sealer)
     }
 
     /// Returns the organisation that is read.

@@ -24,6 +24,7 @@ use crate::codec;
 use crate::engine::{Direction, Entry, Range, Read, each};
 use crate::error::ReadError;
 use crate::keys;
+use crate::reseal::Cursor;
 use crate::rows::access::{Agent, AgentStatus, EnrolToken, Session, User};
 use crate::rows::audit::{AuditEntry, AuditFault, AuditHead, Checkpoint, SignedCheckpoint};
 use crate::rows::carried::Carried;
@@ -178,7 +179,7 @@ impl OrgReader {
     /// signatures the caller has verified.
     pub fn inspect(&self, checkpoints: &[Checkpoint]) -> Inspection {
         let mut found = Inspection::default();
-        let (read, sealer) = (&*self.read, &self.org.sealer);
+        let (read, sealer) = (&*self.read, &self.sealer);
         for table in Table::ORG {
             found.table(read, *table, |entry| {
                 let events = check_row(sealer, *table, entry)?;
@@ -235,6 +236,8 @@ impl OrgReader {
                 is::<Retention>(table, &row)?;
             } else if named(meta::AUDIT_BASE) {
                 is::<SignedBase>(table, &row)?;
+            } else if named(meta::RESEAL) {
+                is::<Cursor>(table, &row)?;
             } else if named(meta::JUDGED) {
                 is::<u64>(table, &row)?;
             } else {

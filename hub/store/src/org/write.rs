@@ -195,11 +195,16 @@ impl OrgWrite {
         };
         let mut row = codec::encode(&head);
         row.extend_from_slice(&block.payload);
-        let sealer = &self.org.sealer;
+        let sealer = self.org.sealer.pinned();
         let index = sealer.seal(Table::BlockIndex, &key.0, &index.encode(block.source));
         let block = sealer.seal(Table::Blocks, &key.0, &row);
         self.bytes = self.bytes.saturating_add(block.len() + index.len());
-        self.push(Op::Events { key, block, index });
+        self.push(Op::Events {
+            key,
+            block,
+            index,
+            sealer,
+        });
         key
     }
 

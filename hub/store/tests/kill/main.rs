@@ -9,6 +9,7 @@
 #[expect(dead_code, reason = "the suite uses the rest")]
 #[path = "../suite/bench.rs"]
 mod bench;
+mod keys;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -16,6 +17,10 @@ use std::process::{Command, Stdio};
 use store::{MasterKey, Store, StoreConfig};
 
 use crate::bench::{AGENT, Bench, at, document, from, header, stream, vpcs};
+
+/// Held by a test while it starts children: one that is just being started holds copies of every file
+/// that is open here, and of their locks.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// Environment of the child that is killed: the directory of its store.
 const CHILD: &str = "STORE_KILL_CHILD";
@@ -53,6 +58,7 @@ async fn child_that_writes_until_it_is_killed() {
 
 #[tokio::test]
 async fn killing_a_writer_loses_nothing_it_acknowledged() {
+    let _alone = ALONE.lock().await;
     let bench = Bench::new();
     let org = bench.org("acme").await.org();
     bench.store.close().await;

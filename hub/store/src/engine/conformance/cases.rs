@@ -55,6 +55,21 @@ on_every_engine! {
         "meta/a=1 a=2 -> 1; -a -> 2; get meta/a = 1@1; get a = none";
     many_rows_of_one_set_are_all_there
         "a=1 b=1 c=1 d=1 e=1 f=1 g=1 h=1 -> 1; scan .. = a b c d e f g h";
+    // rows sealed anew
+    a_row_sealed_anew_keeps_its_version
+        "a=one b=1 -> 1; a:=*300 -> 2; get a = *300@1; get b = 1@1; last = 2; reopen; get a = *300@1";
+    what_is_not_there_is_not_sealed_anew
+        "a=1 -> 1; b:=2 meta/a:=2 -> 2; scan .. = a; get b = none; get meta/a = none";
+    a_row_of_the_same_set_is_sealed_anew
+        "a=1 a:=2 -> 1; get a = 2@1; a=3 a:=4 -> 2; get a = 4@2; -a a:=5 -> 3; get a = none";
+    a_version_holds_after_its_row_was_sealed_anew
+        "a=1 -> 1; a:=2 -> 2; ?a@2 _ -> !findings; ?a@1 a=3 -> 3; get a = 3@3";
+    a_snapshot_shows_a_row_as_it_was_before_it_was_sealed_anew
+        "a=1 -> 1; hold; a:=2 -> 2; held get a = 1@1; get a = 2@1";
+    a_row_sealed_anew_is_not_in_the_feed
+        "a=1 #a -> 1; a:=2 -> 2; feed 0 = 1#a";
+    a_refused_set_seals_nothing_anew
+        "a=1 -> 1; ?a a:=2 -> !findings; get a = 1@1; a:=2 -> error; get a = 1@1";
     // commit numbers
     a_new_engine_has_number_zero
         "last = 0";

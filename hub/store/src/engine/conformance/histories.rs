@@ -43,10 +43,12 @@ fn any_set() -> impl Strategy<Value = WriteSet> {
         }),
         (any_key(), 0u64..3).prop_map(|(key, value)| Condition::Mark { key, value }),
     ];
-    let value = proptest::collection::vec(any::<u8>(), 0..40);
+    let value = || proptest::collection::vec(any::<u8>(), 0..40);
     let write = prop_oneof![
-        5 => (any_table(), any_key(), value)
+        5 => (any_table(), any_key(), value())
             .prop_map(|(table, key, value)| Write::Put { table, key, value }),
+        1 => (any_table(), any_key(), value())
+            .prop_map(|(table, key, value)| Write::Reseal { table, key, value }),
         2 => (any_table(), any_key()).prop_map(|(table, key)| Write::Delete { table, key }),
         1 => (any_table(), any_range())
             .prop_map(|(table, range)| Write::DeleteRange { table, range }),

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! a=one b=*5000 -c -d..f #g      one write set: put, delete, delete a range, note
+//! a:=two                         other bytes for the row that is there
 //! meta/a=one                     in another table (findings where none is named)
 //! ?a  ?a@3  $m?4                 conditions: absent, version, mark
 //! $m:5  forget:2  format:2       set a mark, forget the feed, hold another format
@@ -181,6 +182,10 @@ fn set(text: &str) -> WriteSet {
                     let (table, key) = placed(gone);
                     Write::Delete { table, key }
                 });
+        } else if let Some((row, stored)) = word.split_once(":=") {
+            let (table, key) = placed(row);
+            let value = value(stored);
+            set.writes.push(Write::Reseal { table, key, value });
         } else {
             let (row, stored) = word.split_once('=').unwrap_or_else(|| panic!("{word}"));
             let (table, key) = placed(row);

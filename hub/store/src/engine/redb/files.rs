@@ -93,7 +93,11 @@ impl Engines for RedbFiles {
     }
 
     fn remove(&self, holder: Holder) -> io::Result<()> {
-        fs::remove_file(self.place(holder))
+        let path = self.place(holder);
+        fs::remove_file(&path)?;
+        // A name that comes back after a power cut would be a file that nobody asked for.
+        path.parent()
+            .map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
     }
 
     fn rest_idle(&self, idle: Duration) -> usize {

@@ -113,6 +113,11 @@ impl<'txn> RedbGroup<'txn> {
             Write::Put { table, key, value } => {
                 put_row(self.table_mut(*table)?, key, version, value, health)?;
             }
+            Write::Reseal { table, key, value } => {
+                if let Some(row) = self.get(*table, key)? {
+                    put_row(self.table_mut(*table)?, key, row.version, value, health)?;
+                }
+            }
             Write::Delete { table, key } => {
                 let table = self.table_mut(*table)?;
                 table

@@ -90,10 +90,11 @@ fn write(dice: &mut Dice) -> Write {
             };
             let size = dice.below(most);
             let filler = u8::try_from(dice.below(256)).unwrap();
-            Write::Put {
-                table,
-                key: key(dice),
-                value: vec![filler; size],
+            let (key, value) = (key(dice), vec![filler; size]);
+            if dice.below(8) == 0 {
+                Write::Reseal { table, key, value }
+            } else {
+                Write::Put { table, key, value }
             }
         }
     }
