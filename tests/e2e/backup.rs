@@ -449,6 +449,68 @@ fn a_lost_master_key_is_written_anew_from_the_backup() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn an_organisation_that_was_purged_since_the_backup_does_not_come_back() -> Result<()> {
+    let mut line = Line::start()?;
+    let other = line.organisation("other")?;
+    let secret = line.folder().join("recovery");
+    let made = done(&line, "key", &["recovery", "generate", text(&secret)?])?;
+    let recipient = made["recovery_recipient"]
+        .as_str()
+        .context("no key")?
+        .to_owned();
+    let backup = line.folder().join("backup");
+    done(
+        &line,
+        "backup",
+        &[text(&backup)?, "--recovery-recipient", &recipient],
+    )?;
+    done(&line, "org", &["purge", &other.id, "--confirm", "other"])?;
+    line.hub.stop()?;
+    fs::rename(line.hub.data_dir(), line.folder().join("lost"))?;
+
+    // The master key went with the organisation: the backup wants the one before.
+    let words = refused(&line, "restore", &[text(&backup)?], 78)?;
+    assert!(words.contains("was sealed under master key"), "{words}");
+    let key = line.hub.folder().join("master.key");
+    let present = fs::read(&key)?;
+    fs::remove_file(&key)?;
+    let with = [text(&backup)?, "--recovery-key-file", text(&secret)?];
+    let restored = done(&line, "restore", &with)?;
+    assert_ne!(fs::read(&key)?, present);
+    assert_eq!(
+        restored["purged"],
+        serde_json::json!([other.id]),
+        "{restored}"
+    );
+    assert_eq!(
+        restored["organisations"],
+        serde_json::json!([line.hub.org_id])
+    );
+    let files: Vec<_> = fs::read_dir(line.hub.data_dir().join("orgs"))?.collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    line.hub.serve()?;
+    let again = Client::login(
+        &line.programs().client,
+        &line.folder().join("again"),
+        &line.hub,
+    )?;
+    assert_eq!(again.rows(&["org", "list"])?.len(), 1);
+
+    // Without the ledger nobody knows, and it says so.
+    line.hub.stop()?;
+    fs::rename(line.hub.data_dir(), line.folder().join("first"))?;
+    fs::remove_file(line.hub.folder().join("master.key.deletions"))?;
+    let told = hub(&line, "restore", &[text(&backup)?])?;
+    let words = String::from_utf8_lossy(&told.stderr).into_owned();
+    ensure!(told.status.success(), "{words}");
+    assert!(
+        words.contains("no organisation is named as purged"),
+        "{words}"
+    );
+    Ok(())
+}
+
 /// Unpacks a file of `hub/store/tests/format` into a folder.
 fn unpack(format: &str, begin: &str, to: &Path) -> Result<PathBuf> {
     let folder = programs::checkout()

@@ -80,6 +80,13 @@ pub(super) async fn run(config: &Config, args: &Restore, format: Format) -> Resu
 /// out too many is mended by another restore, to bring one back is not.
 fn purged(master: &MasterKey) -> Result<Deletions, MasterKeyError> {
     let purged = Deletions::beside(master)?;
+    if purged.all().next().is_none() {
+        output::note(&format!(
+            "no organisation is named as purged beside {}: if one was since the backup, it comes back \
+             unless its ledger, the file with the ending .deletions, is put there first",
+            master.path().display()
+        ));
+    }
     if !purged.is_verified() {
         output::note(
             "the ledger of purged organisations beside the master key was signed by another one; \

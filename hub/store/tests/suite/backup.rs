@@ -9,8 +9,8 @@ use store::rows::Role;
 use store::rows::audit::AuditAct;
 use store::rows::finding::Actor;
 use store::{
-    BackupError, BackupHeader, BackupNote, BackupSummary, Inspection, MasterKey, OpenError,
-    OrgStore, RecoveryKey, RecoveryRecipient, Restored, Store, StoreConfig,
+    BackupError, BackupHeader, BackupNote, BackupSummary, Inspection, MasterKey, NewKeyPlace,
+    OpenError, OrgStore, RecoveryKey, RecoveryRecipient, Restored, Store, StoreConfig,
 };
 use zeroize::Zeroizing;
 
@@ -547,6 +547,81 @@ async fn what_happens_while_a_backup_is_made_does_not_make_it_contradict_itself(
         .unwrap()
         .unwrap();
     assert_eq!(again.audit_head().await.unwrap().seq, 4);
+}
+
+/// Makes a backup of a store whose own rows take several chunks, and does something in between.
+async fn backed_up_while<F>(
+    bench: &Bench,
+    work: impl Fn(Store) -> F + Send + 'static,
+) -> Result<Vec<u8>, BackupError>
+where
+    F: Future<Output = ()>,
+{
+    let large = Zeroizing::new(vec![7; 200 << 10]);
+    let appliance = bench.store.appliance();
+    appliance.put_secret("large", large).await.unwrap();
+    let (store, handle) = (bench.store.clone(), tokio::runtime::Handle::current());
+    let written = tokio::task::spawn_blocking(move || {
+        let during = store.clone();
+        let mut to = Meanwhile {
+            bytes: Vec::new(),
+            writes: 0,
+            call: || handle.block_on(work(during.clone())),
+        };
+        store.back_up(&note(None), &mut to).map(|_| to.bytes)
+    });
+    written.await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_keys_that_change_while_a_backup_is_made_leave_no_row_unreadable() {
+    let bench = Bench::new();
+    let org = bench.org("one").await;
+    fill(&org).await;
+    let changed = org.clone();
+    let bytes = backed_up_while(&bench, move |store| {
+        let org = changed.clone();
+        async move {
+            assert_eq!(store.add_data_key(Some(org.org())).await.unwrap(), 2);
+            assert_eq!(store.add_data_key(None).await.unwrap(), 2);
+            act(&org, "under the new key").await;
+        }
+    })
+    .await
+    .unwrap();
+    let place = Place::of(&bench);
+    let restored = place.restore(&bytes).await.unwrap();
+    let again = restored
+        .store
+        .maintenance(org.org())
+        .await
+        .unwrap()
+        .unwrap();
+    let (found, ..) = seen(&again).await;
+    assert_eq!(found.audit_entries, 2);
+    // What was begun goes on, and leaves one key.
+    restored.store.reseal(Some(org.org()), false).await.unwrap();
+    let keys = restored.store.data_keys().await.unwrap();
+    assert_eq!((keys[1].keys, keys[1].newest), (1, 2));
+    seen(&again).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_during_which_the_master_key_was_rotated_is_none() {
+    let bench = Bench::new();
+    bench.org("one").await;
+    let rotated = backed_up_while(&bench, |store| async move {
+        let place = NewKeyPlace::KeyFile;
+        store
+            .rotate_master_key(place, Arc::new(|_| ()))
+            .await
+            .unwrap();
+    });
+    let refused = rotated.await.unwrap_err();
+    assert!(matches!(refused, BackupError::Rotated), "{refused:?}");
+    // The next one is good, under the new key.
+    let (bytes, _) = backed_up(&bench.store);
+    Place::of(&bench).restore(&bytes).await.unwrap();
 }
 
 async fn enrol_one(org: &OrgStore) {
