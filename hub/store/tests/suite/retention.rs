@@ -90,6 +90,11 @@ async fn refused_records_and_losses_go_by_their_time_and_make_room_for_others() 
     // How many there ever were is a fact that no retention changes.
     let ever = org.read(|r| Ok((r.quarantined()?, r.lost()?))).await;
     assert_eq!(ever.unwrap(), (10_015, 2 * 10_015));
+    // There is room for exactly what went.
+    refuse(&org, 30_000..39_500).await;
+    assert_eq!(org.quarantine(20_000).await.unwrap().len(), 10_000);
+    let lost = org.read(|reader| reader.losses(20_000)).await.unwrap();
+    assert_eq!(lost.len(), 10_000);
 }
 
 #[tokio::test]
