@@ -64,6 +64,7 @@ impl Global {
             master_key_file: self.master_key_file.clone(),
             agent_listen: None,
             api_listen: None,
+            metrics_listen: None,
         }
     }
 }
@@ -280,6 +281,9 @@ pub(crate) struct Serve {
     /// Where the console and API clients connect, TCP (default: 0.0.0.0:8443)
     #[arg(long, value_name = "ADDRESS:PORT")]
     api_listen: Option<String>,
+    /// Where Prometheus asks for metrics, TCP, on this machine alone; usual is 127.0.0.1:9464 (default: nowhere)
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics_listen: Option<String>,
 }
 
 /// What `doctor` looks at
@@ -357,6 +361,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Verb::Serve(args) => {
             flags.agent_listen = args.agent_listen;
             flags.api_listen = args.api_listen;
+            flags.metrics_listen = args.metrics_listen;
             serve::run(Config::load(&flags)?).await
         }
         Verb::Status => local::status(&Config::load(&flags)?, format).await,

@@ -92,6 +92,9 @@ impl Explain for ConfigError {
                 key.replace('_', "-"),
                 variable(key)
             ),
+            Self::Value { key, .. } if *key == "metrics_listen" => {
+                "write 127.0.0.1:9464, or put a proxy with a login before it".to_owned()
+            }
             Self::Value { key, .. } if key.ends_with("_listen") => {
                 "write an address and a port, such as 0.0.0.0:7443 or [::]:7443".to_owned()
             }
@@ -168,6 +171,8 @@ pub(crate) struct Config {
     pub(crate) agent_listen: Setting<SocketAddr>,
     /// Where the console and API clients connect.
     pub(crate) api_listen: Setting<SocketAddr>,
+    /// Where metrics are asked for, on this machine alone; `None` for nowhere.
+    pub(crate) metrics_listen: Option<SocketAddr>,
     /// Folder with the operator's own checks.
     pub(crate) checks_dir: PathBuf,
     /// Names and addresses of this hub, besides those that `init` was told.
@@ -209,6 +214,8 @@ pub(crate) struct Flags {
     pub(crate) agent_listen: Option<String>,
     /// `--api-listen`.
     pub(crate) api_listen: Option<String>,
+    /// `--metrics-listen`.
+    pub(crate) metrics_listen: Option<String>,
 }
 
 /// Every key: name, default, meaning. An empty default stands for none.
@@ -217,7 +224,7 @@ pub(crate) struct Flags {
 /// takes half a minute, and one core of a hub stores about as many events a second as an
 /// organisation may send; what is shared out under load is the work of the fair queue. They bound
 /// what one agent that is broken or stolen costs the others, and how fast it fills the disk.
-const KEYS: [(&str, &str, &str); 17] = [
+const KEYS: [(&str, &str, &str); 18] = [
     (
         "data_dir",
         "/var/lib/zero-x-hub",
@@ -237,6 +244,11 @@ const KEYS: [(&str, &str, &str); 17] = [
         "api_listen",
         "0.0.0.0:8443",
         "where the console and API clients connect (TCP)",
+    ),
+    (
+        "metrics_listen",
+        "",
+        "where Prometheus asks for metrics, such as 127.0.0.1:9464; default: nowhere",
     ),
     (
         "checks_dir",
@@ -304,6 +316,7 @@ struct RawFile {
     master_key_file: Option<Spanned<String>>,
     agent_listen: Option<Spanned<String>>,
     api_listen: Option<Spanned<String>>,
+    metrics_listen: Option<Spanned<String>>,
     checks_dir: Option<Spanned<String>>,
     public_hosts: Option<Spanned<Vec<String>>>,
     recovery_recipient: Option<Spanned<String>>,
@@ -481,6 +494,7 @@ impl Layers {
             ("master_key_file", plain(raw.master_key_file)),
             ("agent_listen", plain(raw.agent_listen)),
             ("api_listen", plain(raw.api_listen)),
+            ("metrics_listen", plain(raw.metrics_listen)),
             ("checks_dir", plain(raw.checks_dir)),
             ("public_hosts", hosts),
             ("tls.cert", plain(raw.tls.cert)),
@@ -545,6 +559,11 @@ impl Layers {
             ),
             ("agent_listen", "agent-listen", flags.agent_listen.clone()),
             ("api_listen", "api-listen", flags.api_listen.clone()),
+            (
+                "metrics_listen",
+                "metrics-listen",
+                flags.metrics_listen.clone(),
+            ),
         ];
         for (key, flag, value) in given {
             if let Some(value) = value {
@@ -592,6 +611,24 @@ impl Layers {
             value,
             origin: setting.origin,
         })
+    }
+
+    /// Metrics tell ids of organisations and how busy they are, and are asked for without a login.
+    fn metrics_listen(&self) -> Result<Option<SocketAddr>, ConfigError> {
+        const KEY: &str = "metrics_listen";
+        if self.text(KEY)?.is_none() {
+            return Ok(None);
+        }
+        let address = self.address(KEY)?;
+        if address.ip().is_loopback() {
+            return Ok(Some(address.value));
+        }
+        let setting = Setting {
+            value: address.value.to_string(),
+            origin: address.origin,
+        };
+        let reason = "not an address of this machine alone (127.0.0.1 or [::1])";
+        Err(refused(KEY, &setting, reason))
     }
 
     fn number(&self, key: &'static str) -> Result<(u64, Setting<String>), ConfigError> {
@@ -691,6 +728,7 @@ impl Layers {
             master_key_file: self.path("master_key_file")?,
             agent_listen: self.address("agent_listen")?,
             api_listen: self.address("api_listen")?,
+            metrics_listen: self.metrics_listen()?,
             checks_dir: self
                 .path("checks_dir")?
                 .ok_or(ConfigError::Missing { key: "checks_dir" })?,

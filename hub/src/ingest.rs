@@ -45,7 +45,7 @@ use crate::failure::{Exit, Explain};
 use crate::identity::Identity;
 use crate::live::Live;
 use connection::Connection;
-use fair::Fair;
+pub(crate) use fair::{Fair, Length};
 use intake::Spoiled;
 use places::{Place, Places, Ticket};
 use quota::Quota;
@@ -131,6 +131,8 @@ pub(crate) struct Hub {
     pub(crate) epoch: Epoch,
     /// How much may be sent.
     pub(crate) quotas: Quotas,
+    /// The queue before the store.
+    pub(crate) fair: Arc<Fair>,
     /// What agents seal bundles to, told at enrolment.
     pub(crate) bundle_key: HubKey,
 }
@@ -217,9 +219,9 @@ pub(crate) async fn serve(port: Port, hub: Arc<Hub>, stop: CancellationToken) {
     info!(address = %port.address, "listening for agents, UDP and TCP");
     let quota = Arc::new(Quota::new(hub.quotas));
     let shared = Arc::new(Shared {
+        fair: Arc::clone(&hub.fair),
         hub,
         spoiled: Arc::default(),
-        fair: Arc::default(),
         quota,
         handshakes: Semaphore::new(HANDSHAKES),
         tcp_handshakes: Mutex::new(Handshakes {

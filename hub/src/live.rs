@@ -3,6 +3,7 @@
 //! Ingest registers sessions and tells what changed; the API listens and shows; posture is told
 //! of new organisations. Nothing in here survives a restart.
 
+mod counts;
 mod takeover;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use protocol::ids::{AgentId, OrgId};
 use protocol::session::CloseCode;
 use tokio::sync::{broadcast, oneshot, watch};
 
+pub(crate) use counts::{Counts, Received};
 use takeover::{Holder, Takeovers};
 
 /// News that may wait for a slow listener. One that falls further behind misses the oldest; it
@@ -122,6 +124,8 @@ pub(crate) struct Live {
     sessions: Mutex<Sessions>,
     news: broadcast::Sender<Changed>,
     orgs_made: watch::Sender<u64>,
+    /// What was taken from agents.
+    pub(crate) counts: Counts,
 }
 
 impl Default for Live {
@@ -130,6 +134,7 @@ impl Default for Live {
             sessions: Mutex::default(),
             news: broadcast::Sender::new(NEWS),
             orgs_made: watch::Sender::new(0),
+            counts: Counts::default(),
         }
     }
 }
@@ -207,6 +212,20 @@ impl Live {
             .by_agent
             .get(&agent)
             .map(|entry| entry.info.clone())
+    }
+
+    /// Returns how many sessions are open and how many of them are slowed down, by organisation
+    /// and transport.
+    pub(crate) fn sessions_by_org(&self) -> BTreeMap<(OrgId, &'static str), (u64, u64)> {
+        let mut counts: BTreeMap<_, (u64, u64)> = BTreeMap::new();
+        for entry in self.sessions().by_agent.values() {
+            let (open, throttled) = counts
+                .entry((entry.info.org, entry.info.transport))
+                .or_default();
+            *open += 1;
+            *throttled += u64::from(entry.info.throttled.is_some());
+        }
+        counts
     }
 
     /// Returns how many sessions are open.

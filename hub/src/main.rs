@@ -27,6 +27,7 @@ mod ingest;
 mod keys;
 mod live;
 mod memory;
+mod metrics;
 mod opening;
 mod password;
 mod posture;

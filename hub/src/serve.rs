@@ -35,9 +35,10 @@ use crate::config::{Config, LogFormat};
 use crate::expiry::{HubCertificates, Said, Warning};
 use crate::failure::{Exit, Failure, Told};
 use crate::identity::Identity;
-use crate::ingest;
+use crate::ingest::{self, Fair};
 use crate::keys;
 use crate::live::Live;
+use crate::metrics::{self, Gauges};
 use crate::opening;
 use crate::password::Hasher;
 use crate::posture;
@@ -45,7 +46,7 @@ use crate::purge;
 use crate::retention::{self, Retention};
 use crate::rotation::{self, Rotation};
 use crate::ruleset::{self, Rules, RulesError};
-use crate::status::{self, Known, Running};
+use crate::status::{self, Known, Running, Work};
 use crate::tls::{self, CurrentLeaf};
 
 /// How long the parts may take to end. Below what service managers and tests wait.
@@ -174,13 +175,18 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
         Some(Arc::clone(&leaf)),
         own_api,
     ));
-    let api_listener = bind(config.api_listen.value).await?;
+    let api_listener = bind(config.api_listen.value, "the API", "--api-listen").await?;
     let api_listen = api_listener.local_addr().unwrap_or(config.api_listen.value);
+    let metrics_listener = match config.metrics_listen {
+        Some(address) => Some(bind(address, "metrics", "--metrics-listen").await?),
+        None => None,
+    };
     let admin_socket = admin::open(&config.data_dir)?;
     let owner = admin::owner_of(&config.data_dir)?;
 
     let stop = CancellationToken::new();
     let keys = AccessKeys::from_pkcs8(&identity.jwt_pkcs8)?;
+    let fair = Arc::<Fair>::default();
     let hub = Arc::new(ingest::Hub {
         store: store.clone(),
         appliance: appliance.clone(),
@@ -188,6 +194,7 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
         live: Arc::clone(&live),
         epoch: identity.epoch,
         quotas: config.quotas,
+        fair: Arc::clone(&fair),
         bundle_key: identity.bundle_key.public(),
     });
     let state = Arc::new(api::State {
@@ -208,6 +215,7 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
         stop: stop.clone(),
     });
     let resealing = Arc::new(Notify::new());
+    let started_at = Timestamp::now();
     let oracle = Arc::new(Oracle {
         store: store.clone(),
         data_dir: config.data_dir.clone(),
@@ -226,8 +234,16 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
         recovery_recipient: config.recovery_recipient,
         backing_up: tokio::sync::Mutex::new(()),
         resealing: Arc::clone(&resealing),
-        started_at: Timestamp::now(),
+        fair: Arc::clone(&fair),
+        started_at,
     });
+    let gauges = Gauges {
+        store: store.clone(),
+        live: Arc::clone(&live),
+        fair,
+        rules: Arc::clone(&rules),
+        started_at,
+    };
 
     let mut tasks = Tasks::default();
     tasks.start("agents' port", ingest::serve(port, hub, stop.clone()));
@@ -236,6 +252,9 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
         api::serve(api_listener, api_tls, state, stop.clone()),
     );
     info!(address = %api_listen, "listening for the console and API clients");
+    if let Some(listener) = metrics_listener {
+        tasks.start("metrics", metrics::serve(listener, gauges, stop.clone()));
+    }
     let judged = posture::run(store.clone(), live, rules.watch(), stop.clone());
     tasks.start("posture", judged);
     tasks.start(
@@ -265,16 +284,18 @@ async fn parts(config: &Config, store: &Store) -> Result<(), Failure> {
     ended
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+async fn bind(address: SocketAddr, what: &str, flag: &str) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
         let exit = if error.kind() == io::ErrorKind::PermissionDenied {
             Exit::Forbidden
         } else {
             Exit::Failed
         };
-        Failure::new(exit, format!("cannot listen at {address} for the API"))
+        Failure::new(exit, format!("cannot listen at {address} for {what}"))
             .caused_by(&error)
-            .with_fix("stop what uses the port, or choose another with --api-listen")
+            .with_fix(format!(
+                "stop what uses the port, or choose another with {flag}"
+            ))
     })
 }
 
@@ -463,6 +484,7 @@ struct Oracle {
     backing_up: tokio::sync::Mutex<()>,
     /// Wakes what seals rows anew.
     resealing: Arc<Notify>,
+    fair: Arc<Fair>,
     started_at: Timestamp,
 }
 
@@ -482,6 +504,7 @@ impl admin::Oracle for Oracle {
                     running: Some(Running {
                         started_at: self.started_at,
                         sessions: self.live.session_count(),
+                        work: Work::of(&self.store, &self.fair),
                     }),
                 });
                 status

@@ -14,6 +14,7 @@ use store::error::ReadError;
 use crate::backup::{self, LastBackup};
 use crate::expiry::{self, HubCertificates, Warning};
 use crate::failure::chain;
+use crate::ingest::Fair;
 
 /// From how many days left on a certificate of the hub's own is trouble.
 const URGENT_DAYS: u16 = 7;
@@ -25,6 +26,48 @@ pub(crate) struct Running {
     pub(crate) started_at: Timestamp,
     /// Sessions of agents that are open.
     pub(crate) sessions: usize,
+    /// What it has to do.
+    pub(crate) work: Work,
+}
+
+/// What a running hub has to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Work {
+    /// Batches that wait for their turn before the store.
+    pub(crate) waiting_batches: u64,
+    /// Writes that wait for the next commit.
+    pub(crate) waiting_writes: usize,
+    /// Reads that wait for their turn.
+    pub(crate) waiting_reads: usize,
+    /// Writes that were made durable since the start.
+    pub(crate) writes: u64,
+    /// Within how many milliseconds half of them were durable; absent before the first.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) write_p50_ms: Option<f64>,
+    /// Within how many milliseconds ninety-nine of a hundred were; absent where that is more than
+    /// ten seconds.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) write_p99_ms: Option<f64>,
+    /// Organisations' files that are open.
+    pub(crate) open_files: usize,
+}
+
+impl Work {
+    /// Looks at the queue before a store, and at the store.
+    pub(crate) fn of(store: &Store, fair: &Fair) -> Self {
+        let load = store.load();
+        let writes_of = load.waiting_writes_of.values().sum::<usize>();
+        let ms = |percent| Some(load.writes.percentile(percent)?.as_secs_f64() * 1000.0);
+        Self {
+            waiting_batches: fair.lengths().values().map(|length| length.waiting).sum(),
+            waiting_writes: load.waiting_writes + writes_of,
+            waiting_reads: load.waiting_reads,
+            writes: load.writes.count(),
+            write_p50_ms: ms(50),
+            write_p99_ms: ms(99),
+            open_files: load.open_files,
+        }
+    }
 }
 
 /// How the hub is doing.
@@ -49,6 +92,9 @@ pub(crate) struct Status {
     pub(crate) agents: usize,
     /// Sessions of agents that are open.
     pub(crate) sessions: usize,
+    /// What it has to do; only while it serves.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) work: Option<Work>,
     /// Checks in force.
     pub(crate) checks: usize,
     /// Bytes of the data directory.
@@ -131,9 +177,14 @@ pub(crate) async fn gather(known: Known<'_>) -> Result<Status, ReadError> {
     let enrolled = known.store.appliance().agents().await?;
     let overdue = expiry::overdue(&enrolled, known.agent_leaf, now);
     warnings.extend(expiry::of_agents(&overdue));
-    let (state, started_at, sessions) = match known.running {
-        Some(running) => ("serving", Some(running.started_at), running.sessions),
-        None => ("stopped", None, 0),
+    let (state, started_at, sessions, work) = match known.running {
+        Some(running) => (
+            "serving",
+            Some(running.started_at),
+            running.sessions,
+            Some(running.work),
+        ),
+        None => ("stopped", None, 0, None),
     };
     let waiting = known.store.waiting_reads();
     if waiting > 1000 {
@@ -151,6 +202,7 @@ pub(crate) async fn gather(known: Known<'_>) -> Result<Status, ReadError> {
         organisations: orgs.len(),
         agents,
         sessions,
+        work,
         checks: known.checks,
         store_bytes: folder_bytes(known.data_dir, 0),
         files,

@@ -15,6 +15,7 @@ mod hub_disk;
 mod identity;
 mod init;
 mod keys;
+mod metrics;
 mod network;
 mod organisations;
 mod restricted;

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::expiry::HubCertificates;
 use crate::failure::{Exit, Failure, Told};
 use crate::identity::Identity;
-use crate::status::{self, Known, Status};
+use crate::status::{self, Known, Status, Work};
 use crate::{opening, ruleset, tls};
 
 /// Prints how the hub is doing.
@@ -88,6 +88,10 @@ fn readable(status: &Status) -> Vec<(&'static str, String)> {
         ("last backup", last_backup(status, jiff::Timestamp::now())),
         ("CA pin", status.ca_pin.clone()),
     ];
+    if let Some(work) = &status.work {
+        lines.push(("queues", queues(work)));
+        lines.push(("writes", writes(work)));
+    }
     lines.extend(status.warnings.iter().map(|warning| {
         let line = format!("{}; to fix: {}", warning.text, warning.fix);
         ("certificate", line)
@@ -128,6 +132,29 @@ fn store_in_words(status: &Status) -> String {
         return bytes;
     }
     format!("{bytes}; {live} live of {allocated} in the {count} files that were measured")
+}
+
+fn queues(work: &Work) -> String {
+    let Work {
+        waiting_batches,
+        waiting_writes,
+        waiting_reads,
+        ..
+    } = work;
+    format!("{waiting_batches} batches, {waiting_writes} writes, {waiting_reads} reads wait")
+}
+
+fn writes(work: &Work) -> String {
+    let within =
+        |ms: Option<f64>| ms.map_or_else(|| "over 10 s".to_owned(), |ms| format!("{ms} ms"));
+    match work.writes {
+        0 => "none since the start".to_owned(),
+        count => format!(
+            "{count} since the start, half durable within {}, 99 % within {}",
+            within(work.write_p50_ms),
+            within(work.write_p99_ms)
+        ),
+    }
 }
 
 /// Returns an instant to the second, RFC 3339.

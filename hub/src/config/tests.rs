@@ -96,6 +96,11 @@ fn a_bad_value_is_named_with_file_line_key_and_what_is_allowed() {
             "hub.toml:1: public_hosts = \"10.0.0.300\": \"10.0.0.300\" is neither a DNS name \
              nor an IP address (no port, no scheme)",
         ),
+        (
+            "metrics_listen = '0.0.0.0:9464'",
+            "hub.toml:1: metrics_listen = \"0.0.0.0:9464\": not an address of this machine alone \
+             (127.0.0.1 or [::1])",
+        ),
         ("data_dir = ''", "hub.toml:1: data_dir = \"\": it is empty"),
         (
             "[quota]\nburst_seconds = 0",
@@ -133,7 +138,7 @@ fn a_missing_setting_says_every_way_to_give_it() {
 fn every_key_of_the_table_can_be_set_in_a_file() {
     for (key, _, _) in KEYS {
         let value = match key {
-            "agent_listen" | "api_listen" => "'127.0.0.1:9'",
+            "agent_listen" | "api_listen" | "metrics_listen" => "'127.0.0.1:9'",
             "public_hosts" => "['127.0.0.1']",
             "ca.agent_leaf" => "'12h'",
             "recovery_recipient" => {
@@ -152,6 +157,27 @@ fn every_key_of_the_table_can_be_set_in_a_file() {
         let config = read(&format!("{key} = {value}\n{other}\n")).unwrap();
         let shown = config.shown().iter().find(|shown| shown.key == key);
         assert_eq!(shown.unwrap().origin, "hub.toml:1", "{key}");
+    }
+}
+
+#[test]
+fn metrics_are_nowhere_unless_an_address_of_this_machine_is_given() {
+    assert_eq!(read("").unwrap().metrics_listen, None);
+    for given in ["127.0.0.1:9464", "[::1]:9464", "127.8.9.1:1"] {
+        let config = read(&format!("metrics_listen = '{given}'")).unwrap();
+        assert_eq!(config.metrics_listen, Some(given.parse().unwrap()));
+    }
+    for given in [
+        "0.0.0.0:9464",
+        "[::]:9464",
+        "10.0.0.1:9464",
+        "127.0.0.1",
+        "localhost:1",
+        "",
+    ] {
+        let error = read(&format!("metrics_listen = '{given}'")).unwrap_err();
+        assert_eq!(error.exit().code(), 78, "{given}");
+        assert!(error.fix().unwrap().contains("127.0.0.1:9464"), "{given}");
     }
 }
 

@@ -44,6 +44,15 @@ struct Desk {
     granted: Option<Lane>,
 }
 
+/// How long the queue of an organisation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Length {
+    /// Batches that wait for their turn.
+    pub(crate) waiting: u64,
+    /// Batches in the store's hands.
+    pub(crate) at_work: u64,
+}
+
 #[derive(Debug)]
 struct State {
     round: Round,
@@ -69,7 +78,7 @@ impl State {
 
 /// The queue of the whole hub.
 #[derive(Debug)]
-pub(super) struct Fair {
+pub(crate) struct Fair {
     state: Mutex<State>,
     /// Batches in the store's hands.
     at_work: TaskTracker,
@@ -97,6 +106,15 @@ impl Fair {
         // A panic while it is held would be one of the round's own, and its counts are then what
         // they were: every change is made of steps that cannot fail half way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns how long the queue of each organisation is that has sessions.
+    pub(crate) fn lengths(&self) -> BTreeMap<OrgId, Length> {
+        let state = self.state();
+        let lengths = state.round.lengths();
+        lengths
+            .map(|(org, waiting, at_work)| (org, Length { waiting, at_work }))
+            .collect()
     }
 
     /// Gives a session its place. One of an older session of the same agent is void from here on.

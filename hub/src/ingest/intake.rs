@@ -31,7 +31,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
 use super::admit::{self, Admitted, Item, Refusal, Spoils, Terms};
-use crate::live::{Changed, Live, What};
+use crate::live::{Changed, Live, Received, What};
 
 /// How often a batch meets another write before its session is given up.
 const ATTEMPTS: u32 = 5;
@@ -229,6 +229,7 @@ impl Intake {
             let (write, staged) = staging.done();
             let error = match write.commit().await {
                 Ok(committed) => {
+                    self.count(&batch, &staged, &committed);
                     let asked = self.remember(staged, &committed, now);
                     let resync = self.sums(asked).await?;
                     self.tell(&kinds);
@@ -240,9 +241,13 @@ impl Intake {
                     });
                 }
                 Err(CommitError::Repeat { high_water }) => {
+                    self.note(batch.header().lane, Received::REPEAT);
                     return Ok(Taken::Repeat { high_water });
                 }
-                Err(CommitError::Gap { expected }) => return Ok(Taken::Gap { expected }),
+                Err(CommitError::Gap { expected }) => {
+                    self.note(batch.header().lane, Received::GAP);
+                    return Ok(Taken::Gap { expected });
+                }
                 Err(CommitError::Full) => return Err(IntakeError::Full),
                 Err(error) => error,
             };
@@ -295,7 +300,7 @@ impl Intake {
         };
         let mut write = self.store.write();
         write.advance_high_water(stream, first_seq, last_seq, unsigned);
-        write.put_loss(Loss {
+        let loss = Loss {
             at: now,
             agent: stream.agent,
             source: SourceId::from_bytes([0; 16]),
@@ -307,8 +312,15 @@ impl Intake {
             reason: LostReason::Bundle,
             from: None,
             to: None,
-        });
+        };
+        let lost = loss.records();
+        write.put_loss(loss);
         write.commit().await.map_err(IntakeError::Commit)?;
+        let more = Received {
+            lost,
+            ..Received::NOTHING
+        };
+        self.note(stream.lane, more);
         if stream.lane == Lane::Inventory.number() {
             // They could have been documents of any sweep under way.
             for sweep in self.sweeps.values_mut() {
@@ -441,6 +453,7 @@ impl Intake {
             spoiled: BTreeMap::new(),
             unknown: 0,
             refused: 0,
+            lost: 0,
             ends: Vec::new(),
         };
         let agent = self.terms.agent;
@@ -569,6 +582,27 @@ impl Intake {
         resync
     }
 
+    /// Counts what a stored batch brought.
+    fn count(&self, batch: &VerifiedBatch, staged: &Staged, committed: &Committed) {
+        let header = batch.header();
+        let refused = u64::try_from(committed.refused.len()).unwrap_or(u64::MAX);
+        let more = Received {
+            batches: 1,
+            items: u64::try_from(batch.items().len()).unwrap_or(u64::MAX),
+            bytes: u64::try_from(batch.payload().len()).unwrap_or(u64::MAX),
+            quarantined: staged.refused.saturating_add(refused),
+            lost: staged.lost,
+            ..Received::NOTHING
+        };
+        self.note(header.lane, more);
+    }
+
+    fn note(&self, lane: u8, more: Received) {
+        if let Some(lane) = Lane::from_number(lane) {
+            self.live.counts.add(self.store.org(), lane, more);
+        }
+    }
+
     fn tell(&self, kinds: &[What]) {
         let org = self.store.org();
         for what in kinds {
@@ -626,6 +660,8 @@ struct Staging<'a> {
     /// Refused items of this batch that could have been documents of any sweep.
     unknown: u64,
     refused: u64,
+    /// Records that are told to be lost.
+    lost: u64,
     /// What each end covers, in order.
     ends: Vec<Coverage>,
 }
@@ -637,6 +673,7 @@ struct Staged {
     unknown: u64,
     spoiled: BTreeMap<Scope, BTreeSet<Short>>,
     refused: u64,
+    lost: u64,
     ends: Vec<Coverage>,
 }
 
@@ -647,6 +684,7 @@ impl Staging<'_> {
             unknown: self.unknown,
             spoiled: self.spoiled,
             refused: self.refused,
+            lost: self.lost,
             ends: self.ends,
         };
         (self.write, staged)
@@ -712,6 +750,7 @@ impl Staging<'_> {
             to: time(lost.to_ms),
         };
         let (agent, records) = (loss.agent, loss.records());
+        self.lost = self.lost.saturating_add(records);
         warn!(%agent, lane = loss.lane, records, reason = lost.reason.as_str(), "records are lost");
         self.write.put_loss(loss);
     }

@@ -108,6 +108,16 @@ pub(crate) trait Engines: Send + Sync + 'static {
     fn open_files(&self) -> usize {
         0
     }
+
+    /// Returns how many bytes the caches of what is open may take.
+    fn cache_bytes(&self) -> usize {
+        0
+    }
+
+    /// Returns how many bytes a holder takes on the disk.
+    fn bytes(&self, _holder: Holder) -> io::Result<u64> {
+        Ok(0)
+    }
 }
 
 /// The numbers of a holder at one commit.

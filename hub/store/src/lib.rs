@@ -27,6 +27,7 @@ mod engine;
 pub mod error;
 mod keys;
 mod list;
+mod load;
 mod master;
 mod migrate;
 mod org;
@@ -50,6 +51,7 @@ pub use list::{
     FindingList, FindingSort, FindingSummary, List, OpenFindings, Order, Page, Predicate,
     ResourceList, ResourceSort, ResourceSummary,
 };
+pub use load::{Latency, Load};
 pub use master::MasterKey;
 pub use master::deletions::Deletions;
 pub use master::exchange::{KeyStep, Told};

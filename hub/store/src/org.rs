@@ -46,6 +46,7 @@ use crate::error::{ApplianceError, CommitError, Fatal, OpenError, ReadError};
 use crate::keys::{self, Names};
 use crate::list::{FindingList, FindingSummary, Page, ResourceList, ResourceSummary};
 use crate::reseal::Owned;
+use crate::load::Pulse;
 use crate::rows::access::{Agent, AgentView, EnrolToken};
 use crate::rows::audit::{AuditAct, AuditEntry, AuditHead};
 use crate::rows::carried::Carried;
@@ -471,6 +472,11 @@ impl OrgStore {
         self.inner.audited().1 = head.seq;
     }
 
+    /// Returns how many writes wait for their turn.
+    pub(crate) fn waiting_writes(&self) -> usize {
+        self.inner.writer.waiting()
+    }
+
     /// Forgets the lists in memory if nobody asked for them for so long.
     pub(crate) fn forget_lists(&self, idle: Duration) {
         self.inner.columns.forget(idle);
@@ -491,6 +497,7 @@ fn with_status(reader: &OrgReader, agent: Agent) -> Result<AgentView, ReadError>
 pub(crate) struct Surroundings {
     pub(crate) door: Door,
     pub(crate) alarm: Alarm,
+    pub(crate) pulse: Arc<Pulse>,
     pub(crate) appliance: Arc<Shared>,
     pub(crate) bounds: AgentBounds,
 }
@@ -539,10 +546,9 @@ impl OrgInner {
             Ok(_) | Err(ReadError::Seal { .. }) => return Err(foreign()),
             Err(error) => return Err(OpenError::of_row(path, &error)),
         }
-        let writer = Writer::start(Arc::clone(&engine), around.alarm.clone()).map_err(|error| {
-            OpenError::Start {
-                reason: error.to_string(),
-            }
+        let started = Writer::start(Arc::clone(&engine), around.alarm.clone(), around.pulse);
+        let writer = started.map_err(|error| OpenError::Start {
+            reason: error.to_string(),
         })?;
         let mut block_salt = [0u8; 2];
         fill_random(&mut block_salt);

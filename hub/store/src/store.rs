@@ -31,6 +31,7 @@ use crate::engine::redb::{Bounds, RedbFiles};
 use crate::engine::{Engine, Engines, Holder, WriteSet};
 use crate::error::{ApplianceError, Fatal, OpenError};
 use crate::keys::Names;
+use crate::load::{Load, Pulse};
 use crate::master::MasterKey;
 use crate::migrate;
 use crate::org::{AgentBounds, OrgInner, OrgStore, Surroundings};
@@ -193,11 +194,10 @@ impl Store {
         names: Names,
         sealer: Sealer,
     ) -> Result<Self, OpenError> {
-        let (alarm, door) = (Alarm::new(), Door::new());
-        let writer = Writer::start(Arc::clone(&engine), alarm.clone()).map_err(|error| {
-            OpenError::Start {
-                reason: error.to_string(),
-            }
+        let (alarm, door, pulse) = (Alarm::new(), Door::new(), Arc::<Pulse>::default());
+        let started = Writer::start(Arc::clone(&engine), alarm.clone(), Arc::clone(&pulse));
+        let writer = started.map_err(|error| OpenError::Start {
+            reason: error.to_string(),
         })?;
         let shared = Shared {
             names,
@@ -213,6 +213,7 @@ impl Store {
             wraps,
             turn_of_keys: tokio::sync::Mutex::new(()),
             alarm,
+            pulse,
             door,
             shared: Arc::new(shared),
             orgs: Orgs::default(),
@@ -253,6 +254,36 @@ impl Store {
     /// Returns how many reads wait for their turn.
     pub fn waiting_reads(&self) -> usize {
         self.hub.door.waiting()
+    }
+
+    /// Returns what the store has to do.
+    pub fn load(&self) -> Load {
+        let hub = &self.hub;
+        let open = hub.open_orgs();
+        let waiting = open.iter().map(|org| (org.org(), org.waiting_writes()));
+        Load {
+            waiting_reads: hub.door.waiting(),
+            waiting_writes: hub.shared.writer.waiting(),
+            waiting_writes_of: waiting.collect(),
+            open_files: hub.engines.open_files(),
+            open_files_bound: hub.config.open_files,
+            cache_bytes: hub.engines.cache_bytes(),
+            cache_bytes_bound: hub.config.cache_bytes,
+            writes: hub.pulse.writes.read(),
+            commits: hub.pulse.commits.read(),
+            failed_writes: hub.pulse.failures(),
+        }
+    }
+
+    /// Returns how many bytes an organisation takes on the disk; those of the hub's own rows
+    /// without one. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be looked at, for example since there is no such organisation.
+    pub fn bytes_of(&self, org: Option<OrgId>) -> io::Result<u64> {
+        let holder = org.map_or(Holder::Appliance, Holder::Org);
+        self.hub.engines.bytes(holder)
     }
 
     /// Signs the end of every audit log that has grown since the last time and stores it beside the
@@ -370,6 +401,7 @@ pub(crate) struct Hub {
     /// Held by whoever makes or changes a keyring: none may be made under a master key that goes.
     turn_of_keys: tokio::sync::Mutex<()>,
     alarm: Alarm,
+    pulse: Arc<Pulse>,
     door: Door,
     shared: Arc<Shared>,
     orgs: Orgs,
@@ -473,6 +505,7 @@ impl Hub {
         let around = Surroundings {
             door: self.door.clone(),
             alarm: self.alarm.clone(),
+            pulse: Arc::clone(&self.pulse),
             appliance: Arc::clone(&self.shared),
             bounds: self.config.agent_bounds,
         };

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::engine::{Engine, Group};
 use crate::error::{EngineError, Fatal};
+use crate::load::Pulse;
 
 /// Most writes that share one sync.
 const GROUP_WRITES: usize = 64;
@@ -86,21 +87,35 @@ pub(crate) struct Writer {
     queue: RwLock<Option<mpsc::Sender<Box<dyn Job>>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     alarm: Alarm,
+    pulse: Arc<Pulse>,
 }
 
 impl Writer {
     /// Starts the thread.
-    pub(crate) fn start(engine: Arc<dyn Engine>, alarm: Alarm) -> io::Result<Self> {
+    pub(crate) fn start(
+        engine: Arc<dyn Engine>,
+        alarm: Alarm,
+        pulse: Arc<Pulse>,
+    ) -> io::Result<Self> {
         let (queue, jobs) = mpsc::channel(QUEUE_WRITES);
-        let raising = alarm.clone();
+        let (raising, noting) = (alarm.clone(), Arc::clone(&pulse));
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || run(&*engine, jobs, &raising))?;
+            .spawn(move || run(&*engine, jobs, &raising, &noting))?;
         Ok(Self {
             queue: RwLock::new(Some(queue)),
             thread: Mutex::new(Some(thread)),
             alarm,
+            pulse,
         })
+    }
+
+    /// Returns how many writes wait for their turn.
+    pub(crate) fn waiting(&self) -> usize {
+        let queue = self.queue.read().unwrap_or_else(PoisonError::into_inner);
+        queue
+            .as_ref()
+            .map_or(0, |queue| queue.max_capacity() - queue.capacity())
     }
 
     /// Runs `work` in its turn and returns what it came to, once that is durable. `work` may run
@@ -134,6 +149,8 @@ impl Writer {
             after,
             outcome: None,
             answer,
+            came: Instant::now(),
+            pulse: Arc::clone(&self.pulse),
         };
         queue.send(Box::new(task)).await.map_err(|_| self.ended())?;
         drop(queue);
@@ -191,6 +208,8 @@ struct Task<R, E, W, A> {
     after: A,
     outcome: Option<Result<R, E>>,
     answer: oneshot::Sender<Result<Result<R, E>, WriteFailure>>,
+    came: Instant,
+    pulse: Arc<Pulse>,
 }
 
 impl<R, E, W, A> Job for Task<R, E, W, A>
@@ -211,8 +230,14 @@ where
             after,
             outcome,
             answer,
+            came,
+            pulse,
             ..
         } = *self;
+        match &stored {
+            Ok(()) => pulse.writes.note(came.elapsed()),
+            Err(_) => pulse.failed(),
+        }
         let told = stored
             .and_then(|()| outcome.ok_or(WriteFailure::Closed))
             .map(|mut outcome| {
@@ -227,14 +252,18 @@ where
 }
 
 /// The writing thread.
-fn run(engine: &dyn Engine, mut queue: mpsc::Receiver<Box<dyn Job>>, alarm: &Alarm) {
+fn run(engine: &dyn Engine, mut queue: mpsc::Receiver<Box<dyn Job>>, alarm: &Alarm, pulse: &Pulse) {
     while let Some(first) = queue.blocking_recv() {
         if let Some(fatal) = alarm.raised() {
             first.end(Err(WriteFailure::Fatal(fatal)));
             continue;
         }
         let mut jobs = vec![first];
+        let begun = Instant::now();
         let stored = commit(engine, &mut jobs, Some(&mut queue));
+        if stored.is_ok() {
+            pulse.commits.note(begun.elapsed());
+        }
         match stored {
             // One of them meets a damaged page. The others shall not share its fate.
             Err(EngineError::Damaged(_)) if jobs.len() > 1 => {
@@ -340,7 +369,7 @@ mod tests {
         });
         let alarm = Alarm::new();
         let running: Arc<dyn Engine> = engine.clone();
-        let writer = Arc::new(Writer::start(running, alarm.clone()).unwrap());
+        let writer = Arc::new(Writer::start(running, alarm.clone(), Arc::default()).unwrap());
         Bench {
             writer,
             engine,
@@ -367,13 +396,7 @@ mod tests {
 
     /// Waits until so many writes wait for their turn.
     async fn queued(bench: &Bench, count: usize) {
-        let waiting = || {
-            let queue = bench.writer.queue.read().unwrap();
-            queue
-                .as_ref()
-                .map_or(0, |queue| queue.max_capacity() - queue.capacity())
-        };
-        while waiting() < count {
+        while bench.writer.waiting() < count {
             tokio::task::yield_now().await;
         }
     }

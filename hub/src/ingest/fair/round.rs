@@ -237,6 +237,13 @@ impl Round {
         }
     }
 
+    /// Returns of each organisation that is known here how many batches wait, and how many are in
+    /// the store's hands.
+    pub(super) fn lengths(&self) -> impl Iterator<Item = (OrgId, u64, u64)> {
+        let orgs = self.orgs.iter();
+        orgs.map(|(id, org)| (*id, org.waiting, org.load.batches))
+    }
+
     /// Returns who goes next, if there is room: what is granted is in the store's hands until
     /// [`Round::done`].
     pub(super) fn grant(&mut self) -> Option<Grant> {

@@ -136,6 +136,7 @@ pub(super) async fn port(
         live: Arc::clone(live),
         epoch: identity.epoch,
         quotas,
+        fair: Arc::default(),
         bundle_key: identity.bundle_key.public(),
     };
     let serve = ingest::serve(port, Arc::new(parts), stop.clone());

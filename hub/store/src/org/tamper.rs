@@ -63,7 +63,7 @@ impl Keys {
         let appliance = Shared {
             names: Names::new(&random_key()),
             sealer: Keyring::fresh().into_sealer([0; 16]),
-            writer: Writer::start(Arc::clone(&beside), alarm.clone()).unwrap(),
+            writer: Writer::start(Arc::clone(&beside), alarm.clone(), Arc::default()).unwrap(),
             engine: beside,
             door: door.clone(),
             is_closed: AtomicBool::new(false),
@@ -71,6 +71,7 @@ impl Keys {
         let around = Surroundings {
             door,
             alarm,
+            pulse: Arc::default(),
             appliance: Arc::new(appliance),
             bounds: super::AgentBounds::default(),
         };

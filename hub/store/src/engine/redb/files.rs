@@ -107,6 +107,14 @@ impl Engines for RedbFiles {
     fn open_files(&self) -> usize {
         self.orgs.open_files()
     }
+
+    fn cache_bytes(&self) -> usize {
+        self.orgs.cache_bytes()
+    }
+
+    fn bytes(&self, holder: Holder) -> io::Result<u64> {
+        Ok(fs::metadata(self.place(holder))?.len())
+    }
 }
 
 /// Makes a directory that only its owner may enter; one that is there stays as it is.

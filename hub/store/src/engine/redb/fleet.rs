@@ -42,6 +42,8 @@ struct State {
     open: usize,
     /// What is left of the cache beyond the floors.
     left: usize,
+    /// Caches of what is open.
+    given: usize,
     next: u64,
     seats: BTreeMap<u64, Weak<Seat>>,
 }
@@ -71,6 +73,7 @@ impl Fleet {
             state: Mutex::new(State {
                 open: 0,
                 left: bounds.cache_bytes.saturating_sub(floors),
+                given: 0,
                 next: 0,
                 seats: BTreeMap::new(),
             }),
@@ -125,10 +128,12 @@ impl Fleet {
         state.open += 1;
         let share = (state.left / 8).min(SHARE_BYTES);
         state.left -= share;
+        let cache_bytes = Self::floor(self.bounds) + share;
+        state.given += cache_bytes;
         Lease {
             fleet: Arc::clone(self),
             share,
-            cache_bytes: Self::floor(self.bounds) + share,
+            cache_bytes,
         }
     }
 
@@ -152,6 +157,11 @@ impl Fleet {
     /// Returns how many files are open.
     pub(super) fn open_files(&self) -> usize {
         self.state().open
+    }
+
+    /// Returns how many bytes the caches of the open files may take.
+    pub(super) fn cache_bytes(&self) -> usize {
+        self.state().given
     }
 
     // The list is taken out: resting a file writes to it, and gives its lease back to this state.
@@ -207,6 +217,7 @@ impl Drop for Lease {
         let mut state = self.fleet.state();
         state.open = state.open.saturating_sub(1);
         state.left += self.share;
+        state.given = state.given.saturating_sub(self.cache_bytes);
     }
 }
 
@@ -348,10 +359,11 @@ mod tests {
         let rest: Vec<Lease> = (1..1000).map(|_| fleet.lease()).collect();
         let sum: usize = rest.iter().map(|l| l.cache_bytes).sum::<usize>() + first.cache_bytes;
         assert!(sum <= bounds.cache_bytes, "{sum}");
+        assert_eq!(fleet.cache_bytes(), sum);
         let last = rest.last().unwrap().cache_bytes;
         assert!(last >= 100 << 10, "{last}");
         drop((first, rest));
-        assert_eq!(fleet.open_files(), 0);
+        assert_eq!((fleet.open_files(), fleet.cache_bytes()), (0, 0));
         assert!(fleet.lease().cache_bytes > 20 << 20);
     }
 }
