@@ -240,8 +240,11 @@ fn read_want(spec: &FieldSpec, op: Op, value: &str, now: Timestamp) -> Result<Wa
         FieldKind::Text | FieldKind::Type if ordered => {
             Err(format!("{name} is text: it takes =, != and ~ (part of it)"))
         }
+        // Lowered once, and not for every row.
+        FieldKind::Text | FieldKind::Type if op == Op::Contains => {
+            Ok(Want::Text(value.to_lowercase()))
+        }
         FieldKind::Text => Ok(Want::Text(value.to_owned())),
-        FieldKind::Type if op == Op::Contains => Ok(Want::Text(value.to_owned())),
         FieldKind::Type => {
             let types = || {
                 Declarations::builtin()
@@ -451,8 +454,33 @@ impl Filter {
     }
 }
 
+/// Says whether a text holds another, which is in lower case, whatever its own case. Lists ask
+/// this of every text of every row.
 fn contains_folded(text: &str, lower: &str) -> bool {
-    text.to_lowercase().contains(lower)
+    if !text.is_ascii() {
+        return text.to_lowercase().contains(lower);
+    }
+    let Some(first) = lower.bytes().next() else {
+        return true;
+    };
+    let (text, lower) = (text.as_bytes(), lower.as_bytes());
+    let mut rest = text;
+    while let Some(at) = rest
+        .iter()
+        .position(|byte| byte.to_ascii_lowercase() == first)
+    {
+        let Some(found) = rest.get(at..) else {
+            return false;
+        };
+        let Some(start) = found.get(..lower.len()) else {
+            return false;
+        };
+        if start.eq_ignore_ascii_case(lower) {
+            return true;
+        }
+        rest = found.get(1..).unwrap_or_default();
+    }
+    false
 }
 
 fn is_subsequence(lower: &str, text: &str) -> bool {
@@ -496,7 +524,7 @@ impl Want {
 
     fn meets_text(&self, op: Op, text: &str) -> bool {
         match self {
-            Want::Text(want) if op == Op::Contains => contains_folded(text, &want.to_lowercase()),
+            Want::Text(want) if op == Op::Contains => contains_folded(text, want),
             Want::Text(want) => text.eq_ignore_ascii_case(want),
             Want::Rank(values, want) => {
                 let rank = values.iter().position(|v| v.eq_ignore_ascii_case(text));
@@ -668,6 +696,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_part_is_found_whatever_the_case_of_the_text(
+            text in "[a-cA-CK\u{212a}é]{0,12}", part in "[a-cA-CkK]{0,3}",
+        ) {
+            let lower = part.to_lowercase();
+            prop_assert_eq!(contains_folded(&text, &lower), text.to_lowercase().contains(&lower));
+        }
+
         #[test]
         fn any_text_is_read_or_refused_without_a_panic(text in ".{0,80}") {
             if let Ok(filter) = Filter::parse(&text, FIELDS, now()) { filter.matches(&Bucket); }

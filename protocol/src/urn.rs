@@ -122,6 +122,17 @@ impl fmt::Display for Scope {
     }
 }
 
+impl Urn {
+    /// Returns the text of the URN of an id in a scope whose text is known.
+    pub fn text_of(scope_text: &str, id: &str) -> String {
+        let mut text = String::with_capacity(scope_text.len() + 1 + id.len());
+        text.push_str(scope_text);
+        text.push('/');
+        text.extend(utf8_percent_encode(id, PART));
+        text
+    }
+}
+
 impl fmt::Display for Urn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/", self.scope)?;

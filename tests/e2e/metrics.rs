@@ -69,6 +69,18 @@ fn a_scrape_tells_queues_commits_bytes_and_sessions_by_organisation_and_no_name(
         Some("gauge")
     );
 
+    // The manual names every family, whole or as the end of its first name.
+    let manual = include_str!("../../docs/metrics.md");
+    for family in scrape.families.keys() {
+        let is_end = |at: usize| {
+            let end = family.get(at..).unwrap_or_default();
+            manual.contains(&format!("`…{end}`"))
+        };
+        let mut ends = family.match_indices('_').map(|(at, _)| at);
+        let is_named = manual.contains(&format!("`{family}`")) || ends.any(is_end);
+        assert!(is_named, "docs/metrics.md says nothing of {family}");
+    }
+
     // Nothing of an organisation but its id, nothing of an agent or a source.
     for name in [
         "first",

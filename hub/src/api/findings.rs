@@ -9,7 +9,6 @@ use protocol::api::{
     Cause, DataClass, FINDING_FIELDS, Finding, FindingStatus, Mute, Page, Problem, ResourceRef,
     Risk, RiskFactor, Transition, Verdict,
 };
-use protocol::filter::{FieldValue, Row};
 use protocol::ids::{FindingId, OrgId};
 use rules::RuleSet;
 use store::rows::finding as rows;
@@ -146,30 +145,6 @@ pub(super) fn finding_of(
     }
 }
 
-/// A finding as filters see it: its resource also goes by the id that the API gives it.
-struct Listed<'a> {
-    row: &'a store::FindingSummary,
-    org: OrgId,
-}
-
-impl Row for Listed<'_> {
-    fn field(&self, name: &str) -> Option<FieldValue<'_>> {
-        self.row.field(name)
-    }
-
-    fn any_value(&self, name: &str, meets: &mut dyn FnMut(&FieldValue<'_>) -> bool) -> bool {
-        self.row.any_value(name, meets)
-            || (name == "resource" && {
-                let id = store::rows::resource::Resource::id_of(self.org, &self.row.urn);
-                meets(&FieldValue::Owned(id.to_string()))
-            })
-    }
-
-    fn any_text(&self, look: &mut dyn FnMut(&str) -> bool) -> bool {
-        self.row.any_text(look)
-    }
-}
-
 /// Lists findings, worst first, as they are or were at an instant.
 #[utoipa::path(
     get, path = "/api/v1/findings", operation_id = "list_findings", tag = "findings",
@@ -188,10 +163,9 @@ async fn list(
     let filter = query.filter(FINDING_FIELDS, Timestamp::now())?;
     let sort = query.sort(SORTS)?;
     let (sort, order) = sort.unwrap_or((FindingSort::Severity, Order::Descending));
-    let org = member.store.org();
     let list = FindingList {
         filter: (!filter.is_empty()).then(|| -> store::Predicate<_> {
-            Arc::new(move |row: &store::FindingSummary| filter.matches(&Listed { row, org }))
+            Arc::new(move |row: &store::FindingSummary| filter.matches(row))
         }),
         sort,
         order,

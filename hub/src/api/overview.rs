@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -16,10 +16,7 @@ use protocol::api::{
 };
 use protocol::ids::{OrgId, SessionId, UserId};
 use store::rows::resource::{ScopeState, ScopeStatus};
-use store::{
-    FindingList, FindingSort, FindingSummary, Order, OrgReader, ReadError, ResourceList,
-    ResourceSummary,
-};
+use store::{FindingList, FindingSort, FindingSummary, Order, OrgReader, ReadError};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use utoipa_axum::router::OpenApiRouter;
@@ -49,23 +46,6 @@ pub(super) fn routes() -> OpenApiRouter<Arc<State>> {
         .routes(routes!(stream))
 }
 
-/// Shows every finding's columns to `visit`.
-fn each_finding(
-    reader: &OrgReader,
-    visit: impl Fn(&FindingSummary) + Send + Sync + 'static,
-) -> Result<(), ReadError> {
-    // A filter that lets nothing pass sees everything in one go.
-    let list = FindingList {
-        filter: Some(Arc::new(move |row: &FindingSummary| {
-            visit(row);
-            false
-        })),
-        limit: 1,
-        ..FindingList::default()
-    };
-    reader.findings(&list).map(|_| ())
-}
-
 /// Numbers of findings by severity.
 struct Counts<K: Ord> {
     /// Those that stand.
@@ -75,14 +55,12 @@ struct Counts<K: Ord> {
 }
 
 fn count_findings(reader: &OrgReader, now: Timestamp) -> Result<Counts<String>, ReadError> {
-    let counts = Arc::new(Mutex::new(Counts {
+    let mut counts = Counts {
         open: BTreeMap::<Severity, u64>::new(),
-        change: BTreeMap::new(),
-    }));
-    let counted = Arc::clone(&counts);
+        change: BTreeMap::<Severity, i64>::new(),
+    };
     let yesterday = now - SignedDuration::from_hours(24);
-    each_finding(reader, move |row| {
-        let mut counts = counted.lock().unwrap_or_else(PoisonError::into_inner);
+    reader.visit_findings(&mut |row| {
         if row.status == FindingStatus::Open {
             *counts.open.entry(row.severity).or_default() += 1;
         }
@@ -90,7 +68,6 @@ fn count_findings(reader: &OrgReader, now: Timestamp) -> Result<Counts<String>, 
         *change += i64::from(row.first_seen >= yesterday);
         *change -= i64::from(row.resolved_at.is_some_and(|at| at >= yesterday));
     })?;
-    let counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
     let severities = || {
         SEVERITIES
             .iter()
@@ -111,22 +88,16 @@ fn count_findings(reader: &OrgReader, now: Timestamp) -> Result<Counts<String>, 
 }
 
 fn count_resources(reader: &OrgReader) -> Result<BTreeMap<String, u64>, ReadError> {
-    let counts: Arc<Mutex<BTreeMap<Arc<str>, u64>>> = Arc::default();
-    let counted = Arc::clone(&counts);
-    let list = ResourceList {
-        filter: Some(Arc::new(move |row: &ResourceSummary| {
-            let mut counts = counted.lock().unwrap_or_else(PoisonError::into_inner);
-            *counts.entry(Arc::clone(&row.type_name)).or_default() += 1;
-            false
-        })),
-        limit: 1,
-        ..ResourceList::default()
-    };
-    reader.resources(&list)?;
-    let counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut counts: BTreeMap<Arc<str>, u64> = BTreeMap::new();
+    reader.visit_resources(&mut |row| match counts.get_mut(&row.type_name) {
+        Some(count) => *count += 1,
+        None => {
+            counts.insert(Arc::clone(&row.type_name), 1);
+        }
+    })?;
+    let counts = counts.into_iter();
     Ok(counts
-        .iter()
-        .map(|(name, count)| (name.to_string(), *count))
+        .map(|(name, count)| (name.to_string(), count))
         .collect())
 }
 

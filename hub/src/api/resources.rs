@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use axum::Json;
 use jiff::Timestamp;
-use protocol::api::{DataClass, FindingStatus, Page, Problem, RESOURCE_FIELDS, Resource, Severity};
+use protocol::api::{DataClass, Page, Problem, RESOURCE_FIELDS, Resource, Severity};
 use protocol::ids::ResourceId;
 use protocol::urn::Urn;
 use store::{
-    FindingList, OpenFindings, Order, OrgReader, ReadError, ResourceList, ResourceSort,
-    ResourceSummary,
+    OpenFindings, Order, OrgReader, ReadError, ResourceList, ResourceSort, ResourceSummary,
 };
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -59,31 +58,6 @@ fn by_severity(count: impl Fn(Severity) -> u64) -> BTreeMap<String, u64> {
 
 fn from_summary(open: OpenFindings) -> BTreeMap<String, u64> {
     by_severity(|severity| u64::from(open.of(severity)))
-}
-
-/// Counts the open findings on one resource.
-fn open_findings(reader: &OrgReader, urn: &Urn) -> Result<BTreeMap<String, u64>, ReadError> {
-    let wanted = urn.clone();
-    let mut list = FindingList {
-        filter: Some(Arc::new(move |row: &store::FindingSummary| {
-            row.status == FindingStatus::Open && row.urn == wanted
-        })),
-        ..FindingList::default()
-    };
-    let mut counts: BTreeMap<Severity, u64> = BTreeMap::new();
-    loop {
-        let page = reader.findings(&list)?;
-        for row in &page.items {
-            *counts.entry(row.severity).or_default() += 1;
-        }
-        match page.next {
-            Some(next) => list.after = Some(next),
-            None => break,
-        }
-    }
-    Ok(by_severity(|severity| {
-        counts.get(&severity).copied().unwrap_or_default()
-    }))
 }
 
 fn resource_of(
@@ -138,12 +112,13 @@ async fn list(
             };
             let (mut items, mut size, mut shown) = (Vec::new(), Size::default(), 0);
             'page: for part in page.items.chunks(ROWS_AT_ONCE) {
-                let mut urns = part.iter().map(|item| &item.urn);
+                let urns: Vec<Urn> = part.iter().map(|item| item.urn.to_urn()).collect();
                 let rows = match as_of {
                     Some(at) => urns
+                        .iter()
                         .map(|urn| reader.resource_as_of(urn, at))
                         .collect::<Result<Vec<_>, _>>()?,
-                    None => reader.resources_named(&mut urns)?,
+                    None => reader.resources_named(&urns)?,
                 };
                 for (summary, row) in part.iter().zip(rows) {
                     shown += 1;
@@ -194,7 +169,7 @@ fn named(reader: &OrgReader, name: &str) -> Result<Named, ReadError> {
     let wanted = name.to_owned();
     let page = reader.resources(&ResourceList {
         filter: Some(Arc::new(move |row: &ResourceSummary| {
-            row.urn.id == wanted || *row.native_id == *wanted
+            *row.urn.id == *wanted || *row.native_id == *wanted
         })),
         limit: 2,
         ..ResourceList::default()
@@ -202,9 +177,9 @@ fn named(reader: &OrgReader, name: &str) -> Result<Named, ReadError> {
     Ok(match page.items.as_slice() {
         [] => Named::None,
         [only] => reader
-            .resource(&only.urn)?
+            .resource(&only.urn.to_urn())?
             .map_or(Named::None, |row| Named::One(Box::new(row))),
-        [first, second, ..] => Named::Many(Box::new((first.urn.clone(), second.urn.clone()))),
+        [first, second, ..] => Named::Many(Box::new((first.urn.to_urn(), second.urn.to_urn()))),
     })
 }
 
@@ -238,7 +213,7 @@ async fn show(
             }
             let urn = row.document.urn.clone();
             let id = store::rows::resource::Resource::id_of(reader.org(), &urn);
-            let open = open_findings(reader, &urn)?;
+            let open = from_summary(reader.open_findings(id)?);
             Ok(Ok(Some(resource_of(id, row, open))))
         })
         .await?;

@@ -49,7 +49,7 @@ pub use error::{
 };
 pub use list::{
     FindingList, FindingSort, FindingSummary, List, OpenFindings, Order, Page, Predicate,
-    ResourceList, ResourceSort, ResourceSummary,
+    ResourceList, ResourceSort, ResourceSummary, SharedScope, SharedUrn, Tags,
 };
 pub use load::{Latency, Load};
 pub use master::MasterKey;

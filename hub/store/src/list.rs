@@ -4,14 +4,16 @@
 //! columns in memory ([`crate::org::columns`]), which every commit keeps up to date.
 
 pub(crate) mod page;
+pub(crate) mod shared;
+pub(crate) mod slab;
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use protocol::Urn;
 use protocol::filter::{FieldValue, Row};
-use protocol::ids::{AgentId, FindingId, ResourceId, SourceId, UserId};
+use protocol::ids::{FindingId, ResourceId, UserId};
 
+pub use self::shared::{SharedScope, SharedUrn, Tags};
 use crate::rows::{FindingStatus, Severity, Verdict};
 
 /// What a list shows of a finding.
@@ -30,7 +32,9 @@ pub struct FindingSummary {
     /// `Fail` or `Unknown`.
     pub verdict: Verdict,
     /// The resource.
-    pub urn: Urn,
+    pub urn: SharedUrn,
+    /// The resource's id.
+    pub resource_id: ResourceId,
     /// Its full type.
     pub type_name: Arc<str>,
     /// Its display name.
@@ -53,7 +57,7 @@ pub struct ResourceSummary {
     /// Id.
     pub id: ResourceId,
     /// URN.
-    pub urn: Urn,
+    pub urn: SharedUrn,
     /// Full type.
     pub type_name: Arc<str>,
     /// Display name.
@@ -61,11 +65,7 @@ pub struct ResourceSummary {
     /// The provider's own full name.
     pub native_id: Arc<str>,
     /// Tags, sorted by name; empty also when they were not read.
-    pub tags: Arc<[(Arc<str>, Arc<str>)]>,
-    /// The agent that sent it.
-    pub agent: AgentId,
-    /// The source that read it.
-    pub source: SourceId,
+    pub tags: Tags,
     /// When it was first stored.
     pub first_seen: Timestamp,
     /// When a sweep last confirmed it.
@@ -246,7 +246,7 @@ impl Row for FindingSummary {
             "account" => FieldValue::Text(&self.urn.scope.account),
             "region" => FieldValue::Text(&self.urn.scope.region),
             "type" => FieldValue::Text(&self.type_name),
-            "resource" => FieldValue::Owned(self.urn.to_string()),
+            "resource" => FieldValue::Owned(self.urn.text()),
             "name" => FieldValue::Text(&self.name),
             "owner" => FieldValue::Owned(self.owner?.to_string()),
             "risk" => FieldValue::Number(f64::from(self.risk)),
@@ -263,13 +263,14 @@ impl Row for FindingSummary {
         }
         meets(&FieldValue::Text(&self.name))
             || meets(&FieldValue::Text(&self.urn.id))
-            || meets(&FieldValue::Owned(self.urn.to_string()))
+            || meets(&FieldValue::Owned(self.urn.text()))
+            || meets(&FieldValue::Owned(self.resource_id.to_string()))
     }
 
     fn any_text(&self, look: &mut dyn FnMut(&str) -> bool) -> bool {
         look(&self.title)
             || look(&self.check_id)
-            || look(&self.urn.to_string())
+            || look(&self.urn.text())
             || look(&self.name)
             || look(&self.id.to_string())
     }
@@ -286,7 +287,7 @@ impl Row for ResourceSummary {
             "name" => FieldValue::Text(&self.name),
             "id" => FieldValue::Text(&self.urn.id),
             "resource_id" => FieldValue::Owned(self.id.to_string()),
-            "urn" => FieldValue::Owned(self.urn.to_string()),
+            "urn" => FieldValue::Owned(self.urn.text()),
             "first_seen" => FieldValue::Time(self.first_seen),
             "last_seen" => FieldValue::Time(self.last_seen),
             _ => return None,
@@ -303,11 +304,7 @@ impl Row for ResourceSummary {
     }
 
     fn tag(&self, name: &str) -> Option<&str> {
-        let place = self
-            .tags
-            .binary_search_by(|(key, _)| key.as_ref().cmp(name))
-            .ok()?;
-        self.tags.get(place).map(|(_, value)| value.as_ref())
+        self.tags.get(name)
     }
 
     fn any_text(&self, look: &mut dyn FnMut(&str) -> bool) -> bool {

@@ -11,6 +11,7 @@ mod demo;
 mod figures;
 mod outage;
 mod sources;
+mod store;
 mod summary;
 mod transport;
 mod units;
@@ -74,6 +75,21 @@ enum Chore {
         #[arg(long, default_value_t = 10_000)]
         agents: u32,
     },
+    /// Measure the store at scale with a release build: lists, searches, a dropped day, an opening, many organisations
+    BenchStore {
+        /// Measure the development build, to try the command
+        #[arg(long)]
+        dev: bool,
+        /// How many resources, and as many findings; 0 leaves them out
+        #[arg(long, default_value_t = 1_000_000)]
+        rows: u64,
+        /// How many events in one day; 0 leaves them out
+        #[arg(long, default_value_t = 10_000_000)]
+        events: u64,
+        /// How many organisations; 0 leaves them out
+        #[arg(long, default_value_t = 1_000)]
+        organisations: u64,
+    },
 }
 
 fn main() -> ExitCode {
@@ -107,5 +123,11 @@ fn run(chore: Chore) -> Result<()> {
             events,
             agents,
         } => transport::run(dev, events, agents),
+        Chore::BenchStore {
+            dev,
+            rows,
+            events,
+            organisations,
+        } => store::run(dev, rows, events, organisations),
     }
 }

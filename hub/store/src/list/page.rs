@@ -2,13 +2,20 @@
 //!
 //! A cursor is the sort key and the id of the last item shown. The next page begins behind that
 //! place in the order, so rows that come and go meanwhile neither repeat nor hide others.
+//!
+//! All rows are looked at for every page, since it says how many there are. Long lists are cut
+//! among a few threads; each keeps the best of its part, which are few, and does not sort the rest.
+
+use std::cmp::Ordering;
+use std::sync::OnceLock;
 
 use data_encoding::BASE64URL_NOPAD;
-use protocol::Urn;
 use protocol::limits::{PAGE_ITEMS, URN_BYTES};
+use protocol::{Scope, Urn};
 use serde::{Deserialize, Serialize};
 
 use crate::error::ReadError;
+use crate::list::shared::{SharedUrn, compare};
 use crate::list::{List, Order, Page};
 
 /// The longest cursor that is looked at, in characters: a URN or a text of its size, encoded.
@@ -19,9 +26,37 @@ const CURSOR_CHARS: usize = 4 * URN_BYTES;
 pub(crate) enum SortKey<'i> {
     Number(i64),
     Text(&'i str),
-    Urn(&'i Urn),
+    Urn(UrnKey<'i>),
     /// How urgent it is: severity, risk score, and when it last failed.
     Urgency(i64, i64, i64),
+}
+
+/// A URN that is sorted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UrnKey<'i> {
+    scope: &'i Scope,
+    id: &'i str,
+}
+
+impl<'i> UrnKey<'i> {
+    pub(crate) fn of(urn: &'i SharedUrn) -> Self {
+        Self {
+            scope: &urn.scope,
+            id: &urn.id,
+        }
+    }
+}
+
+impl PartialOrd for UrnKey<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for UrnKey<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        compare((self.scope, self.id), (other.scope, other.id))
+    }
 }
 
 /// A [`SortKey`] in a cursor.
@@ -38,7 +73,7 @@ impl OwnedKey {
         match key {
             SortKey::Number(number) => Self::Number(number),
             SortKey::Text(text) => Self::Text(text.to_owned()),
-            SortKey::Urn(urn) => Self::Urn(urn.clone()),
+            SortKey::Urn(key) => Self::Urn(key.scope.urn(key.id)),
             SortKey::Urgency(severity, risk, at) => Self::Urgency(severity, risk, at),
         }
     }
@@ -47,16 +82,19 @@ impl OwnedKey {
         match self {
             Self::Number(number) => SortKey::Number(*number),
             Self::Text(text) => SortKey::Text(text),
-            Self::Urn(urn) => SortKey::Urn(urn),
+            Self::Urn(urn) => SortKey::Urn(UrnKey {
+                scope: &urn.scope,
+                id: &urn.id,
+            }),
             Self::Urgency(severity, risk, at) => SortKey::Urgency(*severity, *risk, *at),
         }
     }
 }
 
 /// An item of a list.
-pub(crate) trait Listed: Clone {
+pub(crate) trait Listed: Clone + Sync {
     /// What the list can be sorted by.
-    type Sort: Copy;
+    type Sort: Copy + Sync;
 
     /// Breaks ties: unique, and the same for the item's life.
     fn id(&self) -> [u8; 16];
@@ -77,9 +115,112 @@ struct Cursor {
     id: [u8; 16],
 }
 
-/// Returns one page of `items`, which come in any order.
-pub(crate) fn page<'i, T: Listed + 'i>(
-    items: impl Iterator<Item = &'i T>,
+/// Rows that one thread looks at at least: some milliseconds, a hundred times what it takes to
+/// begin.
+const PART_ROWS: usize = 1 << 16;
+
+/// Most threads that look at one list. Other requests want the processors too.
+const THREADS: usize = 4;
+
+fn processors() -> usize {
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
+    *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+/// A question, prepared.
+struct Asked<'l, T: Listed> {
+    list: &'l List<T, T::Sort>,
+    after: Option<&'l Cursor>,
+    limit: usize,
+}
+
+/// What an item is sorted by, and what breaks ties.
+type At<'i> = (SortKey<'i>, [u8; 16]);
+
+impl<'l, T: Listed> Asked<'l, T> {
+    fn place<'i>(&self, item: &'i T) -> At<'i> {
+        (item.key(self.list.sort), item.id())
+    }
+
+    fn order(&self, one: &At<'_>, other: &At<'_>) -> Ordering {
+        match self.list.order {
+            Order::Ascending => one.cmp(other),
+            Order::Descending => other.cmp(one),
+        }
+    }
+
+    /// Looks at some rows.
+    fn look<'i>(&self, rows: &'i [Option<T>]) -> Best<'i, T> {
+        let mut best = Best::default();
+        let last_shown = self.after.map(|at| (at.key.borrow(), at.id));
+        for item in rows.iter().flatten() {
+            if self
+                .list
+                .filter
+                .as_ref()
+                .is_some_and(|passes| !passes(item))
+            {
+                continue;
+            }
+            best.total += 1;
+            let place = self.place(item);
+            let is_behind = |last: &At<'_>| self.order(&place, last).is_gt();
+            if !last_shown.as_ref().is_none_or(is_behind) {
+                continue;
+            }
+            best.behind += 1;
+            let is_beaten = |worst: &At<'_>| self.order(&place, worst).is_gt();
+            if self.limit > 0 && !best.worst.as_ref().is_some_and(is_beaten) {
+                best.items.push((place, item));
+                // Cheaper than an order among all: each row is moved a few times at most.
+                if best.items.len() >= 2 * self.limit {
+                    self.cut(&mut best);
+                }
+            }
+        }
+        best
+    }
+
+    /// Drops what is not among the first.
+    fn cut(&self, best: &mut Best<'_, T>) {
+        let Some(last) = self.limit.checked_sub(1) else {
+            return best.items.clear();
+        };
+        if best.items.len() <= self.limit {
+            return;
+        }
+        let order = |a: &(At<'_>, &T), b: &(At<'_>, &T)| self.order(&a.0, &b.0);
+        best.items.select_nth_unstable_by(last, order);
+        best.items.truncate(self.limit);
+        best.worst = best.items.last().map(|(place, _)| *place);
+    }
+}
+
+/// The first of the rows that were looked at, in no order.
+struct Best<'i, T> {
+    items: Vec<(At<'i>, &'i T)>,
+    /// What comes behind this is not among the first.
+    worst: Option<At<'i>>,
+    /// How many passed the filter.
+    total: u64,
+    /// How many of them come behind the last page.
+    behind: u64,
+}
+
+impl<T> Default for Best<'_, T> {
+    fn default() -> Self {
+        Self {
+            items: Vec::new(),
+            worst: None,
+            total: 0,
+            behind: 0,
+        }
+    }
+}
+
+/// Returns one page of rows, which come in any order.
+pub(crate) fn page<T: Listed>(
+    rows: &[Option<T>],
     list: &List<T, T::Sort>,
 ) -> Result<Page<T>, ReadError> {
     let sort = T::sort_number(list.sort);
@@ -91,37 +232,52 @@ pub(crate) fn page<'i, T: Listed + 'i>(
     {
         return Err(ReadError::Cursor);
     }
-    let place = |item: &'i T| (item.key(list.sort), item.id());
-    let in_order = |a: &(SortKey<'_>, [u8; 16]), b: &(SortKey<'_>, [u8; 16])| {
-        if is_descending { b.cmp(a) } else { a.cmp(b) }
+    let asked = Asked {
+        list,
+        after: after.as_ref(),
+        limit: list.limit.min(PAGE_ITEMS),
     };
-    let last_shown = after.as_ref().map(|at| (at.key.borrow(), at.id));
-    let mut total = 0u64;
-    let mut rest: Vec<&'i T> = Vec::new();
-    for item in items {
-        if list.filter.as_ref().is_some_and(|passes| !passes(item)) {
-            continue;
-        }
-        total += 1;
-        let is_behind = last_shown.is_none_or(|last| in_order(&place(item), &last).is_gt());
-        if is_behind {
-            rest.push(item);
-        }
-    }
-    let limit = list.limit.min(PAGE_ITEMS);
-    let has_more = rest.len() > limit;
-    if has_more {
-        // Cheaper than sorting a million rows to show a thousand.
-        rest.select_nth_unstable_by(limit, |a, b| in_order(&place(a), &place(b)));
-        rest.truncate(limit);
-    }
-    rest.sort_unstable_by(|a, b| in_order(&place(a), &place(b)));
-    let last = rest.last().filter(|_| has_more);
-    let next = last.map(|item| cursor_after(list, *item));
+    let threads = (rows.len() / PART_ROWS).clamp(1, processors().min(THREADS));
+    let mut best = look_with(&asked, rows, threads);
+    let has_more = best.behind > u64::try_from(asked.limit).unwrap_or(u64::MAX);
+    asked.cut(&mut best);
+    best.items
+        .sort_unstable_by(|(a, _), (b, _)| asked.order(a, b));
+    let last = best.items.last().filter(|_| has_more);
+    let next = last.map(|(_, item)| cursor_after(list, *item));
     Ok(Page {
-        items: rest.into_iter().cloned().collect(),
+        items: best
+            .items
+            .into_iter()
+            .map(|(_, item)| item.clone())
+            .collect(),
         next,
-        total: Some(total),
+        total: Some(best.total),
+    })
+}
+
+/// Cuts the rows among so many threads.
+fn look_with<'i, T: Listed>(
+    asked: &Asked<'_, T>,
+    rows: &'i [Option<T>],
+    threads: usize,
+) -> Best<'i, T> {
+    let mut parts = rows.chunks(rows.len().div_ceil(threads).max(1));
+    let own = parts.next().unwrap_or_default();
+    std::thread::scope(|scope| {
+        let others: Vec<_> = parts.map(|part| scope.spawn(|| asked.look(part))).collect();
+        let mut best = asked.look(own);
+        for other in others {
+            match other.join() {
+                Ok(other) => {
+                    best.items.extend(other.items);
+                    best.total += other.total;
+                    best.behind += other.behind;
+                }
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        best
     })
 }
 
@@ -188,6 +344,11 @@ mod tests {
         }
     }
 
+    fn rows(items: &[Item]) -> Vec<Option<Item>> {
+        let free = std::iter::once(None);
+        items.iter().cloned().map(Some).chain(free).collect()
+    }
+
     /// Follows the cursors to the end; `between` may change the rows after each page.
     fn walk(
         mut items: Vec<Item>,
@@ -196,7 +357,7 @@ mod tests {
     ) -> Vec<Item> {
         let mut seen = Vec::new();
         loop {
-            let got = page(items.iter(), &list).unwrap();
+            let got = page(&rows(&items), &list).unwrap();
             assert!(got.items.len() <= list.limit);
             seen.extend(got.items.iter().cloned());
             between(&mut items, &got.items);
@@ -233,6 +394,37 @@ mod tests {
                 want.reverse();
             }
             prop_assert_eq!(seen, want);
+        }
+    }
+
+    #[test]
+    fn several_threads_find_what_one_finds() {
+        let items: Vec<Item> = (0..=255)
+            .map(|id: u8| Item {
+                id,
+                name: format!("{}", id.wrapping_mul(37) % 16),
+            })
+            .collect();
+        let rows = rows(&items);
+        for limit in [0, 1, 7, 200, 1000] {
+            let list = list(By::Name, Order::Descending, limit);
+            let asked = Asked {
+                list: &list,
+                after: None,
+                limit,
+            };
+            let places = |threads| {
+                let mut best = look_with(&asked, &rows, threads);
+                asked.cut(&mut best);
+                let mut ids: Vec<u8> = best.items.iter().map(|(_, item)| item.id).collect();
+                ids.sort_unstable();
+                (ids, best.total, best.behind)
+            };
+            let one = places(1);
+            assert_eq!((one.0.len(), one.1), (limit.min(256), 256));
+            for threads in [2, 3, 100, 1000] {
+                assert_eq!(places(threads), one);
+            }
         }
     }
 
@@ -281,14 +473,14 @@ mod tests {
                 name: "same".into(),
             })
             .collect();
-        let first = page(items.iter(), &list(By::Name, Order::Ascending, 3)).unwrap();
+        let first = page(&rows(&items), &list(By::Name, Order::Ascending, 3)).unwrap();
         let cursor = first.next.unwrap();
         let check = |sort, order, after: &str| {
             let list = List {
                 after: Some(after.into()),
                 ..list(sort, order, 3)
             };
-            page(items.iter(), &list).map(|page| page.items.len())
+            page(&rows(&items), &list).map(|page| page.items.len())
         };
         assert_eq!(check(By::Name, Order::Ascending, &cursor).unwrap(), 3);
         let longer = format!("{cursor}AAAA");
@@ -319,11 +511,11 @@ mod tests {
             filter: Some(Arc::new(|item: &Item| item.id.is_multiple_of(2))),
             ..list(By::Id, Order::Descending, 4)
         };
-        let got = page(items.iter(), &even).unwrap();
+        let got = page(&rows(&items), &even).unwrap();
         assert_eq!(got.total, Some(10));
         let ids: Vec<u8> = got.items.iter().map(|item| item.id).collect();
         assert_eq!(ids, [18, 16, 14, 12]);
-        let none = page(items.iter(), &List { limit: 0, ..even }).unwrap();
+        let none = page(&rows(&items), &List { limit: 0, ..even }).unwrap();
         assert_eq!(
             (none.items.len(), none.next, none.total),
             (0, None, Some(10))

@@ -470,7 +470,7 @@ impl<'g> Writing<'g> {
             }
             self.draft.put(Table::FindingHistory, step_key, step);
         }
-        self.delta.finding(&change.finding);
+        self.delta.finding(self.org.org, &change.finding);
         self.draft.put(Table::Findings, key, &change.finding);
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use jiff::Timestamp;
 use protocol::Urn;
 use protocol::document::ContentHash;
-use protocol::ids::FindingId;
+use protocol::ids::{FindingId, ResourceId};
 use serde::de::DeserializeOwned;
 
 use super::OrgReader;
@@ -30,7 +30,7 @@ use crate::tables::Table;
 /// The lists of one organisation at an instant of the past.
 pub struct Past {
     lists: Lists,
-    hashes: BTreeMap<Urn, ContentHash>,
+    hashes: BTreeMap<ResourceId, ContentHash>,
 }
 
 /// What became of something between two instants.
@@ -65,17 +65,17 @@ impl Past {
 
     /// Returns the resources that were another set or other documents at a later instant, by URN.
     pub fn resources_until<'p>(&'p self, later: &'p Self) -> Vec<(Became, &'p ResourceSummary)> {
-        let (before, after) = (by_urn(&self.lists), by_urn(&later.lists));
+        let (before, after) = (by_id(&self.lists), by_id(&later.lists));
         let mut changes = Vec::new();
-        for (urn, now) in &after {
-            match (self.hashes.get(*urn), later.hashes.get(*urn)) {
+        for (id, now) in &after {
+            match (self.hashes.get(id), later.hashes.get(id)) {
                 (None, _) => changes.push((Became::Added, *now)),
                 (before, now_hash) if before != now_hash => changes.push((Became::Changed, *now)),
                 _ => {}
             }
         }
-        for (urn, then) in &before {
-            if !after.contains_key(urn) {
+        for (id, then) in &before {
+            if !after.contains_key(id) {
                 changes.push((Became::Removed, *then));
             }
         }
@@ -89,20 +89,25 @@ impl Past {
         &'p self,
         later: &'p Self,
     ) -> Vec<(Option<&'p FindingSummary>, &'p FindingSummary)> {
+        let before = self.lists.findings().iter().flatten();
         let before: BTreeMap<FindingId, &FindingSummary> =
-            self.lists.findings().map(|row| (row.id, row)).collect();
-        let changes = later.lists.findings().filter_map(|now| {
+            before.map(|row| (row.id, row)).collect();
+        let after = later.lists.findings().iter().flatten();
+        let changes = after.filter_map(|now| {
             let then = before.get(&now.id).copied();
             let is_same =
                 then.is_some_and(|then| (then.status, then.verdict) == (now.status, now.verdict));
             (!is_same).then_some((then, now))
         });
-        changes.collect()
+        let mut changes: Vec<_> = changes.collect();
+        changes.sort_unstable_by_key(|(_, now)| now.id);
+        changes
     }
 }
 
-fn by_urn(lists: &Lists) -> BTreeMap<&Urn, &ResourceSummary> {
-    lists.resources().map(|row| (&row.urn, row)).collect()
+fn by_id(lists: &Lists) -> BTreeMap<ResourceId, &ResourceSummary> {
+    let rows = lists.resources().iter().flatten();
+    rows.map(|row| (row.id, row)).collect()
 }
 
 impl OrgReader {
@@ -115,15 +120,16 @@ impl OrgReader {
         let mut lists = Lists::default();
         self.each_of(Table::Findings, |finding, _| {
             if let Some((finding, _)) = self.at_instant(finding, at)? {
-                lists.put_finding(finding_summary(&finding));
+                lists.put_finding(finding_summary(self.org(), &finding));
             }
             Ok(())
         })?;
         let mut hashes = BTreeMap::new();
         self.each_of(Table::Resources, |row, commit| {
             if let Some(resource) = self.document_at(row, commit, at)? {
-                hashes.insert(resource.document.urn.clone(), resource.content_hash);
-                lists.put_resource(resource_summary(self.org(), &resource));
+                let summary = resource_summary(self.org(), &resource);
+                hashes.insert(summary.id, resource.content_hash);
+                lists.put_resource(summary);
             }
             Ok(())
         })?;

@@ -5,21 +5,28 @@
 //! every commit, in order, on the writing thread ─▶ its changes are applied
 //! ```
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use protocol::ids::{FindingId, OrgId};
+use protocol::ids::{FindingId, OrgId, ResourceId};
 use protocol::{Document, Scope, Urn};
+use serde::Deserialize;
 
 use crate::error::ReadError;
-use crate::list::page::{Listed, SortKey};
-use crate::list::{FindingSort, FindingSummary, OpenFindings, ResourceSort, ResourceSummary};
+use crate::list::page::{Listed, SortKey, UrnKey};
+use crate::list::slab::Slab;
+use crate::list::{
+    FindingSort, FindingSummary, OpenFindings, ResourceSort, ResourceSummary, SharedScope,
+    SharedUrn, Tags,
+};
 use crate::org::read::OrgReader;
 use crate::rows::finding::Finding;
 use crate::rows::resource::Resource;
 use crate::rows::{FindingStatus, Verdict};
+use crate::tables::Table;
 
 /// The longest text that is sorted by, in bytes; ties are broken by id. It bounds cursors.
 const SORT_BYTES: usize = 512;
@@ -34,7 +41,7 @@ pub(super) struct Delta {
 
 enum Change {
     Resource(Box<ResourceSummary>),
-    Retired(Urn),
+    Retired(Scope, ResourceId),
     Swept(Scope, Timestamp),
     Finding(Box<FindingSummary>),
     NoFinding(FindingId),
@@ -45,8 +52,9 @@ impl Delta {
         self.changes.push(Change::Resource(Box::new(summary)));
     }
 
-    pub(super) fn retired(&mut self, urn: Urn) {
-        self.changes.push(Change::Retired(urn));
+    pub(super) fn retired(&mut self, org: OrgId, urn: &Urn) {
+        let id = Resource::id_of(org, urn);
+        self.changes.push(Change::Retired(urn.scope.clone(), id));
     }
 
     pub(super) fn swept(&mut self, scope: &Scope, at: Timestamp) {
@@ -69,9 +77,9 @@ impl Delta {
         self.changes.is_empty() && self.verdicts.values().all(|change| *change == 0)
     }
 
-    pub(super) fn finding(&mut self, finding: &Finding) {
-        self.changes
-            .push(Change::Finding(Box::new(finding_summary(finding))));
+    pub(super) fn finding(&mut self, org: OrgId, finding: &Finding) {
+        let summary = finding_summary(org, finding);
+        self.changes.push(Change::Finding(Box::new(summary)));
     }
 }
 
@@ -90,7 +98,7 @@ enum State {
     Cold,
     /// What was committed since the reading began.
     Loading(Vec<(u64, Delta)>),
-    Warm(Lists),
+    Warm(Box<Lists>),
 }
 
 impl Columns {
@@ -151,7 +159,7 @@ impl Columns {
             }
         }
         let result = work(&lists);
-        *state = State::Warm(lists);
+        *state = State::Warm(Box::new(lists));
         Ok(result)
     }
 }
@@ -159,39 +167,60 @@ impl Columns {
 /// Every finding and every living resource, as lists show them.
 #[derive(Default)]
 pub(super) struct Lists {
-    findings: BTreeMap<FindingId, FindingSummary>,
-    /// By id within their scope, so that the end of a sweep touches one scope.
-    resources: BTreeMap<Scope, BTreeMap<String, ResourceSummary>>,
-    open: BTreeMap<Urn, OpenFindings>,
+    findings: Slab<FindingId, FindingSummary>,
+    resources: Slab<ResourceId, ResourceSummary>,
+    scopes: BTreeMap<Scope, Members>,
+    /// Open findings on what is no living resource.
+    open_elsewhere: BTreeMap<ResourceId, OpenFindings>,
     /// How many verdicts there are of each kind.
     verdicts: BTreeMap<Verdict, u64>,
     /// Texts that many rows share.
     words: BTreeSet<Arc<str>>,
 }
 
+/// A scope that rows are in, and the places of its living resources, so that the end of a sweep
+/// touches them alone.
+struct Members {
+    scope: Arc<SharedScope>,
+    resources: BTreeSet<usize>,
+}
+
 impl Lists {
-    pub(super) fn findings(&self) -> impl Iterator<Item = &FindingSummary> {
-        self.findings.values()
+    /// Returns the findings, among free places.
+    pub(super) fn findings(&self) -> &[Option<FindingSummary>] {
+        self.findings.rows()
     }
 
-    pub(super) fn resources(&self) -> impl Iterator<Item = &ResourceSummary> {
-        self.resources.values().flat_map(BTreeMap::values)
+    /// Returns the living resources, among free places.
+    pub(super) fn resources(&self) -> &[Option<ResourceSummary>] {
+        self.resources.rows()
     }
 
     pub(super) fn verdicts(&self) -> &BTreeMap<Verdict, u64> {
         &self.verdicts
     }
 
+    /// Returns how many open findings there are on a resource.
+    pub(super) fn open_on(&self, id: ResourceId) -> OpenFindings {
+        let listed = self.resources.get(&id).map(|found| found.open_findings);
+        let elsewhere = || self.open_elsewhere.get(&id).copied();
+        listed.or_else(elsewhere).unwrap_or_default()
+    }
+
     fn load(reader: &OrgReader) -> Result<Self, ReadError> {
         let mut lists = Self::default();
-        reader.each_verdict(&mut |verdict| *lists.verdicts.entry(verdict).or_default() += 1)?;
-        reader.each_finding(&mut |finding| {
-            lists.put_finding(finding_summary(&finding));
-            true
-        })?;
         let org = reader.org();
-        reader.each_resource(&mut |resource| {
-            lists.put_resource(resource_summary(org, &resource));
+        reader.each_verdict(&mut |verdict| *lists.verdicts.entry(verdict).or_default() += 1)?;
+        // Before the findings, which then share the texts of theirs.
+        reader.each_listed(&mut |urn, shown, first_seen, last_seen| {
+            lists.put_resource(ResourceSummary {
+                first_seen,
+                last_seen,
+                ..listed(org, urn, shown)
+            });
+        })?;
+        reader.each_finding(&mut |finding| {
+            lists.put_finding(finding_summary(org, &finding));
             true
         })?;
         Ok(lists)
@@ -206,6 +235,19 @@ impl Lists {
         Arc::clone(text)
     }
 
+    /// Returns a scope with its one copy.
+    fn members(&mut self, scope: &Arc<SharedScope>) -> &mut Members {
+        // Two looks: an entry would take a copy of the scope each time.
+        if !self.scopes.contains_key(&***scope) {
+            let members = Members {
+                scope: Arc::clone(scope),
+                resources: BTreeSet::new(),
+            };
+            self.scopes.insert((***scope).clone(), members);
+        }
+        self.scopes.get_mut(&***scope).expect("it was put in above")
+    }
+
     fn apply(&mut self, delta: Delta) {
         for (verdict, change) in delta.verdicts {
             let count = self.verdicts.entry(verdict).or_default();
@@ -214,10 +256,13 @@ impl Lists {
         for change in delta.changes {
             match change {
                 Change::Resource(summary) => self.put_resource(*summary),
-                Change::Retired(urn) => self.remove_resource(&urn),
+                Change::Retired(scope, id) => self.remove_resource(&scope, id),
                 Change::Swept(scope, at) => {
-                    for summary in self.resources.get_mut(&scope).into_iter().flatten() {
-                        summary.1.last_seen = summary.1.last_seen.max(at);
+                    let members = self.scopes.get(&scope);
+                    for place in members.iter().flat_map(|members| &members.resources) {
+                        if let Some(resource) = self.resources.at_mut(*place) {
+                            resource.last_seen = resource.last_seen.max(at);
+                        }
                     }
                 }
                 Change::Finding(summary) => self.put_finding(*summary),
@@ -230,60 +275,85 @@ impl Lists {
         finding.check_id = self.word(&finding.check_id);
         finding.title = self.word(&finding.title);
         finding.type_name = self.word(&finding.type_name);
+        finding.urn.scope = Arc::clone(&self.members(&finding.urn.scope).scope);
+        if let Some(resource) = self.resources.get(&finding.resource_id) {
+            finding.urn.id = Arc::clone(&resource.urn.id);
+            share(&mut finding.name, &resource.name);
+        }
         self.remove_finding(finding.id);
         if finding.status == FindingStatus::Open {
-            let open = self.open.entry(finding.urn.clone()).or_default();
-            let count = open.count(finding.severity);
-            *count = count.saturating_add(1);
-            self.show_open(&finding.urn.clone());
+            self.count_open(finding.resource_id, |open| {
+                let count = open.count(finding.severity);
+                *count = count.saturating_add(1);
+            });
         }
-        self.findings.insert(finding.id, finding);
+        self.findings.put(finding.id, finding);
     }
 
     fn remove_finding(&mut self, id: FindingId) {
-        let Some(before) = self.findings.remove(&id) else {
+        let Some((_, before)) = self.findings.remove(&id) else {
             return;
         };
         if before.status == FindingStatus::Open {
-            let open = self.open.entry(before.urn.clone()).or_default();
-            let count = open.count(before.severity);
-            *count = count.saturating_sub(1);
-            if open.total() == 0 {
-                self.open.remove(&before.urn);
-            }
-            self.show_open(&before.urn);
+            self.count_open(before.resource_id, |open| {
+                let count = open.count(before.severity);
+                *count = count.saturating_sub(1);
+            });
         }
     }
 
-    fn show_open(&mut self, urn: &Urn) {
-        let open = self.open.get(urn).copied().unwrap_or_default();
-        let scope = self.resources.get_mut(&urn.scope);
-        if let Some(summary) = scope.and_then(|scope| scope.get_mut(&urn.id)) {
-            summary.open_findings = open;
+    fn count_open(&mut self, on: ResourceId, change: impl FnOnce(&mut OpenFindings)) {
+        if let Some(resource) = self.resources.get_mut(&on) {
+            return change(&mut resource.open_findings);
+        }
+        let open = self.open_elsewhere.entry(on).or_default();
+        change(open);
+        if open.total() == 0 {
+            self.open_elsewhere.remove(&on);
         }
     }
 
     pub(super) fn put_resource(&mut self, mut resource: ResourceSummary) {
         resource.type_name = self.word(&resource.type_name);
-        resource.open_findings = self.open.get(&resource.urn).copied().unwrap_or_default();
-        let scope = self
-            .resources
-            .entry(resource.urn.scope.clone())
-            .or_default();
-        scope.insert(resource.urn.id.clone(), resource);
+        let before = self.resources.get(&resource.id);
+        resource.open_findings = before.map_or_else(OpenFindings::default, |before| {
+            resource.urn.id = Arc::clone(&before.urn.id);
+            share(&mut resource.name, &before.name);
+            before.open_findings
+        });
+        if before.is_none() {
+            let elsewhere = self.open_elsewhere.remove(&resource.id);
+            resource.open_findings = elsewhere.unwrap_or_default();
+        }
+        let (name, id) = (&mut resource.name, &resource.urn.id);
+        share(name, id);
+        let scope = Arc::clone(&self.members(&resource.urn.scope).scope);
+        resource.urn.scope = Arc::clone(&scope);
+        let place = self.resources.put(resource.id, resource);
+        self.members(&scope).resources.insert(place);
     }
 
-    fn remove_resource(&mut self, urn: &Urn) {
-        if let Some(scope) = self.resources.get_mut(&urn.scope) {
-            scope.remove(&urn.id);
-            if scope.is_empty() {
-                self.resources.remove(&urn.scope);
-            }
+    fn remove_resource(&mut self, scope: &Scope, id: ResourceId) {
+        let Some((place, resource)) = self.resources.remove(&id) else {
+            return;
+        };
+        if let Some(members) = self.scopes.get_mut(scope) {
+            members.resources.remove(&place);
+        }
+        if resource.open_findings.total() > 0 {
+            self.open_elsewhere.insert(id, resource.open_findings);
         }
     }
 }
 
-pub(super) fn finding_summary(finding: &Finding) -> FindingSummary {
+/// Takes the memory of another text that is the same.
+fn share(own: &mut Arc<str>, other: &Arc<str>) {
+    if **own == **other {
+        *own = Arc::clone(other);
+    }
+}
+
+pub(super) fn finding_summary(org: OrgId, finding: &Finding) -> FindingSummary {
     FindingSummary {
         id: finding.id,
         check_id: finding.check_id.as_str().into(),
@@ -291,7 +361,8 @@ pub(super) fn finding_summary(finding: &Finding) -> FindingSummary {
         severity: finding.severity,
         status: finding.status,
         verdict: finding.verdict,
-        urn: finding.resource.urn.clone(),
+        urn: SharedUrn::of(&finding.resource.urn),
+        resource_id: Resource::id_of(org, &finding.resource.urn),
         type_name: finding.resource.type_name.as_str().into(),
         name: finding.resource.name.as_str().into(),
         first_seen: finding.first_seen,
@@ -302,38 +373,66 @@ pub(super) fn finding_summary(finding: &Finding) -> FindingSummary {
     }
 }
 
+/// Returns what a list shows of a resource.
 pub(super) fn resource_summary(org: OrgId, resource: &Resource) -> ResourceSummary {
-    document_summary(org, &resource.document, |summary| ResourceSummary {
-        agent: resource.agent,
-        source: resource.source,
-        first_seen: resource.first_seen,
+    ResourceSummary {
         last_seen: resource.last_seen,
-        ..summary
-    })
+        ..document_summary(org, &resource.document, resource.first_seen)
+    }
 }
 
-/// Returns what a list shows of a document; `with` says where it came from and when.
-pub(super) fn document_summary(
-    org: OrgId,
-    document: &Document,
-    with: impl FnOnce(ResourceSummary) -> ResourceSummary,
-) -> ResourceSummary {
-    let tags = document.tags.iter().flatten();
-    with(ResourceSummary {
-        id: Resource::id_of(org, &document.urn),
-        urn: document.urn.clone(),
-        type_name: document.type_name.as_str().into(),
-        name: document.name.as_str().into(),
-        native_id: document.native_id.as_str().into(),
-        tags: tags
-            .map(|(key, value)| (key.as_str().into(), value.as_str().into()))
-            .collect(),
-        agent: protocol::ids::AgentId::from_bytes([0; 16]),
-        source: protocol::ids::SourceId::from_bytes([0; 16]),
+/// The parts of a stored document that a list shows.
+#[derive(Debug, Deserialize)]
+pub(super) struct Shown<'d> {
+    #[serde(rename = "type", borrow)]
+    type_name: Cow<'d, str>,
+    #[serde(borrow)]
+    name: Cow<'d, str>,
+    #[serde(borrow)]
+    native_id: Cow<'d, str>,
+    #[serde(default, borrow)]
+    tags: Option<BTreeMap<Cow<'d, str>, Cow<'d, str>>>,
+}
+
+impl<'d> Shown<'d> {
+    /// Reads them from a document's text; the rest of it is passed over.
+    pub(super) fn of(text: &'d str) -> Result<Self, ReadError> {
+        serde_json::from_str(text).map_err(|error| ReadError::Decode {
+            table: Table::Resources.name(),
+            reason: error.to_string(),
+        })
+    }
+}
+
+fn listed(org: OrgId, urn: &Urn, shown: &Shown<'_>) -> ResourceSummary {
+    let tags = shown.tags.iter().flatten();
+    ResourceSummary {
+        id: Resource::id_of(org, urn),
+        urn: SharedUrn::of(urn),
+        type_name: (*shown.type_name).into(),
+        name: (*shown.name).into(),
+        native_id: (*shown.native_id).into(),
+        tags: Tags::of(tags.map(|(key, value)| (&**key, &**value))),
         first_seen: Timestamp::UNIX_EPOCH,
         last_seen: Timestamp::UNIX_EPOCH,
         open_findings: OpenFindings::default(),
-    })
+    }
+}
+
+/// Returns what a list shows of a document that came in at `at`.
+pub(super) fn document_summary(org: OrgId, document: &Document, at: Timestamp) -> ResourceSummary {
+    let tags = document.tags.iter().flatten();
+    ResourceSummary {
+        id: Resource::id_of(org, &document.urn),
+        urn: SharedUrn::of(&document.urn),
+        type_name: document.type_name.as_str().into(),
+        name: document.name.as_str().into(),
+        native_id: document.native_id.as_str().into(),
+        tags: Tags::of(tags.map(|(key, value)| (key.as_str(), value.as_str()))),
+        first_seen: at,
+        last_seen: at,
+        open_findings: OpenFindings::default(),
+    }
 }
 
 /// Returns the part of a text that is sorted by.
@@ -363,7 +462,7 @@ impl Listed for FindingSummary {
             FindingSort::LastSeen => SortKey::Number(self.last_seen.as_microsecond()),
             FindingSort::Check => sorted_by(&self.check_id),
             FindingSort::Status => SortKey::Number(self.status as i64),
-            FindingSort::Resource => SortKey::Urn(&self.urn),
+            FindingSort::Resource => SortKey::Urn(UrnKey::of(&self.urn)),
             FindingSort::Account => sorted_by(&self.urn.scope.account),
         }
     }
@@ -382,7 +481,7 @@ impl Listed for ResourceSummary {
 
     fn key(&self, sort: ResourceSort) -> SortKey<'_> {
         match sort {
-            ResourceSort::Urn => SortKey::Urn(&self.urn),
+            ResourceSort::Urn => SortKey::Urn(UrnKey::of(&self.urn)),
             ResourceSort::Name => sorted_by(&self.name),
             ResourceSort::Type => sorted_by(&self.type_name),
             ResourceSort::FirstSeen => SortKey::Number(self.first_seen.as_microsecond()),
@@ -437,10 +536,10 @@ mod tests {
                 snapshot
             };
             let names = inner.columns.with(snapshot, |lists| {
-                lists
-                    .resources()
-                    .map(|item| item.name.to_string())
-                    .collect::<Vec<_>>()
+                let resources = lists.resources().iter().flatten();
+                let mut names: Vec<_> = resources.map(|item| item.name.to_string()).collect();
+                names.sort_unstable();
+                names
             });
             names.unwrap()
         })

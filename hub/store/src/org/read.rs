@@ -13,13 +13,14 @@ use protocol::parts::{self, Sums};
 use protocol::{Scope, Urn};
 
 use super::apply::{LossCount, QuarantineCount, meta};
+use super::columns::Shown;
 use super::sweep::document_of;
 use super::{OrgInner, StoredHeader, StoredStream, Stream, search};
 use crate::engine::{Direction, Key, PageSize, Range, Read, each};
 use crate::error::ReadError;
 use crate::keys;
 use crate::list::page::page;
-use crate::list::{FindingList, FindingSummary, Page, ResourceList, ResourceSummary};
+use crate::list::{FindingList, FindingSummary, OpenFindings, Page, ResourceList, ResourceSummary};
 use crate::rows::Verdict;
 use crate::rows::access::AgentStatus;
 use crate::rows::audit::{AuditEntry, AuditHead};
@@ -40,6 +41,9 @@ const NOTES: usize = 1024;
 
 /// Most rows that [`OrgReader::resource_history`] and [`OrgReader::finding_history`] return.
 const HISTORY_ROWS: usize = 1000;
+
+/// What [`OrgReader::each_listed`] calls: name, what is shown, first and last seen.
+type Visit<'v> = dyn FnMut(&Urn, &Shown<'_>, Timestamp, Timestamp) + 'v;
 
 /// One organisation at one commit.
 pub struct OrgReader {
@@ -170,6 +174,55 @@ impl OrgReader {
             true
         })?;
         Ok(sums.into_vec())
+    }
+
+    /// Calls `visit` with what lists show of every living resource, in no order: like the lists, it
+    /// shows the last commit, which may be later than this snapshot.
+    pub fn visit_resources(
+        &self,
+        visit: &mut dyn FnMut(&ResourceSummary),
+    ) -> Result<(), ReadError> {
+        self.org
+            .lists(|lists| lists.resources().iter().flatten().for_each(visit))
+    }
+
+    /// The same of every finding.
+    pub fn visit_findings(&self, visit: &mut dyn FnMut(&FindingSummary)) -> Result<(), ReadError> {
+        self.org
+            .lists(|lists| lists.findings().iter().flatten().for_each(visit))
+    }
+
+    /// Returns how many open findings there are on a resource, as the lists show it.
+    pub fn open_findings(&self, id: ResourceId) -> Result<OpenFindings, ReadError> {
+        self.org.lists(|lists| lists.open_on(id))
+    }
+
+    /// Calls `visit` with what a list shows of each living resource, and when it was first and last
+    /// seen.
+    pub(super) fn each_listed(&self, visit: &mut Visit<'_>) -> Result<(), ReadError> {
+        let mut completed = BTreeMap::new();
+        for scope in self.scopes()? {
+            completed.extend(scope.last_complete_at.map(|at| (scope.scope, at)));
+        }
+        let view = self.view();
+        let all = Range::all();
+        each(
+            &*self.read,
+            Table::Resources,
+            &all,
+            Direction::Forward,
+            |entry| {
+                let row: StoredResource = view.found(Table::Resources, &entry)?;
+                if row.retired_at.is_none() {
+                    let confirmed = completed.get(&row.urn.scope).copied();
+                    let last_seen = confirmed.map_or(row.last_seen, |at| row.last_seen.max(at));
+                    let shown = Shown::of(&row.document)?;
+                    visit(&row.urn, &shown, row.first_seen, last_seen);
+                }
+                Ok::<ControlFlow<()>, ReadError>(ControlFlow::Continue(()))
+            },
+        )?;
+        Ok(())
     }
 
     /// Calls `visit` with every living resource until it returns false.

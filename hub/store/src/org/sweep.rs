@@ -58,13 +58,7 @@ impl Incoming {
             serde_json::to_string(document).expect("documents have string keys and finite numbers");
         Self {
             content_hash: document.content_hash(),
-            summary: document_summary(org, document, |summary| ResourceSummary {
-                agent: from.agent,
-                source: from.source,
-                first_seen: from.at,
-                last_seen: from.at,
-                ..summary
-            }),
+            summary: document_summary(org, document, from.at),
             urn: document.urn.clone(),
             links: document.links.clone(),
             text,
@@ -520,7 +514,7 @@ impl Inventory<'_, '_> {
         self.tallies
             .remove(self.draft, self.names, row.agent, Counted::Resources)?;
         self.draft.note(Table::Resources, key.clone());
-        self.delta.retired(row.urn.clone());
+        self.delta.retired(self.org, &row.urn);
         // The last sweep that confirmed it is a fact of the row from here on.
         let last_seen = status
             .last_complete_at

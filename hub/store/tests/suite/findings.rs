@@ -431,7 +431,7 @@ async fn lists_sort_filter_and_count_open_findings_by_resource() {
     let counts: Vec<(String, u32)> = resources
         .items
         .iter()
-        .map(|item| (item.urn.id.clone(), item.open_findings.total()))
+        .map(|item| (item.urn.id.to_string(), item.open_findings.total()))
         .collect();
     let resolved = counts.iter().find(|(id, _)| id == "vpc-0000").unwrap();
     assert_eq!(
@@ -442,7 +442,7 @@ async fn lists_sort_filter_and_count_open_findings_by_resource() {
     let critical = resources
         .items
         .iter()
-        .find(|item| item.urn.id == "vpc-0001")
+        .find(|item| &*item.urn.id == "vpc-0001")
         .unwrap();
     assert_eq!(critical.open_findings.of(Severity::Critical), 1);
     assert_eq!(critical.open_findings.of(Severity::High), 0);

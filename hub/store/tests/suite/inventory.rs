@@ -34,7 +34,7 @@ async fn listed(org: &OrgStore) -> Vec<String> {
     let page = org.resources(list).await.unwrap();
     page.items
         .into_iter()
-        .map(|summary| summary.urn.id)
+        .map(|summary| summary.urn.id.to_string())
         .collect()
 }
 

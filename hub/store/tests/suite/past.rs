@@ -31,10 +31,12 @@ async fn then(org: &OrgStore, second: i64) -> Shown {
         let page = past.resources(&ResourceList::default())?;
         let mut shown = Shown::new();
         for row in page.items {
-            let found = reader.resource_as_of(&row.urn, at(second))?.unwrap();
+            let found = reader
+                .resource_as_of(&row.urn.to_urn(), at(second))?
+                .unwrap();
             assert!(found.last_seen <= at(second), "{found:?}");
             assert!(found.first_seen <= at(second), "{found:?}");
-            shown.insert(row.urn.id, found.document.config.to_string());
+            shown.insert(row.urn.id.to_string(), found.document.config.to_string());
         }
         Ok(shown)
     })
@@ -83,7 +85,7 @@ async fn the_resources_of_an_instant_are_those_that_the_list_showed_then() {
         assert!(none.is_empty());
         Ok(changes
             .into_iter()
-            .map(|(became, row)| (row.urn.id.clone(), became))
+            .map(|(became, row)| (row.urn.id.to_string(), became))
             .collect::<Vec<_>>())
     });
     let want = [("b", Became::Changed), ("c", Became::Added)];
@@ -93,7 +95,7 @@ async fn the_resources_of_an_instant_are_those_that_the_list_showed_then() {
         let (first, second) = (reader.as_of(at(35))?, reader.as_of(at(65))?);
         let changes = first.resources_until(&second);
         let change =
-            |(became, row): (Became, &store::ResourceSummary)| (row.urn.id.clone(), became);
+            |(became, row): (Became, &store::ResourceSummary)| (row.urn.id.to_string(), became);
         Ok(changes.into_iter().map(change).collect::<Vec<_>>())
     });
     let want = [
