@@ -173,9 +173,11 @@ async fn list(
         after: query.cursor,
     };
     let rules = state.rules.now();
+    let turn = past::turn(as_of).await;
     let page = member
         .store
         .read(move |reader| {
+            let _turn = turn;
             let forgotten_before = past::forgotten_before(reader, DataClass::Findings, as_of)?;
             let page = match as_of {
                 Some(at) => reader.as_of(at)?.findings(&list)?,

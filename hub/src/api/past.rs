@@ -14,6 +14,7 @@ use protocol::urn::Urn;
 use serde::Deserialize;
 use serde_json::Value;
 use store::{Became, OrgReader, Past, ReadError};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -25,6 +26,19 @@ use super::problem::{Query, Refusal};
 
 /// How far a comparison goes back when nobody says.
 const WEEK: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// Who reads the past: it holds a summary of every row in memory, so one does at a time over all
+/// organisations, and the others wait for as long as a request may take.
+static READER: Semaphore = Semaphore::const_new(1);
+
+/// Waits for the turn to read the past; at once for who reads the present. To be held while it is
+/// read.
+pub(super) async fn turn(as_of: Option<Timestamp>) -> Option<SemaphorePermit<'static>> {
+    match as_of {
+        Some(_) => READER.acquire().await.ok(),
+        None => None,
+    }
+}
 
 /// Most parts of a document that are named as changed.
 const FIELDS: usize = 64;
@@ -159,7 +173,9 @@ async fn both<R: Send + 'static>(
     class: DataClass,
     work: impl FnOnce(&Past, &Past) -> R + Send + 'static,
 ) -> Result<(R, Option<Timestamp>), ReadError> {
+    let turn = turn(Some(from)).await;
     let reading = member.store.read(move |reader| {
+        let _turn = turn;
         let forgotten = forgotten_before(reader, class, Some(from))?;
         let (before, after) = (reader.as_of(from)?, reader.as_of(to)?);
         Ok((work(&before, &after), forgotten))

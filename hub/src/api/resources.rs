@@ -101,9 +101,11 @@ async fn list(
         limit: query.limit()?,
         after: query.cursor,
     };
+    let turn = past::turn(as_of).await;
     let page = member
         .store
         .read(move |reader| {
+            let _turn = turn;
             let forgotten_before =
                 past::forgotten_before(reader, DataClass::ResourceHistory, as_of)?;
             let page = match as_of {
